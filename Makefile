@@ -1,0 +1,47 @@
+# Every command makes the virtual environment it needs; it is made again only when a requirements file changes.
+
+PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && python3.11 --version >/dev/null 2>&1 && echo python3.11 || echo python3)
+VENV ?= .venv
+ARGS ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help quickstart test lint clean
+
+help:
+	@echo "make quickstart   install, then distil, evaluate and report on real data (ARGS=... is handed to the command)"
+	@echo "make test         install with test packages, then run the tests (PYTEST_ARGS=... is handed to pytest)"
+	@echo "make lint         install with test packages, then run ruff and pyright"
+	@echo "make clean        remove the virtual environment and caches; runs/ stays"
+
+quickstart: $(VENV)/.runtime
+	$(BIN)/python -m ddllm.main --config configs/quickstart.py $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path "./.git/*" -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements.txt requirements-embedded.txt setup.cfg pyproject.toml | $(BIN)/python
+	@echo "Installing packages into $(VENV) ..."
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps -r requirements-embedded.txt
+	$(PIP) --no-deps -e .
+	@touch $@
+
+$(VENV)/.test: requirements-test.txt $(VENV)/.runtime
+	@echo "Installing test packages into $(VENV) ..."
+	$(PIP) -r requirements.txt -r requirements-test.txt
+	@touch $@

@@ -1,0 +1,16 @@
+"""ddllm learns a handful of synthetic examples on which fine-tuning BERT-family encoders is nearly as good as on the whole text data set.
+
+The data's way through the package, one room for each step:
+
+    data/      corpora ─► token arrays ─► batches
+    models/    encoder and heads as pure functions, pretrained checkpoints ⇄ parameter trees
+    distill/   the distilled data set, the inner loop, meta-gradients, the outer loop
+    evaluate/  fine-tuning on everything, on random real examples, on a distilled data set
+    report/    tables, figures, results.json
+    runtime/   devices, working directories, checkpoints, metrics and progress
+
+Shape letters, used as suffixes of names in dense code: S inner step, M inner batch, N example in an inner batch, B real batch, T position,
+D hidden size, H heads, K head size, F feed-forward size, L layers, C classes, V vocabulary, P position rows, Y token types.
+"""
+
+__version__ = "0.1.0"

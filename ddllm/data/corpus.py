@@ -1,0 +1,127 @@
+"""A configuration's corpus, read, cleaned and split: the first step of the data's way, handed on to `tokens`.
+
+The order of the work: texts are stripped and empty ones removed; a test split that is not given is held out of train; rows whose text is in
+test leave train and validation, rows whose text is in validation leave train; a validation split that is not given is held out of what is
+left; limits are drawn last.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddllm.data.files import read_file
+from ddllm.data.labels import LabelNames, encode, find_names
+from ddllm.data.sources import open_source
+from ddllm.data.splits import Corpus, Split, count_rows, draw_part, hold_out, remove_texts
+from ddllm.data.tokens import TokenSplit, load_tokenizer, tokenize_texts
+from ddllm.errors import UserError
+
+__all__ = ["Corpus", "Split", "load_corpus", "read_examples"]
+
+HELD_OUT, GIVEN = "held out of train", "given"
+# Second entries of seeds, one for each thing that is drawn.
+TEST, VALIDATION, LIMITS = 1, 2, {"train": 3, "validation": 4, "test": 5}
+
+
+def load_corpus(data: ConfigDict) -> Corpus:
+    """Read the corpus that config.data describes.
+
+    An empty data.validation always means rows held out of train, even where the source has a split of that name, and so does an empty
+    data.test. Only the embedded corpus, split by film, keeps its own splits then: rows held out at random would share films with train.
+
+    Args:
+        data: the section `data` of the configuration.
+
+    Raises:
+        UserError: the source cannot be read, a column, split or label is wrong, a split ends up without texts, or train with one class.
+    """
+    source = open_source(data)
+    wanted = {key: str(data[key]) or (key if source.complete else "") for key in ("train", "validation", "test")}
+    for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        if wanted[first] and wanted[first] == wanted[second]:
+            raise UserError(f"config.data.{first} and config.data.{second} are both {wanted[first]!r}; they must be different splits.")
+    if not wanted["train"]:
+        raise UserError("config.data.train is empty; name the split or the file to learn from.")
+    tables = {key: source.read(name, key, data) for key, name in wanted.items() if name}
+    names = find_names(tables["train"], tuple(data.label_names))
+    splits: dict[str, Split] = {}
+    empty: dict[str, int] = {}
+    for key, table in tables.items():
+        splits[key], empty[key] = encode(table, names, key)
+        _check(splits, names, source.name)
+    duplicates = {"train": 0, "validation": 0}
+    rows = len(splits["train"])
+    if "test" not in splits:
+        count = count_rows(data.test_size, rows, len(splits["train"]), "test_size")
+        splits["train"], splits["test"] = hold_out(splits["train"], count, [data.seed, TEST])
+    splits["train"], duplicates["train"] = remove_texts(splits["train"], [splits["test"]])
+    _check(splits, names, source.name)
+    if "validation" in splits:
+        splits["validation"], duplicates["validation"] = remove_texts(splits["validation"], [splits["test"]])
+        splits["train"], removed = remove_texts(splits["train"], [splits["validation"]])
+        duplicates["train"] += removed
+    else:
+        count = count_rows(data.validation_size, rows, len(splits["train"]), "validation_size")
+        splits["train"], splits["validation"] = hold_out(splits["train"], count, [data.seed, VALIDATION])
+    limited = _limit(splits, data)
+    _check(splits, names, source.name)
+    notes: dict[str, Any] = {
+        "rows": {key: len(splits[key]) for key in wanted},
+        "empty_removed": empty,
+        "duplicates_removed": duplicates,
+        "limited": limited,
+        "validation": GIVEN if "validation" in tables else HELD_OUT,
+        "test": GIVEN if "test" in tables else HELD_OUT,
+    }
+    return Corpus(source.name, names.names, splits["train"], splits["validation"], splits["test"], notes)
+
+
+def read_examples(path: Path, data: ConfigDict, label_names: tuple[str, ...], tokenizer_folder: Path, length: int) -> TokenSplit:
+    """Read chosen examples from a file of their own, with the corpus's columns or else `text` and `label`.
+
+    Args:
+        path: CSV, TSV, JSONL, JSON or Parquet.
+        data: the section `data` of the configuration.
+        label_names: the corpus's class names.
+        tokenizer_folder: folder of the pretrained model.
+        length: longest text in tokens.
+
+    Raises:
+        UserError: the file cannot be read, or a label is not among the names.
+    """
+    try:
+        table = read_file(path, data.text_column, data.label_column)
+    except UserError:
+        if (data.text_column, data.label_column) == ("text", "label") or not path.is_file():
+            raise
+        table = read_file(path, "text", "label")
+    # Classes that are called by numbers are meant by them.
+    indexed = not all(re.fullmatch(r"-?\d+", name) for name in label_names)
+    split, _ = encode(table, LabelNames(tuple(label_names), indexed), "train")
+    return tokenize_texts(load_tokenizer(tokenizer_folder), split, length)[0]
+
+
+def _limit(splits: dict[str, Split], data: ConfigDict) -> dict[str, int]:
+    """Draw the parts that the configuration limits splits to; returns how many rows were left out."""
+    left_out = {}
+    limits = {"train": data.limit_train, "validation": data.limit_validation, "test": data.limit_test}
+    for key, split in list(splits.items()):
+        splits[key] = draw_part(split, limits[key], [data.seed, LIMITS[key]])
+        left_out[key] = len(split) - len(splits[key])
+    return left_out
+
+
+def _check(splits: dict[str, Split], names: LabelNames, name: str) -> None:
+    """Raise `UserError` where a split has become empty, or train has one class."""
+    for key, split in splits.items():
+        if not len(split):
+            raise UserError(f"{name} has no {key} texts left that do not occur in another split; see config.data.{key}.")
+    present = np.unique(splits["train"].labels)
+    if len(present) < 2:
+        raise UserError(
+            f"all {len(splits['train'])} training texts of {name} are of the class {names.names[present[0]]!r}, but at least two classes "
+            "are needed; see config.data.label_column and config.data.limit_train."
+        )

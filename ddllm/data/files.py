@@ -1,0 +1,195 @@
+"""Texts and labels out of one local file: CSV, TSV, JSONL, JSON or Parquet, the text formats also gzipped.
+
+`read_file` hands on a `Table` of raw values with the place they come from, so that every later complaint can name it. CSV has no types: a
+label column that consists of integers is read as integers.
+"""
+
+import csv
+import gzip
+import io
+import json
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddllm.config import suggest
+from ddllm.errors import UserError
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows as they were found.
+
+    Attributes:
+        texts: values of the text column.
+        labels: values of the label column.
+        label_names: class names that came with integer labels, or none.
+        where: the file or split, as an error message calls it.
+    """
+
+    texts: list[Any]
+    labels: list[Any]
+    label_names: tuple[str, ...]
+    where: str
+
+
+def file_kind(path: Path) -> str:
+    """The suffix that names the format, ".gz" left out; empty for a format that cannot be read."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    zipped = suffixes[-1:] == [".gz"]
+    kind = suffixes[-2] if zipped and len(suffixes) > 1 else suffixes[-1] if suffixes else ""
+    return kind if kind in SUFFIXES and not (zipped and kind == ".parquet") else ""
+
+
+def check_columns(found: Iterable[str], text_column: str, label_column: str, where: str) -> None:
+    """Raise `UserError` where one of the two columns is not among those found."""
+    found = [str(name) for name in found]
+    for key, column in (("text_column", text_column), ("label_column", label_column)):
+        if column not in found:
+            raise UserError(
+                f"{where} has no column {column!r}{suggest(column, found)}; its columns are {', '.join(found) or 'none'}; "
+                f"set config.data.{key}."
+            )
+
+
+def read_file(path: Path, text_column: str, label_column: str) -> Table:
+    """Read one file.
+
+    Raises:
+        UserError: it does not exist, cannot be read in the format its name says, or lacks a column.
+    """
+    kind = file_kind(path)
+    if not kind:
+        raise UserError(f"{path} is not in a known format; give a file that ends in {', '.join(SUFFIXES)} (or .gz after a text format).")
+    if not path.is_file():
+        raise UserError(f"there is no file {path}.")
+    reader = {".csv": _read_csv, ".tsv": _read_tsv, ".parquet": _read_parquet}.get(kind, _read_json)
+    try:
+        return reader(path, text_column, label_column)
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; convert it first.") from None
+    except (gzip.BadGzipFile, EOFError):
+        raise UserError(f"{path} is not a whole gzip file; fetch it again.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def _read_text(path: Path) -> str:
+    data = path.read_bytes()
+    return (gzip.decompress(data) if path.suffix.lower() == ".gz" else data).decode("utf-8-sig")
+
+
+def _read_csv(path: Path, text_column: str, label_column: str) -> Table:
+    return _table_of_rows(_parse(_read_text(path), path, ","), text_column, label_column, path)
+
+
+def _read_tsv(path: Path, text_column: str, label_column: str) -> Table:
+    text = _read_text(path)
+    # Many TSV files, GLUE's among them, hold quotation marks that are just characters; taken for quoting they swallow line breaks. So marks
+    # are characters wherever each line then has the header's number of fields and quoting would give fewer rows.
+    plain = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE))
+    if plain and all(len(row) in (0, len(plain[0])) for row in plain):
+        plain = [row for row in plain if row]
+        try:
+            quoted = _parse(text, path, "\t")
+        except UserError:
+            quoted = []
+        rows = plain if len(quoted) < len(plain) else quoted
+    else:
+        rows = _parse(text, path, "\t")
+    return _table_of_rows(rows, text_column, label_column, path)
+
+
+def _parse(text: str, path: Path, delimiter: str) -> list[list[str]]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows: list[list[str]] = []
+    try:
+        for row in reader:
+            if row and rows and len(row) != len(rows[0]):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {len(row)} fields, but the header has {len(rows[0])}; "
+                    f"put quotation marks around texts with {delimiter!r}."
+                )
+            if row:
+                rows.append(row)
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}; correct the quotation marks there.") from None
+    return rows
+
+
+def _table_of_rows(rows: list[list[str]], text_column: str, label_column: str, path: Path) -> Table:
+    header, body = (rows[0], rows[1:]) if rows else ([], [])
+    check_columns(header, text_column, label_column, str(path))
+    text, label = header.index(text_column), header.index(label_column)
+    return Table([row[text] for row in body], _typed([row[label].strip() for row in body]), (), str(path))
+
+
+def _typed(labels: list[str]) -> list[Any]:
+    """Labels of a format without types: all integers, or else all numbers, or else strings; None where there is nothing."""
+    if all(re.fullmatch(r"(-?\d+)?", label) for label in labels):
+        return [int(label) if label else None for label in labels]
+    if all(re.fullmatch(r"(-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)?", label) for label in labels):
+        return [float(label) if label else None for label in labels]
+    return [label or None for label in labels]
+
+
+def _read_json(path: Path, text_column: str, label_column: str) -> Table:
+    text = _read_text(path)
+    if file_kind(path) == ".json":
+        try:
+            return _table_of_json(json.loads(text), text_column, label_column, path)
+        except json.JSONDecodeError:
+            pass  # Files named .json often hold one object a line.
+    # Not splitlines(): texts may hold other characters that it takes for line ends.
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}, line {number}: this is not JSON ({error.msg}).") from None
+    return _table_of_json(rows, text_column, label_column, path)
+
+
+def _table_of_json(value: Any, text_column: str, label_column: str, path: Path) -> Table:
+    if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
+        check_columns(value, text_column, label_column, str(path))
+        if len(value[text_column]) != len(value[label_column]):
+            raise UserError(f"{path}: its columns {text_column!r} and {label_column!r} are not of the same length.")
+        return Table(value[text_column], value[label_column], (), str(path))
+    rows = value if isinstance(value, list) else [value]
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, row {number}: not an object with named fields, but {type(row).__name__}.")
+    # A field may be absent here and there; one that is nowhere is a wrong name.
+    check_columns(dict.fromkeys(name for row in rows for name in row), text_column, label_column, str(path))
+    return Table([row.get(text_column) for row in rows], [row.get(label_column) for row in rows], (), str(path))
+
+
+def _read_parquet(path: Path, text_column: str, label_column: str) -> Table:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(path)
+        schema = file.schema_arrow
+        check_columns(schema.names, text_column, label_column, str(path))
+        table = file.read(columns=[text_column, label_column])
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from None
+    return Table(table[text_column].to_pylist(), table[label_column].to_pylist(), _names_in_schema(schema, label_column), str(path))
+
+
+def _names_in_schema(schema: Any, label_column: str) -> tuple[str, ...]:
+    """Class names that the library `datasets` left in a Parquet file."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(features[label_column]["names"])
+    except (KeyError, TypeError, ValueError):
+        return ()

@@ -1,0 +1,158 @@
+"""Where a corpus comes from: the embedded one, a local file or folder, or the Hugging Face hub.
+
+`open_source` says which splits there are without reading them all; `Source.read` hands one on as a `Table`.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from os.path import expanduser
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddllm.config import suggest
+from ddllm.data.embedded import read_embedded
+from ddllm.data.files import SUFFIXES, Table, check_columns, file_kind, read_file
+from ddllm.errors import UserError
+
+# What other people call these files.
+ALIASES = {"valid": "validation", "dev": "validation", "val": "validation", "training": "train"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Named splits, read on demand.
+
+    Attributes:
+        name: for people.
+        splits: a reader for each split.
+        folder: where files named in the configuration are looked for first.
+        complete: it has a validation and a test split that are to be preferred to holding rows out at random.
+    """
+
+    name: str
+    splits: dict[str, Callable[[], Table]]
+    folder: Path | None = None
+    complete: bool = False
+
+    def read(self, wanted: str, key: str, data: ConfigDict) -> Table:
+        """Read a split, or a file in the source's folder or the current one.
+
+        Args:
+            wanted: name of the split, or path.
+            key: where the configuration says so, for messages: config.data.<key>.
+            data: the section `data` of the configuration.
+
+        Raises:
+            UserError: there is neither, or it cannot be read.
+        """
+        name = wanted if wanted in self.splits else ALIASES.get(wanted, wanted)
+        if name in self.splits:
+            return self.splits[name]()
+        for folder in (self.folder, Path()):
+            path = folder and folder / expanduser(wanted)
+            if path and path.is_file():
+                return read_file(path, data.text_column, data.label_column)
+        if file_kind(Path(wanted)):
+            places = f"{self.folder} or the current folder" if self.folder else "the current folder"
+            raise UserError(f"config.data.{key} is {wanted!r}, but there is no such file in {places}.")
+        remedy = "" if key == "train" else ", or leave it empty to hold rows out of train"
+        raise UserError(
+            f"config.data.{key} is {wanted!r}{suggest(wanted, list(self.splits))}, but {self.name} has only the splits "
+            f"{', '.join(self.splits)}; name one of them or a file{remedy}."
+        )
+
+
+def open_source(data: ConfigDict) -> Source:
+    """Find what config.data.source names: "embedded", then a local file or folder, then a data set on the hub.
+
+    Raises:
+        UserError: there is no such thing, or it has no splits that can be read.
+    """
+    name = data.source
+    if name == "embedded":
+        tables = read_embedded(data.seed)
+        return Source("embedded Rotten Tomatoes", {split: partial(tables.__getitem__, split) for split in tables}, complete=True)
+    path = Path(expanduser(name))
+    if path.is_file():
+        return Source(path.name.split(".")[0], {"train": partial(read_file, path, data.text_column, data.label_column)}, path.parent)
+    if path.is_dir():
+        return open_folder(path, data)
+    if file_kind(path) or path.is_absolute() or name.startswith((".", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise UserError(f"there is no file or folder {name} (config.data.source).")
+    return open_hub(data)
+
+
+def open_folder(folder: Path, data: ConfigDict) -> Source:
+    """A folder with a file for each split (or several shards), or one that `datasets` saved.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return _saved_source(folder, data)
+    shards: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and file_kind(path) and (shard := re.fullmatch(r"(.+?)(-\d+-of-\d+)?", path.name.split(".")[0])):
+            shards.setdefault(ALIASES.get(shard[1], shard[1]), []).append(path)
+    if not shards:
+        raise UserError(
+            f"the folder {folder} has no data files; give one with a file for each split, such as train.jsonl (also {', '.join(SUFFIXES)})."
+        )
+    return Source(folder.resolve().name, {split: partial(_read_shards, split, paths, data) for split, paths in shards.items()}, folder)
+
+
+def open_hub(data: ConfigDict) -> Source:
+    """A data set of the Hugging Face hub, from its cache or the network.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    import datasets
+
+    try:
+        loaded: Any = datasets.load_dataset(data.source, data.subset or None)
+    except Exception as error:  # The library and those below it have dozens of kinds, for a mistyped name and a lost connection alike.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(
+            f"the data set {data.source}{data.subset and f' ({data.subset})'} cannot be loaded from the hub: {reason}; "
+            "check config.data.source, config.data.subset and the network, or give a local folder."
+        ) from error
+    return _datasets_source(f"{data.source}{data.subset and ':' + data.subset}", loaded, data)
+
+
+def _saved_source(folder: Path, data: ConfigDict) -> Source:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:  # Anything may be wrong with such a folder.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(f"the folder {folder} looks like one that `datasets` saved, but cannot be loaded: {reason}.") from error
+    splits = loaded if isinstance(loaded, dict) else {"train": loaded}
+    return _datasets_source(folder.resolve().name, splits, data, folder)
+
+
+def _datasets_source(name: str, splits: dict[Any, Any], data: ConfigDict, folder: Path | None = None) -> Source:
+    readers = {str(split): partial(_read_dataset, part, f"split {str(split)!r} of {name}", data) for split, part in splits.items()}
+    return Source(name, readers, folder)
+
+
+def _read_dataset(part: Any, where: str, data: ConfigDict) -> Table:
+    text, label = data.text_column, data.label_column
+    check_columns(part.column_names, text, label, where)
+    columns = part.with_format(None).select_columns([text, label])[:]
+    return Table(columns[text], columns[label], tuple(getattr(part.features[label], "names", None) or ()), where)
+
+
+def _read_shards(split: str, paths: list[Path], data: ConfigDict) -> Table:
+    if len(paths) > 1 and not all(re.search(r"-\d+-of-\d+\.", path.name) for path in paths):
+        raise UserError(f"{paths[0].parent} has several files for the split {split}: {', '.join(path.name for path in paths)}; keep one.")
+    tables = [read_file(path, data.text_column, data.label_column) for path in paths]
+    if len(tables) == 1:
+        return tables[0]
+    texts, labels = ([value for table in tables for value in getattr(table, name)] for name in ("texts", "labels"))
+    return Table(texts, labels, tables[0].label_names, f"split {split!r} of {paths[0].parent}")

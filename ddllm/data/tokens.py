@@ -1,0 +1,208 @@
+"""From a corpus's texts to arrays of token numbers, made once and cached by content: `tokenize_corpus` hands them on to `batches`.
+
+The cache is one safetensors file per content (texts, labels, tokenizer and length), with its counts as JSON in the file's own metadata, so
+that both are written in one move. A file that does not hold what it should is made again.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddllm.data.splits import Corpus, Split
+from ddllm.errors import UserError
+
+FORMAT = 1  # to be raised whenever the same input gives other arrays
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
+PARTS = ("train", "validation", "test")
+CHUNK = 2000  # texts tokenised at once; each costs far more memory as an encoding than as a row
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    """Tokenised texts of one split.
+
+    Attributes:
+        ids: int32 [n, T], T the longest row, filled up with the pad token.
+        lengths: int32 [n], tokens of each row, special ones included.
+        labels: int32 [n].
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class TokenCorpus:
+    """Tokenised corpus.
+
+    Attributes:
+        name, label_names: the corpus's.
+        train, validation, test: its splits.
+        notes: the corpus's, and `cut` (texts cut, by split) and `length` (to how many tokens).
+        fingerprint: hexadecimal, of everything that the arrays depend on.
+    """
+
+    name: str
+    label_names: tuple[str, ...]
+    train: TokenSplit
+    validation: TokenSplit
+    test: TokenSplit
+    notes: dict[str, Any]
+    fingerprint: str
+
+
+def tokenize_corpus(corpus: Corpus, tokenizer_folder: Path, length: int, cache: Path) -> TokenCorpus:
+    """Tokenise a corpus, or take it from the cache.
+
+    Args:
+        corpus: texts.
+        tokenizer_folder: folder of the pretrained model.
+        length: longest text in tokens, special ones included; longer ones are cut.
+        cache: folder for the result, made if need be.
+
+    Raises:
+        UserError: the folder has no tokenizer that can be used, or length leaves no room for text.
+        OSError: the cache cannot be written.
+    """
+    fingerprint = fingerprint_of(corpus, tokenizer_folder, length)
+    path = cache / f"{fingerprint}.safetensors"
+    cached = _read_cache(path)
+    if cached is None:
+        tokenizer = load_tokenizer(tokenizer_folder)
+        made = {part: tokenize_texts(tokenizer, getattr(corpus, part), length) for part in PARTS}
+        splits, cut = {part: split for part, (split, _) in made.items()}, {part: count for part, (_, count) in made.items()}
+        _write_cache(path, splits, cut)
+    else:
+        splits, cut = cached
+    notes = corpus.notes | {"cut": cut, "length": length}
+    return TokenCorpus(corpus.name, corpus.label_names, **splits, notes=notes, fingerprint=fingerprint)
+
+
+def fingerprint_of(corpus: Corpus, tokenizer_folder: Path, length: int) -> str:
+    """SHA-256 of all that decides the arrays.
+
+    Raises:
+        UserError: there is no tokenizer in the folder.
+    """
+    if not any((tokenizer_folder / name).is_file() for name in VOCABULARIES):
+        raise UserError(f"the model folder {tokenizer_folder} has no tokenizer: none of {', '.join(VOCABULARIES)} is there.")
+    digest = hashlib.sha256(json.dumps([FORMAT, length, corpus.label_names]).encode())
+    for name in TOKENIZER_FILES:
+        if (file := tokenizer_folder / name).is_file():
+            content = file.read_bytes()
+            digest.update(f"{name} {len(content)}\n".encode() + content)
+    for part in PARTS:
+        split: Split = getattr(corpus, part)
+        digest.update(f"{part} {len(split)}\n".encode() + split.labels.astype("<i4").tobytes())
+        for text in split.texts:
+            content = text.encode("utf-8", "surrogatepass")
+            digest.update(b"%d\n" % len(content) + content)
+    return digest.hexdigest()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder, as `transformers` reads it.
+
+    Raises:
+        UserError: it cannot be read, or is not one of the fast ones.
+    """
+    # Where PyTorch is absent, transformers would advise to install it, for models that are not wanted here.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, use_fast=True)
+    except Exception as error:  # Many kinds, for a damaged file as for an unknown architecture.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(f"the tokenizer in {folder} cannot be read: {reason}.") from error
+    if not tokenizer.is_fast:
+        raise UserError(f"the tokenizer in {folder} has no fast form; save it again with `transformers` as a tokenizer.json.")
+    return tokenizer
+
+
+def tokenize_texts(tokenizer: Any, split: Split, length: int) -> tuple[TokenSplit, int]:
+    """Tokenise one split, special tokens included.
+
+    Returns:
+        The arrays, and how many texts were cut.
+
+    Raises:
+        UserError: length leaves no room beside the special tokens.
+    """
+    special = tokenizer.num_special_tokens_to_add()
+    if length <= special:
+        raise UserError(f"a length of {length} tokens leaves no room for text beside the {special} special ones; raise config.data.length.")
+    rows, cut = [], 0
+    for start in range(0, len(split), CHUNK):
+        encoded = tokenizer(split.texts[start : start + CHUNK], truncation=True, max_length=length, add_special_tokens=True)
+        rows += [np.array(encoding.ids, np.int32) for encoding in encoded.encodings]
+        cut += sum(1 for encoding in encoded.encodings if encoding.overflowing)
+    lengths = np.array([len(row) for row in rows], np.int32)
+    ids = np.full((len(rows), int(lengths.max(initial=1))), tokenizer.pad_token_id or 0, np.int32)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = row
+    return TokenSplit(ids, lengths, split.labels), cut
+
+
+def _names_and_arrays(splits: dict[str, TokenSplit]) -> dict[str, np.ndarray]:
+    return {f"{part}.{name}": np.ascontiguousarray(getattr(splits[part], name)) for part in PARTS for name in ("ids", "lengths", "labels")}
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].shape}\n".encode() + arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+def _write_cache(path: Path, splits: dict[str, TokenSplit], cut: dict[str, int]) -> None:
+    from safetensors.numpy import save
+
+    arrays = _names_and_arrays(splits)
+    content = save(arrays, {"json": json.dumps({"cut": cut, "sha256": _checksum(arrays)})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Renamed when whole, so that a run that was stopped half-way leaves nothing that looks like a cache.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _read_cache(path: Path) -> tuple[dict[str, TokenSplit], dict[str, int]] | None:
+    """Splits and counts of cut texts; None where there is no file or a damaged one."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata, arrays = json.loads(file.metadata()["json"]), {name: file.get_tensor(name) for name in file.keys()}
+        if metadata["sha256"] != _checksum(arrays):
+            return None
+        splits = {part: TokenSplit(*(arrays[f"{part}.{name}"] for name in ("ids", "lengths", "labels"))) for part in PARTS}
+        return splits, metadata["cut"]
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,168 @@
+"""The distilled data set as a folder: `distilled.safetensors` for the arrays and `recipe.json` for everything needed to train on them.
+
+Only safetensors and JSON are read, so that opening someone else's folder runs nothing of theirs. `Distilled` is what loading hands on.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddllm.distill.dataset import DistilledData, Recipe
+from ddllm.errors import UserError
+from ddllm.models.encoder import Tree
+from ddllm.models.learner import Learner
+from ddllm.models.pretrained import Pretrained
+
+SCHEMA = 1
+ARRAYS, RECIPE = "distilled.safetensors", "recipe.json"
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A loaded distilled data set.
+
+    Attributes:
+        data: the arrays, in numpy.
+        recipe: constants of learning from them.
+        card: everything else that recipe.json says: base model, head, label names, text length, scores, configuration.
+    """
+
+    data: DistilledData
+    recipe: Recipe
+    card: dict[str, Any]
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Class names in the order of the logits."""
+        return tuple(self.card["label_names"])
+
+
+def describe_base(pretrained: Pretrained, learner: Learner, text_length: int) -> dict[str, Any]:
+    """What a distilled data set belongs to: model, head and how real texts are prepared."""
+    return {
+        "base_model": {"name": pretrained.name, "fingerprint": pretrained.fingerprint, "hidden": pretrained.config.hidden},
+        "head": {**asdict(learner.head), "start": learner.start, "seed": learner.head_seed},
+        "preprocessing": {
+            "tokenizer": pretrained.name,
+            "text_length": text_length,
+            "embeddings": "rows of the word table, before position and token-type embeddings",
+        },
+    }
+
+
+def save_distilled(folder: Path, data: DistilledData, recipe: Recipe, label_names: tuple[str, ...], **card: Any) -> None:
+    """Write the folder, whole or not at all; an earlier distilled data set in its place is replaced.
+
+    Args:
+        folder: where to.
+        data: arrays as in `DistilledData`.
+        recipe: constants of learning from them.
+        label_names: class names in the order of the logits.
+        card: further entries of recipe.json, see `describe_base`.
+
+    Raises:
+        UserError: something else lies in the folder.
+    """
+    from safetensors.numpy import save
+
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / RECIPE).exists():
+        raise UserError(f"{folder} holds something other than a distilled data set; choose another folder.")
+    arrays = {name: np.ascontiguousarray(getattr(data, name), np.float32) for name in ("embeddings", "mask", "labels", "rates")}
+    arrays |= {f"head.{name}": np.ascontiguousarray(value, np.float32) for name, value in _flatten(data.head or {}).items()}
+    content = save(arrays, metadata={"format": "ddllm", "schema": str(SCHEMA)})
+    sizes = {"batches": arrays["embeddings"].shape[0], "examples": data.examples, "inner_steps": data.steps, "floats": data.floats}
+    text = {
+        "schema": SCHEMA,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "label_names": list(label_names),
+        **sizes,
+        "recipe": asdict(recipe),
+        "learning_rates": np.logaddexp(0, arrays["rates"]).tolist(),
+        **card,
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        (fresh / ARRAYS).write_bytes(content)
+        (fresh / RECIPE).write_text(json.dumps(text, indent=1) + "\n")
+        fresh.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def load_distilled(folder: str | Path) -> Distilled:
+    """Open a folder that `save_distilled` wrote.
+
+    Raises:
+        UserError: the folder is not one, is of a newer schema, was changed, or holds arrays that do not fit together or are not finite.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    folder = Path(folder)
+    for name in (ARRAYS, RECIPE):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is not a distilled data set: it has no {name}; give the folder that a run wrote, such as runs/quickstart/distilled.")
+    try:
+        card = json.loads((folder / RECIPE).read_text())
+    except ValueError as error:
+        raise UserError(f"{folder / RECIPE} is not valid JSON ({error}); get the folder again.") from None
+    if card.get("schema", 0) > SCHEMA:
+        raise UserError(f"{folder} was written by a newer ddllm (schema {card['schema']}, known up to {SCHEMA}); update ddllm.")
+    content = (folder / ARRAYS).read_bytes()
+    if hashlib.sha256(content).hexdigest() != card.get("sha256"):
+        raise UserError(f"{folder / ARRAYS} was changed or damaged since it was written (its checksum differs); get the folder again.")
+    try:
+        arrays = load(content)
+        recipe = Recipe(**card["recipe"])
+        data = DistilledData(**{name: arrays.pop(name) for name in ("embeddings", "mask", "labels", "rates")})
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is incomplete ({error}); get the folder again.") from None
+    data = data.replace(head=_unflatten({name.removeprefix("head."): value for name, value in arrays.items()}) or None)
+    _check(folder, data, recipe, card)
+    return Distilled(data, recipe, card)
+
+
+def _check(folder: Path, data: DistilledData, recipe: Recipe, card: dict[str, Any]) -> None:
+    shape = data.embeddings.shape
+    fits = (
+        len(shape) == 4
+        and data.mask.shape == shape[:3]
+        and data.labels.shape == (*shape[:2], len(card["label_names"]))
+        and data.rates.ndim == 2
+        and data.rates.shape[0] == shape[0] * recipe.passes
+    )
+    if not fits:
+        raise UserError(f"the arrays in {folder / ARRAYS} do not fit together or not with {RECIPE}; get the folder again.")
+    for name in ("embeddings", "mask", "labels", "rates"):
+        if not np.isfinite(getattr(data, name)).all():
+            raise UserError(f"{name} in {folder / ARRAYS} holds values that are not finite numbers; the distillation had failed.")
+
+
+def _flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _unflatten(flat: dict[str, Any]) -> Tree:
+    tree: Tree = {}
+    for name, value in flat.items():
+        *path, last = name.split(".")
+        inner = tree
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return tree

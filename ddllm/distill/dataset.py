@@ -1,0 +1,119 @@
+"""The distilled data set: one pytree that stands for a whole learning recipe.
+
+It holds what is fed (embeddings, mask, labels), in which order (inner batches, gone through `passes` times) and at which rates. `Recipe` holds the constants that
+turn the arrays into a training run. Everything that learns from distilled data takes these two and nothing else.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddllm.models.encoder import Tree, layer_name
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DistilledData:
+    """Arrays of a distilled data set.
+
+    Attributes:
+        embeddings: input embeddings [M, N, T, D]: inner batch, example, position, hidden.
+        mask: 1 for positions that are used, [M, N, T]; not learned.
+        labels: [M, N, C], read as the recipe's label kind says; not learned where that is "hard".
+        rates: raw learning rates [S, G] per inner step and parameter group; softplus gives the rate.
+        head: initial head, where it is learned with the data; else None.
+    """
+
+    embeddings: Any
+    mask: Any
+    labels: Any
+    rates: Any
+    head: Tree | None = None
+
+    def replace(self, **changes: Any) -> "DistilledData":
+        """A copy with some parts exchanged."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def examples(self) -> int:
+        """Number of distinct synthetic examples."""
+        return int(self.embeddings.shape[0] * self.embeddings.shape[1])
+
+    @property
+    def steps(self) -> int:
+        """Number of inner steps S."""
+        return int(self.rates.shape[0])
+
+    @property
+    def floats(self) -> int:
+        """How many learned numbers the data set holds, padding left out."""
+        positions = int(np.sum(np.asarray(self.mask) > 0))
+        size = positions * self.embeddings.shape[-1] + self.labels.size + self.rates.size
+        return int(size + sum(leaf.size for leaf in jax.tree.leaves(self.head)))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Constants of learning from distilled data.
+
+    Attributes:
+        labels: "hard", "soft" or "unrestricted".
+        optimizer: name of the inner optimizer (see inner_loop.OPTIMIZERS).
+        passes: how often the inner batches are gone through, in their stored order.
+    """
+
+    labels: str
+    optimizer: str = "sgd"
+    passes: int = 1
+
+
+def learned_parts(data: DistilledData, recipe: Recipe) -> dict[str, Any]:
+    """The parts of the data that an outer loop changes, as a dict that `DistilledData.replace` takes back."""
+    parts = {"embeddings": data.embeddings, "rates": data.rates}
+    if recipe.labels != "hard":
+        parts["labels"] = data.labels
+    if data.head is not None:
+        parts["head"] = data.head
+    return parts
+
+
+def inner_order(data: DistilledData, recipe: Recipe) -> np.ndarray:
+    """Index of the inner batch fed at each inner step, [S]."""
+    return np.tile(np.arange(data.embeddings.shape[0], dtype=np.int32), recipe.passes)
+
+
+def raw_rate(rate: float) -> float:
+    """The number whose softplus is `rate`."""
+    return float(np.log(np.expm1(rate)))
+
+
+def group_names(layers: int, kind: str) -> tuple[str, ...]:
+    """Names of the parameter groups that have a rate of their own: all together, or embeddings, each layer and the head."""
+    if kind == "step":
+        return ("all",)
+    return ("embeddings", *(layer_name(index) for index in range(layers)), "head")
+
+
+def spread_rates(rates_G: jax.Array, params: Tree) -> Tree:
+    """A tree like `params` whose leaves are the scalar rates of their groups; `rates_G` holds one rate, or one per group."""
+    if rates_G.shape[0] == 1:
+        return jax.tree.map(lambda _: rates_G[0], params)
+    layers = sorted(params["body"]["layers"])
+    if rates_G.shape[0] != len(layers) + 2:
+        raise ValueError(f"{rates_G.shape[0]} rates for {len(layers)} layers: 1 or {len(layers) + 2} are needed")
+
+    def fill(index: int, tree: Tree) -> Tree:
+        return jax.tree.map(lambda _: rates_G[index], tree)
+
+    body = {key: fill(0, value) for key, value in params["body"].items() if key != "layers"}
+    body["layers"] = {name: fill(1 + index, params["body"]["layers"][name]) for index, name in enumerate(layers)}
+    return {"body": body, "head": fill(-1, params["head"])}
+
+
+def actual_rates(data: DistilledData) -> jax.Array:
+    """Learning rates [S, G], all positive."""
+    return jax.nn.softplus(jnp.asarray(data.rates))

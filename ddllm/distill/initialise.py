@@ -1,0 +1,99 @@
+"""First values of a distilled data set: noise at the embeddings' scale, random real examples, or chosen ones.
+
+Real examples made into the same arrays, with hard labels and one constant rate, are also the baselines that distilled data is compared with.
+"""
+
+import numpy as np
+
+from ddllm.data.tokens import TokenSplit
+from ddllm.distill.dataset import DistilledData, raw_rate
+from ddllm.errors import UserError
+
+
+def deal_labels(classes: int, examples_per_class: int, batches: int) -> np.ndarray:
+    """Class of each example, [M, N]: every inner batch has the same number of every class, class after class."""
+    in_batch = np.repeat(np.arange(classes, dtype=np.int32), examples_per_class // batches)
+    return np.tile(in_batch, (batches, 1))
+
+
+def hard_labels(labels: np.ndarray, classes: int) -> np.ndarray:
+    """One-hot rows [..., C] of integer labels [...]."""
+    return np.eye(classes, dtype=np.float32)[labels]
+
+
+def first_labels(labels: np.ndarray, classes: int, kind: str) -> np.ndarray:
+    """Stored labels [..., C] at the start: one-hot rows; for "soft" ones logits that give the class 0.95."""
+    one_hot = hard_labels(labels, classes)
+    if kind != "soft":
+        return one_hot
+    return one_hot * np.float32(np.log(0.95 * (classes - 1) / 0.05))
+
+
+def pick_examples(
+    split: TokenSplit, classes: int, per_class: int, rng: np.random.Generator, at_least: int = 0
+) -> list[np.ndarray]:
+    """Row numbers of random examples, an array for each class.
+
+    Args:
+        split: texts to pick from.
+        classes: number of classes C.
+        per_class: rows for each class.
+        rng: source of chance.
+        at_least: prefer texts of at least so many tokens; where a class has too few, its longest ones.
+
+    Raises:
+        UserError: a class has fewer texts than are asked for.
+    """
+    picked = []
+    for label in range(classes):
+        rows = np.flatnonzero(split.labels == label)
+        if len(rows) < per_class:
+            raise UserError(
+                f"class {label} has {len(rows)} training texts, but config.distill.examples_per_class asks for {per_class} of them; "
+                "ask for fewer or use more data."
+            )
+        if at_least:
+            long_enough = rows[split.lengths[rows] >= at_least]
+            rows = long_enough if len(long_enough) >= per_class else rows[np.argsort(-split.lengths[rows], kind="stable")[:per_class]]
+        picked.append(rng.permutation(rows)[:per_class])
+    return picked
+
+
+def noise_data(words_VD: np.ndarray, shape: tuple[int, int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings [M, N, T, D] drawn from a normal distribution with the word table's mean and deviation, and a mask of ones."""
+    hidden = words_VD.shape[1]
+    mean, deviation = words_VD.mean(axis=0), words_VD.std(axis=0)
+    embeddings = mean + deviation * rng.standard_normal((*shape, hidden))
+    return embeddings.astype(np.float32), np.ones(shape, np.float32)
+
+
+def real_data(
+    words_VD: np.ndarray, split: TokenSplit, picked: list[np.ndarray], batches: int, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings [M, N, T, D] and mask [M, N, T] of real examples dealt into inner batches in the order of `deal_labels`."""
+    rows = np.stack(picked)  # [C, k]
+    classes, per_class = rows.shape
+    rows = rows.reshape(classes, batches, per_class // batches).transpose(1, 0, 2).reshape(batches, -1)  # [M, N]
+    ids = split.ids[rows][:, :, :length]
+    if ids.shape[2] < length:
+        ids = np.pad(ids, ((0, 0), (0, 0), (0, length - ids.shape[2])))
+    mask = (np.arange(length)[None, None] < split.lengths[rows][:, :, None]).astype(np.float32)
+    return words_VD[ids].astype(np.float32), mask
+
+
+def assemble(
+    embeddings: np.ndarray,
+    mask: np.ndarray,
+    *,
+    classes: int,
+    per_class: int,
+    passes: int,
+    kind: str,
+    groups: int,
+    rate: float,
+) -> DistilledData:
+    """Put inputs, first labels and constant rates together; see `DistilledData` for the shapes."""
+    batches = embeddings.shape[0]
+    labels = first_labels(deal_labels(classes, per_class, batches), classes, kind)
+    rates = np.full((batches * passes, groups), raw_rate(rate), np.float32)
+    return DistilledData(embeddings, mask, labels, rates)

@@ -1,0 +1,108 @@
+"""The outer loop: learn a distilled data set, choosing what is kept on validation texts.
+
+Everything random derives from (seed, step): heads from keys folded with the step's number, batches from the stream.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from ddllm.data.batches import BatchStream
+from ddllm.distill.outer_step import OuterState, OuterStep, initial_state
+from ddllm.models.scoring import Scorer
+from ddllm.runtime.loop import Loop, keep_best
+
+STAGE = "distill"
+
+
+def outer_schedule(config: ConfigDict, rate: float) -> optax.Schedule:
+    """The outer learning rate at each step: a linear rise to `rate`, then the decay that config.distill.decay names."""
+    warmup = int(config.warmup * config.outer_steps)
+    rest = max(config.outer_steps - warmup, 1)
+    after = {
+        "linear": optax.linear_schedule(rate, 0.0, rest),
+        "cosine": optax.cosine_decay_schedule(rate, rest),
+        "constant": optax.constant_schedule(rate),
+    }[config.decay]
+    if not warmup:
+        return after
+    # The rise starts one step above zero, so that the first step is not lost.
+    return optax.join_schedules([optax.linear_schedule(rate / warmup, rate, max(warmup - 1, 1)), after], [warmup])
+
+
+def outer_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimizer of config.distill: one clipped gradient, a learning rate for each part of the distilled data."""
+
+    def for_part(rate: float) -> optax.GradientTransformation:
+        schedule = outer_schedule(config, rate)
+        if config.optimizer == "adam":
+            return optax.adam(schedule)
+        return optax.adamw(schedule, weight_decay=config.weight_decay)
+
+    rates = {
+        "embeddings": config.rate_embeddings,
+        "labels": config.rate_labels,
+        "rates": config.rate_rates,
+        "head": config.rate_head,
+    }
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
+        optax.multi_transform(
+            {part: for_part(rate) for part, rate in rates.items()},
+            lambda learned: {part: jax.tree.map(lambda _: part, tree) for part, tree in learned.items()},
+        ),
+    )
+
+
+def distil(
+    loop: Loop,
+    step: OuterStep,
+    learned: dict[str, Any],
+    stream: BatchStream,
+    scorer: Scorer,
+    heads: int = 1,
+    seed: int = 0,
+) -> tuple[OuterState, float]:
+    """Run the outer loop to its end, from the last checkpoint where there is one.
+
+    Args:
+        loop: how long, and where the state and the figures go.
+        step: the compiled outer step.
+        learned: first values of the learned parts.
+        stream: real batches, a function of (seed, step).
+        scorer: measures accuracy on validation texts.
+        heads: redrawn heads behind each validation; a head that is the same every time needs one.
+        seed: of redrawn heads.
+
+    Returns:
+        The last state, whose `best` holds what the best validation had, and the seconds of all starts together.
+
+    Raises:
+        Diverged: the loss or the gradient became NaN or infinite.
+    """
+    key = jax.random.key(seed)
+    # Far from the keys of outer steps, and the same at every validation, so that validations differ by the data alone.
+    apart = jax.random.fold_in(key, 2**31 - 1)
+    keys = [jax.random.fold_in(apart, draw) for draw in range(1 if step.learner.same_every_time else heads)]
+
+    def advance(state: OuterState, index: int) -> tuple[OuterState, dict[str, jax.Array]]:
+        return step(state, stream.batch(index), jax.random.fold_in(key, index))
+
+    def validate(state: OuterState) -> tuple[OuterState, float]:
+        accuracy = float(np.mean([scorer.accuracy(step.train(state.average, key)) for key in keys]))
+        return state._replace(best=keep_best(state.best, {"learned": state.average}, accuracy, state.step)), accuracy
+
+    return loop.run(initial_state(learned, step.optimizer, step.everywhere), advance, validate, explain_divergence)
+
+
+def explain_divergence(state: OuterState, figures: dict[str, float]) -> str:
+    """What was learned before a step whose loss or gradient is not finite, and what to change."""
+    rates = np.logaddexp(0, np.asarray(state.learned["rates"]))
+    norms = ", ".join(f"{part} {float(optax.global_norm(tree)):.3g}" for part, tree in state.learned.items())
+    return (
+        f"Before it the inner rates lay between {rates.min():.3g} and {rates.max():.3g}, and the norms were: {norms}. Start anew, in another "
+        "working directory, with a smaller config.distill.initial_rate, config.distill.rate_rates or config.distill.clip."
+    )

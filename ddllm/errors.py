@@ -1,0 +1,9 @@
+"""The one exception for mistakes that a user can mend.
+
+Every stage raises it with a single sentence (what is wrong, where, what to do); the command line prints that sentence and exits with status 2,
+without a traceback. Anything else that is raised is a defect of this library and keeps its traceback.
+"""
+
+
+class UserError(Exception):
+    """A mistake in the input, the configuration or the surroundings, worded for the person who can mend it."""

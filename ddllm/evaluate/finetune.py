@@ -1,0 +1,136 @@
+"""Fine-tuning on the whole training split: the baseline that every percentage in the results refers to.
+
+The usual recipe: AdamW without decay of biases and norms, a linear rise and fall of the rate, clipped gradients, and the parameters of the best validation.
+Batches hold texts of similar length. Runs resume from their last checkpoint with the same numbers.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
+
+from ddllm.data.batches import Batch, BatchStream
+from ddllm.distill.outer_step import ALL, EACH
+from ddllm.models.encoder import Tree
+from ddllm.models.heads import init_head
+from ddllm.models.scoring import real_loss
+from ddllm.prepare import Prepared
+from ddllm.runtime.checkpoints import Checkpoints
+from ddllm.runtime.loop import Loop, keep_best, no_best
+from ddllm.runtime.metrics import Metrics
+
+STAGE = "finetune"
+
+
+class FinetuneState(NamedTuple):
+    """What a fine-tuning run carries.
+
+    Attributes:
+        step: steps done.
+        params: {"body", "head"} and, where it is trained, "words".
+        optimizer: state of the optimizer.
+        best: {"params", "accuracy", "step"} of the best validation so far.
+    """
+
+    step: jax.Array
+    params: Tree
+    optimizer: Any
+    best: dict[str, Any]
+
+
+def decayed(params: Tree) -> Tree:
+    """True for kernels and tables, False for biases and norms, which get no weight decay."""
+    return jax.tree.map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)
+
+
+def finetune_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+    """AdamW with linear warm-up and decay, as config.finetune says."""
+    warmup = max(int(config.warmup * steps), 1)
+    schedule = optax.join_schedules(
+        [optax.linear_schedule(config.rate / warmup, config.rate, warmup), optax.linear_schedule(config.rate, 0.0, max(steps - warmup, 1))],
+        [warmup],
+    )
+    clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
+    return optax.chain(clip, optax.adamw(schedule, weight_decay=config.weight_decay, mask=decayed))
+
+
+def finetune(prepared: Prepared, seed: int, checkpoints: Checkpoints, metrics: Metrics) -> tuple[FinetuneState, float]:
+    """Fine-tune once on the whole training split.
+
+    Args:
+        prepared: data, model and configuration.
+        seed: of the head and of the order of texts; a run of another seed than the configuration's writes figures under a name of its own.
+        checkpoints: where the state goes and comes from.
+        metrics: where figures are written.
+
+    Returns:
+        The last state, whose `best` is to be used, and the seconds of all starts of this run together.
+
+    Raises:
+        Diverged: the loss became NaN or infinite.
+    """
+    config, start, learner = prepared.config.finetune, prepared.start, prepared.learner
+    stream = BatchStream(prepared.tokens.train, config.batch_size, seed, prepared.buckets)
+    steps = max(round(config.epochs * stream.batches_per_epoch), 1)
+    optimizer = finetune_optimizer(config, steps)
+    scorer = prepared.scorer(prepared.tokens.validation)
+    split = NamedSharding(prepared.mesh, EACH)
+
+    head = init_head(jax.random.key(seed), learner.head, learner.encoder.hidden, start.pooler)
+    params = {"body": start.body, "head": head} | ({"words": start.words} if config.train_words else {})
+    state = FinetuneState(jnp.asarray(0, jnp.int32), copied(params), optimizer.init(params), no_best({"params": copied(params)}))
+    state, words = jax.device_put((state, start.words), NamedSharding(prepared.mesh, ALL))
+
+    def loss(params: Tree, words: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        return real_loss(params, learner, params.get("words", words), batch)
+
+    def step(params: Tree, memory: Any, words: jax.Array, batch: Batch) -> tuple[Tree, Any, jax.Array, jax.Array]:
+        (value, correct), gradient = jax.value_and_grad(loss, has_aux=True)(params, words, batch)
+        updates, memory = optimizer.update(gradient, memory, params)
+        return optax.apply_updates(params, updates), memory, value, correct
+
+    compiled = jax.jit(step, donate_argnums=(0, 1))
+
+    def advance(state: FinetuneState, index: int) -> tuple[FinetuneState, dict[str, jax.Array]]:
+        batch = jax.device_put(stream.batch(index), split)
+        params, memory, value, correct = compiled(state.params, state.optimizer, words, batch)
+        return FinetuneState(state.step + 1, params, memory, state.best), {"loss": value, "accuracy": correct}
+
+    def validate(state: FinetuneState) -> tuple[FinetuneState, float]:
+        accuracy = scorer.accuracy(state.params, state.params.get("words"))
+        better = accuracy >= float(state.best["accuracy"])
+        values = {"params": copied(state.params)} if better else {}
+        return state._replace(best=keep_best(state.best, values, accuracy, state.step)), accuracy
+
+    stage = STAGE if seed == prepared.config.seed else f"{STAGE}-{seed}"
+    loop = Loop(stage, steps, max(steps // config.validations, 1), max(steps // config.checkpoints, 1), checkpoints, metrics)
+    return loop.run(state, advance, validate)
+
+
+def copied(tree: Tree) -> Tree:
+    """A copy of its own: parameters are donated to each step, and some are needed again."""
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+
+
+def score_finetuned(prepared: Prepared, state: FinetuneState) -> float:
+    """Test accuracy of the parameters of the best validation."""
+    params = jax.tree.map(jnp.asarray, state.best["params"])
+    return prepared.scorer(prepared.tokens.test).accuracy(params, params.get("words"))
+
+
+def full_row(accuracies: list[float], seconds: float, texts: int, config: ConfigDict) -> dict[str, Any]:
+    """The results' row of full-data fine-tuning, from the test accuracies of its runs."""
+    return {
+        "name": "full",
+        "examples_per_class": None,
+        "examples": texts,
+        "accuracy_mean": float(np.mean(accuracies)),
+        "accuracy_std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0,
+        "runs": len(accuracies),
+        "seconds": seconds,
+        "note": f"all training texts, {config.epochs:g} epochs of AdamW at {config.rate:g}, parameters chosen on validation",
+    }

@@ -1,0 +1,101 @@
+"""The command: `python -m ddllm.main --config configs/quickstart.py [--workdir DIR] [--mode prepare,distill] [--config.KEY=VALUE …]`.
+
+Reads a configuration and calls its stages in order. A mistake of the user's is one sentence and exit status 2; results go to the working directory, by default
+runs/<config's name>, and the same command there goes on where it was stopped.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from ddllm.config import default_config, flat_keys, suggest
+from ddllm.errors import UserError
+
+STAGE_NAMES = ("prepare", "finetune", "distill", "evaluate", "report")
+
+
+def parse(arguments: list[str]) -> tuple[ConfigDict, list[str], Path]:
+    """Configuration, stage names and working directory of a command line, its program name left out.
+
+    Raises:
+        UserError: something in it is wrong.
+    """
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file(
+        "config", None, "a file of configs/, perhaps with an argument after a colon", flag_values=values, lock_config=True
+    )
+    flags.DEFINE_string("workdir", "", "where results go; by default runs/<config's name>", flag_values=values)
+    flags.DEFINE_string("mode", "all", f"stages to run, separated by commas: {', '.join(STAGE_NAMES)}", flag_values=values)
+    flags.DEFINE_bool("help", False, "show this text", short_name="h", flag_values=values)
+    if not any(argument.lstrip("-").split("=")[0] in ("config", "help", "h") for argument in arguments):
+        raise UserError("which configuration? Give one, such as --config configs/quickstart.py (see the folder configs).")
+    try:
+        rest = values(["ddllm", *arguments])[1:]
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(_missing_config(arguments, error)) from None
+    except (AttributeError, KeyError) as error:
+        raise UserError(_unknown_key(arguments, error)) from None
+    except (flags.Error, ValueError, TypeError) as error:
+        raise UserError(f"{str(error).rstrip('.')}; correct it on the command line.") from None
+    if values["help"].value:
+        print(f"{__doc__}\n{values.main_module_help()}")
+        raise SystemExit(0)
+    if rest:
+        raise UserError(f"{rest[0]!r} is not understood; keys are set as --config.KEY=VALUE, with no blanks around =.")
+    config = holder.value
+    names = list(STAGE_NAMES) if values["mode"].value == "all" else [name.strip() for name in values["mode"].value.split(",")]
+    for name in names:
+        if name not in STAGE_NAMES:
+            raise UserError(f"--mode has no stage {name!r}{suggest(name, STAGE_NAMES)}; the stages are {', '.join(STAGE_NAMES)}.")
+    return config, names, Path(values["workdir"].value or Path("runs") / config.name)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        config, names, folder = parse(arguments)
+        # Only now: the stages import jax, and a mistyped key should not have to wait for that.
+        from ddllm.runtime.workdir import guard_storage
+        from ddllm.stages import open_run, run_stages
+
+        with guard_storage(folder):
+            run_stages(open_run(config, folder, " ".join(["python -m ddllm.main", *arguments])), names)
+    except UserError as error:
+        print(f"ddllm: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nddllm: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _unknown_key(arguments: list[str], error: Exception) -> str:
+    known = flat_keys(default_config())
+    for argument in arguments:
+        key = argument.lstrip("-").split("=")[0]
+        if key.startswith("config."):
+            name = key.removeprefix("config.")
+            if name not in known:
+                return f"config.{name} is not a key{suggest(name, known)}; all keys are listed in ddllm/config.py."
+    return f"the configuration file uses a key that does not exist: {error}; all keys are listed in ddllm/config.py."
+
+
+def _missing_config(arguments: list[str], error: OSError) -> str:
+    for name, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if name.lstrip("-").split("=")[0] == "config":
+            path = Path((name.split("=", 1)[1] if "=" in name else following).split(":")[0])
+            if path.exists():
+                break
+            present = sorted(str(other) for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
+            listed = f"; {path.parent} has {', '.join(Path(other).name for other in present)}" if present else ""
+            return f"there is no configuration file {path}{suggest(str(path), present)}{listed}."
+    return f"the configuration could not be read: {error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""One BERT-family encoder, written as a pure function of a parameter tree.
+
+BERT, RoBERTa, DistilBERT and MiniLM-type BERTs are the same function with other constants, which `EncoderConfig` holds. The encoder takes *input
+embeddings*, because those are what is distilled: token ids are looked up outside, so the word table needs no gradient in an inner loop.
+
+Parameter tree of a body (nested dicts of arrays, nothing else; a `dense` is `{"kernel": [in, out], "bias": [out]}`, a `norm` is
+`{"scale": [D], "bias": [D]}`):
+
+    embeddings/position [P, D]      the row of position t is t + config.position_offset
+    embeddings/token_type [Y, D]    absent where the family has none (DistilBERT)
+    embeddings/norm
+    layers/00, layers/01, …         one dict a layer, names zero-padded so that their order is the layers' order
+        attention/qkv (dense D to 3D: query, key, value side by side), attention/out (dense), attention/norm
+        feed_forward/up (dense D to F), feed_forward/down (dense F to D), feed_forward/norm
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The constants of an encoder.
+
+    Attributes:
+        family: "bert", "roberta" or "distilbert" (a MiniLM of BERT's architecture is "bert").
+        vocabulary: rows V of the word table.
+        hidden: width D of a position's vector.
+        layers: number of layers L.
+        heads: attention heads H; the head size is D / H.
+        feed_forward: inner width F of the feed-forward part.
+        positions: most positions a sequence may have (after the family's offset is taken off).
+        position_offset: row of the position table that belongs to the first position (RoBERTa: 2).
+        token_types: rows of the token-type table; 0 where there is none.
+        activation: "gelu" (exact), "gelu_new" (tanh approximation) or "relu".
+        norm_epsilon: added to the variance in layer norms.
+        pad_token: id that fills up short sequences.
+    """
+
+    family: str
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    feed_forward: int
+    positions: int
+    position_offset: int
+    token_types: int
+    activation: str
+    norm_epsilon: float
+    pad_token: int
+
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+def layer_name(index: int) -> str:
+    """Key of a layer in the tree: zero-padded, so that sorted keys are in the layers' order."""
+    return f"{index:02d}"
+
+
+def apply_dense(params: Tree, x: jax.Array) -> jax.Array:
+    """x [..., in] to [..., out]."""
+    return x @ params["kernel"] + params["bias"].reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def apply_norm(params: Tree, x: jax.Array, epsilon: float) -> jax.Array:
+    """Layer norm over the last axis."""
+    shape = (1,) * (x.ndim - 1) + (-1,)
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    centred = x - mean
+    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + epsilon) * params["scale"].reshape(shape) + params["bias"].reshape(shape)
+
+
+def attend(params: Tree, heads: int, x_NTD: jax.Array, bias_N11T: jax.Array) -> jax.Array:
+    """Multi-head self-attention, without its residual and norm.
+
+    Written out rather than through a fused kernel: the fused ones cannot be differentiated twice.
+    """
+    batch, length, hidden = x_NTD.shape
+    qkv = apply_dense(params["qkv"], x_NTD).reshape(batch, length, 3, heads, hidden // heads)
+    q_NTHK, k_NTHK, v_NTHK = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+    scores_NHTU = jnp.einsum("nthk,nuhk->nhtu", q_NTHK, k_NTHK) * (hidden // heads) ** -0.5
+    weights_NHTU = jax.nn.softmax(scores_NHTU + bias_N11T, axis=-1)
+    mixed_NTHK = jnp.einsum("nhtu,nuhk->nthk", weights_NHTU, v_NTHK)
+    return apply_dense(params["out"], mixed_NTHK.reshape(batch, length, hidden))
+
+
+def encode_layer(params: Tree, config: EncoderConfig, x_NTD: jax.Array, bias_N11T: jax.Array) -> jax.Array:
+    """One post-norm transformer layer, [N, T, D] to [N, T, D]."""
+    attention, feed_forward = params["attention"], params["feed_forward"]
+    attended = attend(attention, config.heads, x_NTD, bias_N11T)
+    x_NTD = apply_norm(attention["norm"], x_NTD + attended, config.norm_epsilon)
+    inner_NTF = ACTIVATIONS[config.activation](apply_dense(feed_forward["up"], x_NTD))
+    return apply_norm(feed_forward["norm"], x_NTD + apply_dense(feed_forward["down"], inner_NTF), config.norm_epsilon)
+
+
+def encode(
+    body: Tree,
+    config: EncoderConfig,
+    embeddings_NTD: jax.Array,
+    mask_NT: jax.Array,
+    token_types_NT: jax.Array | None = None,
+) -> jax.Array:
+    """Hidden states of the last layer.
+
+    Args:
+        body: parameter tree as in the module's docstring.
+        config: the encoder's constants.
+        embeddings_NTD: input (word) embeddings [N, T, D], before positions, token types and the first norm.
+        mask_NT: 1 for a real position, 0 for padding, which must stand at the end, [N, T].
+        token_types_NT: int ids [N, T]; all 0 when left out.
+
+    Returns:
+        Hidden states [N, T, D]; those of padded positions mean nothing.
+    """
+    length = embeddings_NTD.shape[1]
+    table = body["embeddings"]
+    x_NTD = embeddings_NTD + table["position"][None, config.position_offset : config.position_offset + length]
+    if config.token_types:
+        types = table["token_type"][None, :1] if token_types_NT is None else table["token_type"][token_types_NT]
+        x_NTD = x_NTD + types
+    x_NTD = apply_norm(table["norm"], x_NTD, config.norm_epsilon)
+    bias_N11T = jnp.where(mask_NT > 0, 0.0, jnp.finfo(x_NTD.dtype).min / 2).astype(x_NTD.dtype)[:, None, None, :]
+    for index in range(config.layers):
+        x_NTD = encode_layer(body["layers"][layer_name(index)], config, x_NTD, bias_N11T)
+    return x_NTD

@@ -1,0 +1,79 @@
+"""A learner: how parameters start, what their loss is, how logits come out.
+
+The parameter tree that an inner loop changes is `{"body": …, "head": …}` (see models/encoder.py and models/heads.py); the word table stays outside it.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from ddllm.models.encoder import EncoderConfig, Tree, encode
+from ddllm.models.heads import HeadConfig, apply_head, init_head
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Start:
+    """Pretrained parameters that every training starts from.
+
+    Attributes:
+        body: parameters of the encoder.
+        words: word table [V, D].
+        pooler: dense layer of a BERT's head, where the checkpoint has one.
+    """
+
+    body: Tree
+    words: jax.Array
+    pooler: Tree | None = None
+
+
+@dataclass(frozen=True)
+class Learner:
+    """An encoder with a classification head, both as constants; parameters are handed in.
+
+    Attributes:
+        encoder: constants of the encoder.
+        head: kind and size of the head.
+        start: where the head's initialisation comes from: "redrawn" from the key given, "fixed" (drawn from `head_seed`),
+            "zero" (last layer zero, any dense layer before it as in "fixed"), or "learned" (part of the distilled data).
+        head_seed: seed of the fixed parts.
+    """
+
+    encoder: EncoderConfig
+    head: HeadConfig
+    start: str = "redrawn"
+    head_seed: int = 0
+
+    def init_head(self, key: jax.Array | None = None, pooler: Tree | None = None, learned: Tree | None = None) -> Tree:
+        """The head that an inner loop starts from; `key` is needed for "redrawn" only, `learned` for "learned" only."""
+        if self.start == "learned" and learned is not None:
+            return learned
+        if self.start == "redrawn":
+            if key is None:
+                raise ValueError("a redrawn head needs a key")
+            return init_head(key, self.head, self.encoder.hidden, pooler)
+        return init_head(jax.random.key(self.head_seed), self.head, self.encoder.hidden, pooler, zero=self.start == "zero")
+
+    def logits(self, params: Tree, embeddings_NTD: jax.Array, mask_NT: jax.Array) -> jax.Array:
+        """Logits [N, C] of input embeddings [N, T, D] with mask [N, T]."""
+        hidden_NTD = encode(params["body"], self.encoder, embeddings_NTD, mask_NT)
+        return apply_head(params["head"], self.head, hidden_NTD, mask_NT)
+
+    @property
+    def same_every_time(self) -> bool:
+        """True where the head has no randomness, so that results have no spread over heads."""
+        return self.start != "redrawn"
+
+
+def target_weights(labels_NC: jax.Array, kind: str) -> jax.Array:
+    """What a label's stored numbers mean in the loss.
+
+    "hard" and "unrestricted" labels are used as they stand (a one-hot row; any real numbers), "soft" ones are logits of a distribution.
+    """
+    return jax.nn.softmax(labels_NC, axis=-1) if kind == "soft" else labels_NC
+
+
+def cross_entropy(logits_NC: jax.Array, targets_NC: jax.Array) -> jax.Array:
+    """Cross-entropy [N] against targets that need not be a distribution (Maekawa et al., ACL 2023, unrestricted labels)."""
+    return -jnp.sum(targets_NC * jax.nn.log_softmax(logits_NC, axis=-1), axis=-1)

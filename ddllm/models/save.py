@@ -1,0 +1,151 @@
+"""Saves a trained classifier as a folder that `transformers` opens: hands on config.json, model.safetensors
+and the tokenizer's files.
+
+With the head of its family the folder is a ForSequenceClassification model. Mean pooling has no such class in
+transformers: there the folder is the family's plain model, its head lies in classifier_head.safetensors
+beside it (a torch Linear: classifier.weight [C, D], classifier.bias [C], to be fed the mean over real
+positions), and config.json says "ddllm_head": "mean". `load_pretrained` reads both back.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddllm.errors import UserError
+from ddllm.models.encoder import Tree
+from ddllm.models.families import (
+    CLASSES,
+    HEADS,
+    WORDS,
+    Leaf,
+    body_leaves,
+    dense_leaves,
+    get_leaf,
+    head_leaves,
+)
+from ddllm.models.heads import HeadConfig
+from ddllm.models.pretrained import (
+    CONFIG_FILE,
+    MEAN_HEAD_FILE,
+    MEAN_HEAD_KEY,
+    TOKENIZER_FILES,
+    Pretrained,
+    read_config_file,
+)
+from ddllm.models.weights import SINGLE
+
+WEIGHTS_FILE = SINGLE[0]
+OWN_FILES = {CONFIG_FILE, WEIGHTS_FILE, MEAN_HEAD_FILE, *TOKENIZER_FILES}
+
+
+def save_pretrained(
+    folder: str | Path,
+    source: Pretrained,
+    params: Tree,
+    words: Any,
+    head_config: HeadConfig,
+    label_names: Sequence[str],
+) -> None:
+    """Write a classifier, whole or not at all: a save that fails leaves what was there before.
+
+    Args:
+        folder: where to. A model saved there before is replaced.
+        source: the encoder that the parameters were trained from; its config and tokenizer go along.
+        params: {"body": tree, "head": tree} of JAX or NumPy arrays; they are written as float32.
+        words: word table [V, D].
+        head_config: the head's kind, "mean" or the encoder's family, and number of classes C.
+        label_names: C distinct names.
+
+    Raises:
+        UserError: the folder holds other things than a saved model, cannot be written, or the parameters are
+            not finite.
+        ValueError: parameters, head and names do not fit each other.
+    """
+    target = Path(folder).expanduser().resolve()
+    _check_target(target)
+    config = source.config
+    if head_config.kind not in (config.family, "mean"):
+        raise ValueError(f"a {config.family} encoder is saved with a head of its family or 'mean', not {head_config.kind!r}")
+    if len(set(label_names)) != head_config.classes or len(label_names) != head_config.classes:
+        raise ValueError(f"{head_config.classes} classes need as many distinct names, not {list(label_names)}")
+
+    word_leaf = Leaf((), (WORDS,), (config.vocabulary, config.hidden))
+    body = {**_split(body_leaves(config), params["body"]), **_split([word_leaf], words)}
+    head = _split(head_leaves(head_config.kind, config.hidden, head_config.classes), params["head"])
+    if head_config.kind == "mean":
+        if source.pooler is not None:  # unused by this head, but the plain model has one
+            body |= _split(dense_leaves((), [HEADS["bert"]["dense"]], config.hidden, config.hidden), source.pooler)
+        files = {WEIGHTS_FILE: body, MEAN_HEAD_FILE: head}
+    else:
+        pooler = {name: head.pop(name) for name in list(head) if name.startswith("pooler.")}
+        body = {f"{config.family}.{name}": tensor for name, tensor in (body | pooler).items()}
+        files = {WEIGHTS_FILE: body | head}
+    _write(target, _describe(source, head_config, label_names), files, source.folder)
+
+
+def _check_target(target: Path) -> None:
+    """Replacing a folder deletes what is in it, so nothing may be in it that a save would not write."""
+    if target.exists() and not target.is_dir():
+        raise UserError(f"cannot save a model to {target}: it is a file; name a folder")
+    names = {path.name for path in target.iterdir()} if target.exists() else set()
+    foreign = sorted(names - OWN_FILES) or (sorted(names) if CONFIG_FILE not in names else [])
+    if foreign:
+        raise UserError(f"cannot save a model to {target}: it holds other things ({foreign[0]}); name a new or empty folder")
+
+
+def _split(leaves: Iterable[Leaf], tree: Any) -> dict[str, np.ndarray]:
+    tensors = {}
+    for leaf in leaves:
+        array = np.asarray(get_leaf(tree, leaf.path), np.float32)
+        if array.shape != leaf.shape:
+            raise ValueError(f"{'/'.join(leaf.path) or 'words'} has the shape {array.shape}, not {leaf.shape}")
+        if not np.isfinite(array).all():
+            raise UserError(f"nothing was saved: the parameters at {'/'.join(leaf.path) or 'words'} hold NaN or infinity")
+        tensors.update(zip(leaf.names, leaf.split(array), strict=True))
+    return tensors
+
+
+def _describe(source: Pretrained, head_config: HeadConfig, label_names: Sequence[str]) -> dict[str, Any]:
+    raw = read_config_file(source.folder)
+    for key in ("torch_dtype", "num_labels", MEAN_HEAD_KEY):  # each would contradict what is set below
+        raw.pop(key, None)
+    plain = head_config.kind == "mean"
+    return raw | {
+        "architectures": [CLASSES[raw["model_type"]] + ("Model" if plain else "ForSequenceClassification")],
+        "id2label": {str(index): name for index, name in enumerate(label_names)},
+        "label2id": {name: index for index, name in enumerate(label_names)},
+        "problem_type": "single_label_classification",
+        "dtype": "float32",
+        **({MEAN_HEAD_KEY: "mean"} if plain else {}),
+    }
+
+
+def _write(target: Path, config: dict[str, Any], files: dict[str, dict[str, np.ndarray]], tokenizer: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    replaced = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        for name, tensors in files.items():
+            save_file(tensors, partial / name, metadata={"format": "pt"})
+        for name in TOKENIZER_FILES:
+            if (tokenizer / name).is_file():
+                shutil.copyfile(tokenizer / name, partial / name)
+        (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if target.exists():
+            target.rename(replaced)
+        partial.rename(target)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot save a model to {target} ({error}): check the disk's space and the folder's permissions") from error
+    finally:
+        if replaced.exists() and not target.exists():
+            replaced.rename(target)
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)

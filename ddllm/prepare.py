@@ -1,0 +1,102 @@
+"""The first stage: read the corpus and the pretrained encoder, and put both where every later stage takes them from.
+
+`Prepared` is what is handed on: token arrays, constants on the device, the learner, and the mesh that real batches are split over.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh
+from ml_collections import ConfigDict
+
+from ddllm.data.batches import length_buckets
+from ddllm.data.corpus import load_corpus
+from ddllm.data.tokens import TokenCorpus, TokenSplit, tokenize_corpus
+from ddllm.errors import UserError
+from ddllm.models.heads import HeadConfig
+from ddllm.models.learner import Learner, Start
+from ddllm.models.pretrained import Pretrained, load_pretrained
+from ddllm.models.scoring import Scorer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What stages share.
+
+    Attributes:
+        config: the whole configuration.
+        tokens: tokenised train, validation and test texts.
+        pretrained: the checkpoint as it was read.
+        start: its parameters on the device.
+        learner: encoder and head, the head starting as config.distill.head says.
+        buckets: padded lengths of real texts.
+        mesh: devices, one axis called "data".
+    """
+
+    config: ConfigDict
+    tokens: TokenCorpus
+    pretrained: Pretrained
+    start: Start
+    learner: Learner
+    buckets: tuple[int, ...]
+    mesh: Mesh
+
+    @property
+    def classes(self) -> int:
+        """Number of classes C."""
+        return len(self.tokens.label_names)
+
+    def scorer(self, split: TokenSplit, limit: int = 0, learner: Learner | None = None) -> Scorer:
+        """Measures accuracy on a split, or on a fixed random part of `limit` texts."""
+        config = self.config
+        return Scorer(
+            learner or self.learner, self.start.words, split, config.evaluate.batch_size, self.buckets, limit, config.seed
+        )
+
+
+def prepare(config: ConfigDict, cache: Path) -> Prepared:
+    """Read data and model.
+
+    Args:
+        config: the whole configuration, validated.
+        cache: folder of tokenised corpora.
+
+    Raises:
+        UserError: data or model cannot be read, or do not fit the configuration.
+    """
+    pretrained = load_pretrained(config.model.name)
+    positions = pretrained.config.positions
+    for key in ("data", "distill"):
+        if config[key].length > positions:
+            raise UserError(
+                f"config.{key}.length is {config[key].length}, but {config.model.name} has {positions} positions; "
+                f"set config.{key}.length to {positions} or less."
+            )
+    tokens = tokenize_corpus(load_corpus(config.data), pretrained.folder, config.data.length, cache)
+    kind = pretrained.config.family if config.model.head == "auto" else config.model.head
+    head = HeadConfig(kind, len(tokens.label_names), config.model.head_deviation)
+    learner = Learner(pretrained.config, head, config.distill.head, config.seed)
+    start = Start(*jax.tree.map(jnp.asarray, (pretrained.body, pretrained.words, pretrained.pooler)))
+    buckets = length_buckets(tokens.train.lengths, config.data.length)
+    return Prepared(config, tokens, pretrained, start, learner, buckets, make_mesh(config))
+
+
+def make_mesh(config: ConfigDict) -> Mesh:
+    """One axis "data" over the devices that config.runtime.devices asks for.
+
+    Raises:
+        UserError: there are fewer devices, or a batch does not divide over them.
+    """
+    wanted, present = config.runtime.devices, jax.device_count()
+    if wanted > present:
+        raise UserError(f"config.runtime.devices is {wanted}, but this machine has {present}; set it to 0 to use all there are.")
+    count = wanted or present
+    for section in ("distill", "finetune"):
+        if config[section].batch_size % count:
+            raise UserError(
+                f"config.{section}.batch_size is {config[section].batch_size}, which does not divide over {count} devices; "
+                "make it a multiple or set config.runtime.devices."
+            )
+    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])

@@ -1,0 +1,1 @@
+"""What a person reads: results.json, the table, the curve."""

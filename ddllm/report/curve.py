@@ -1,0 +1,104 @@
+"""The curve of a distillation as a PNG: outer loss above, validation accuracy below, with the rows of the table it is to be held against."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddllm.runtime.storage import write_atomically
+
+STAGE = "distill"
+LOSS = "loss"
+VALIDATION = "validation_accuracy"
+REFERENCES = {"full": "#3a7d44", "random": "#b5533c"}  # rows drawn as horizontal lines
+INK, PALE, GRID = "#1f4e79", "#a9c4de", "#e3e3e3"
+
+
+def draw_curve(metrics: list[dict[str, Any]], rows: list[dict[str, Any]], path: Path, title: str = "") -> None:
+    """Draw the two panels and write them atomically.
+
+    Args:
+        metrics: lines as `read_metrics` gives them; those of stage "distill" with "loss" or "validation_accuracy" are drawn.
+        rows: rows of results.json; the first ones named "full" and "random" become lines. May be empty.
+        path: the PNG.
+        title: a line above, e.g. data set and model.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    # Without pyplot: no window system is asked for, and no global state is left behind.
+    figure = Figure(figsize=(8, 6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+
+    steps, losses = _series(metrics, LOSS)
+    if len(steps):
+        width = max(1, len(steps) // 20)
+        if width > 1:
+            upper.plot(steps, losses, color=PALE, linewidth=0.8, label="each outer step")
+        upper.plot(
+            steps, _running_mean(losses, width), color=INK, linewidth=1.8, label=f"mean of {width}" if width > 1 else "each outer step"
+        )
+        # A few outliers must not flatten the rest.
+        low, high = np.min(losses), np.percentile(losses, 99.5)
+        if high > low:
+            upper.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
+        upper.legend(frameon=False, loc="upper right")
+    upper.set_ylabel("outer loss")
+
+    steps, accuracies = _series(metrics, VALIDATION)
+    if len(steps):
+        lower.plot(steps, accuracies, color=INK, linewidth=1.8, marker="o", markersize=3.5)
+        # Of equals the later one, as distillation itself keeps it.
+        best = len(accuracies) - 1 - int(np.argmax(accuracies[::-1]))
+        label = f"best: {accuracies[best]:.1%} at step {steps[best]:.0f}"
+        lower.plot(steps[best], accuracies[best], "*", markersize=15, color="#e0a100", markeredgecolor="white", label=label)
+        lower.legend(loc="best", edgecolor="none", framealpha=0.9)
+    for name, colour in REFERENCES.items():
+        row = next((row for row in rows if row["name"] == name), None)
+        if row is not None:
+            mean = row["accuracy_mean"]
+            lower.axhline(mean, color=colour, linewidth=1.2, linestyle="--")
+            label = f"{name}, test: {mean:.1%}"
+            lower.annotate(
+                label,
+                (1, mean),
+                xycoords=("axes fraction", "data"),
+                xytext=(-4, 3),
+                textcoords="offset points",
+                ha="right",
+                color=colour,
+                fontsize=9,
+            )
+    lower.set_ylabel("validation accuracy")
+    lower.set_xlabel("outer step")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    lower.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    lower.margins(y=0.15)
+
+    for axes in (upper, lower):
+        axes.grid(color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    with write_atomically(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _series(metrics: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps [n] and finite values [n] of one figure."""
+    points = [(entry["step"], entry[name]) for entry in metrics if entry.get("stage") == STAGE and entry.get(name) is not None]
+    points = [point for point in points if np.isfinite(point[1])]
+    array = np.array(points, dtype=np.float64).reshape(-1, 2)
+    return array[:, 0], array[:, 1]
+
+
+def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean [n] over a centred window, which is shorter at both ends."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    first = np.maximum(places - width // 2, 0)
+    last = np.minimum(places + (width - width // 2), len(values))
+    return (sums[last] - sums[first]) / (last - first)

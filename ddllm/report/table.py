@@ -1,0 +1,100 @@
+"""The results as a table, in the terminal or as Markdown: hands on nothing, it is what a person reads at the end."""
+
+from pathlib import PurePath
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+Row = dict[str, Any]
+HEADINGS = ("training data", "per\nclass", "inner\nsteps", "floats", "accuracy, %", "% of\nfull", "seconds")
+NOTHING = "–"
+EMBEDDED = {"data": "Rotten Tomatoes (embedded)", "model": "MiniLM-L6 (embedded)"}
+
+
+def print_table(results: dict[str, Any], console: Console | None = None) -> None:
+    """Print the table of what results.json holds, with its notes below; fits 80 columns."""
+    console = console or Console(highlight=False)
+    table = Table(title=make_title(results), title_style="bold", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for place, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=place > 0, overflow="fold")
+    for row, cells in zip(results["rows"], make_cells(results["rows"]), strict=True):
+        table.add_row(*cells, style="bold" if row["name"].startswith("distilled") else None)
+    console.print(table)
+    for line in make_notes(results):
+        console.print(line, markup=False)
+
+
+def markdown_table(results: dict[str, Any]) -> str:
+    """The same table as Markdown."""
+    lines = [
+        f"### {make_title(results)}",
+        "",
+        f"| {' | '.join(heading.replace(chr(10), ' ') for heading in HEADINGS)} |",
+        "|---|" + "---:|" * (len(HEADINGS) - 1),
+    ]
+    lines += [f"| {' | '.join(cells)} |" for cells in make_cells(results["rows"])]
+    lines += ["", *(f"- {note}" for note in make_notes(results))]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def make_title(results: dict[str, Any]) -> str:
+    """Data set and model."""
+    config, environment = results["config"], results.get("environment", {})
+    data = environment.get("data") or config["data"]["source"]
+    model = environment.get("model") or config["model"]["name"]
+    return f"{_short(data, EMBEDDED['data'])} with {_short(model, EMBEDDED['model'])}"
+
+
+def make_cells(rows: list[Row]) -> list[tuple[str, ...]]:
+    """The cells of each row as text, in the order of `HEADINGS`."""
+    heads: dict[str, set[str | None]] = {}
+    for row in rows:
+        heads.setdefault(row["name"], set()).add(row.get("head"))
+    return [
+        (
+            f"{row['name']}, {row['head']} head" if row.get("head") and len(heads[row["name"]]) > 1 else row["name"],
+            _count(row.get("examples_per_class")),
+            _count(row.get("inner_steps")),
+            _count(row.get("floats")),
+            _accuracy(row),
+            NOTHING if row.get("percent_of_full") is None else f"{row['percent_of_full']:.1f}",
+            _seconds(row.get("seconds")),
+        )
+        for row in rows
+    ]
+
+
+def make_notes(results: dict[str, Any]) -> list[str]:
+    """Sentences below the table: what the deviation is, and each row's own note."""
+    rows = results["rows"]
+    notes = []
+    if any(row["runs"] > 1 for row in rows):
+        notes.append("Accuracy on the test texts: mean ± standard deviation (number of runs).")
+    seen = set()
+    for row in rows:
+        note = row.get("note")
+        if note and (row["name"], note) not in seen:
+            seen.add((row["name"], note))
+            notes.append(f"{row['name']}: {note}")
+    return notes
+
+
+def _accuracy(row: Row) -> str:
+    mean, deviation, runs = 100 * row["accuracy_mean"], 100 * row["accuracy_std"], row["runs"]
+    # Runs that all start from the same head on the same data have no spread to speak of.
+    same = runs == 1 or (deviation == 0 and row.get("head") not in (None, "redrawn"))
+    return f"{mean:.1f} ± {NOTHING}" if same else f"{mean:.1f} ± {deviation:.1f} ({runs})"
+
+
+def _seconds(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _count(value: int | None) -> str:
+    return NOTHING if value is None else f"{value:,}"
+
+
+def _short(name: str, embedded: str) -> str:
+    return embedded if name == "embedded" else PurePath(name).name if name.startswith(("/", ".", "~")) else name

@@ -1,0 +1,1 @@
+"""What runs need from the machine: devices, working directories, checkpoints, metrics and progress."""

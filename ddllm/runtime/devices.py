@@ -1,0 +1,97 @@
+"""Sets JAX up for a run and describes the machine: hands on the devices to use and the environment that is saved with results."""
+
+import logging
+import os
+import platform
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+import ddllm
+from ddllm.errors import UserError
+
+PACKAGES = ("jax", "jaxlib", "optax", "numpy", "orbax-checkpoint", "transformers")
+
+
+def set_up(runtime: ConfigDict) -> None:
+    """Settings that must be made before the first computation: compiled programs are kept between runs, libraries log only what matters.
+
+    Args:
+        runtime: the section `runtime` of the configuration. A cache folder that cannot be written is done without.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # These say at every start which accelerators a machine does not have.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
+    folder = cache_folder(runtime.compilation_cache)
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def cache_folder(setting: str) -> Path | None:
+    """The folder for compiled programs, made if need be: `setting` itself, the user's cache folder for "auto"; None for "" or an unwritable one."""
+    if not setting:
+        return None
+    if setting == "auto":
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        setting = os.path.join(base, "ddllm", "compilation")
+    folder = Path(setting).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return None
+
+
+def choose_devices(runtime: ConfigDict) -> list[Any]:
+    """The first `runtime.devices` devices; all of them for 0.
+
+    Raises:
+        UserError: more are asked for than there are.
+    """
+    devices = jax.devices()
+    if runtime.devices > len(devices):
+        raise UserError(
+            f"config.runtime.devices is {runtime.devices}, but JAX finds {len(devices)} here ({devices[0].device_kind}): use 0 for all of them."
+        )
+    return devices[: runtime.devices or None]
+
+
+def describe_environment() -> dict[str, Any]:
+    """What a result depends on beside its configuration, as JSON: machine, devices, versions and date."""
+    devices = jax.devices()
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "ddllm": ddllm.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "backend": devices[0].platform,
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,180 @@
+"""A run's working directory: where each stage's files lie, and that one folder holds one run; hands on paths.
+
+A folder belongs to the configuration it was first used with. The same configuration resumes there; another one is refused, so that files of two runs
+never mix. A lock keeps two processes out of one folder; the operating system drops it when the process ends, however it ends.
+"""
+
+import fcntl
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from ddllm.errors import UserError
+from ddllm.runtime.storage import guard_storage, read_json, write_json
+
+__all__ = ["Workdir", "guard_storage", "read_json", "write_json"]
+
+# Keys that may differ between starts in one folder, since no result depends on them; an ending dot stands for a whole section.
+WITHOUT_EFFECT = ("runtime.", "distill.checkpoint_every", "distill.checkpoints_kept")
+MOST_DIFFERENCES = 5
+LOCK = ".lock"
+
+
+class Workdir:
+    """The paths of one run. Made by `Workdir.open`; use it as a context manager, or `close` it, to let go of the lock."""
+
+    def __init__(self, path: Path, lock: TextIO):
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: Path | str, config: dict[str, Any], command: str) -> Self:
+        """Make the folder, or come back to it, and lock it.
+
+        Args:
+            path: the folder; parents are made as well.
+            config: the resolved configuration (plain dicts), kept in config.json.
+            command: the command line, appended to commands.txt with the time, so that a person sees how the folder came about.
+
+        Raises:
+            UserError: the folder cannot be written, is in use by another run, holds other files, or belongs to another configuration.
+        """
+        path = Path(path)
+        with guard_storage(path):
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise UserError(f"{error.filename} is a file, not a folder: use another --workdir.") from error
+            except OSError as error:
+                raise UserError(f"{path} cannot be made ({error.strerror}): use another --workdir.") from error
+            config_path = path / "config.json"
+            if not config_path.exists() and any(not _is_ours(entry.name) for entry in path.iterdir()):
+                raise UserError(
+                    f"{path} holds other files but no config.json, so it is not a run's folder: use another --workdir or an empty folder."
+                )
+            workdir = cls(path, _lock(path))
+            try:
+                if config_path.exists():
+                    _check_same(path, read_json(config_path), config)
+                else:
+                    write_json(config_path, config)
+                with open(path / "commands.txt", "a", encoding="utf-8") as file:
+                    file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {command}\n")
+            except BaseException:
+                workdir.close()
+                raise
+        return workdir
+
+    def close(self) -> None:
+        """Let other runs use the folder."""
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.json"
+
+    @property
+    def tokens(self) -> Path:
+        """Folder of the tokenised corpus."""
+        return self.path / "tokens"
+
+    @property
+    def finetune(self) -> Path:
+        """Folder of fine-tuning on full data."""
+        return self.path / "finetune"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints of distillation."""
+        return self.path / "checkpoints"
+
+    @property
+    def distilled(self) -> Path:
+        """Folder of the exported distilled data set."""
+        return self.path / "distilled"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def curve(self) -> Path:
+        return self.path / "curve.png"
+
+    @property
+    def events(self) -> Path:
+        """Folder of TensorBoard event files."""
+        return self.path / "events"
+
+    def contents(self) -> list[tuple[str, Path]]:
+        """What is there for a person to open, as (what it is, path)."""
+        known = (
+            ("results", self.results),
+            ("the same as a table", self.path / "results.md"),
+            ("curve", self.curve),
+            ("distilled data set", self.distilled),
+            ("checkpoints", self.checkpoints),
+            ("figures of every step", self.metrics),
+            ("TensorBoard events", self.events),
+            ("configuration", self.config),
+        )
+        return [(name, path) for name, path in known if path.exists()]
+
+
+def _is_ours(name: str) -> bool:
+    # Left behind when a start was killed before config.json was in place.
+    return name == LOCK or name.startswith(".config.")
+
+
+def _lock(path: Path) -> TextIO:
+    file = open(path / LOCK, "a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise UserError(f"Another run is working in {path}: wait until it ends, stop it, or use another --workdir.") from error
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _check_same(path: Path, there: Any, here: dict[str, Any]) -> None:
+    if not isinstance(there, dict):
+        raise UserError(f"{path / 'config.json'} holds no configuration: use another --workdir or remove the folder.")
+    old, new = _flatten(there), _flatten(here)
+    keys = [key for key in {**new, **old} if not _without_effect(key) and old.get(key, "absent") != new.get(key, "absent")]
+    if not keys:
+        return
+    named = [f"{key} is {old.get(key, 'absent')!r} there and {new.get(key, 'absent')!r} here" for key in keys[:MOST_DIFFERENCES]]
+    more = f" (and {len(keys) - MOST_DIFFERENCES} more keys)" if len(keys) > MOST_DIFFERENCES else ""
+    raise UserError(
+        f"{path} belongs to a run with another configuration: {'; '.join(named)}{more}. Use another --workdir or remove the folder."
+    )
+
+
+def _without_effect(key: str) -> bool:
+    return any(key.startswith(known) if known.endswith(".") else key == known for known in WITHOUT_EFFECT)
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            # What comes out of JSON has lists for tuples.
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat

@@ -1,0 +1,242 @@
+"""The stages of a run as plain functions of a `Run`: each finds what earlier ones wrote in the working directory and adds its own part.
+
+    prepare ─► finetune ─► distill ─► evaluate ─► report
+
+A notebook calls them just as the command does: `run = open_run(config, "runs/mine"); distill(run)`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddllm.config import resolve, validate
+from ddllm.data.batches import BatchStream
+from ddllm.data.corpus import read_examples
+from ddllm.distill import initialise
+from ddllm.distill.artefact import Distilled, describe_base, load_distilled, save_distilled
+from ddllm.distill.dataset import DistilledData, Recipe, group_names, learned_parts
+from ddllm.distill.gradients import METHODS
+from ddllm.distill.outer_loop import STAGE as DISTILL
+from ddllm.distill.outer_loop import distil, outer_optimizer
+from ddllm.distill.outer_step import OuterStep
+from ddllm.errors import UserError
+from ddllm.evaluate.finetune import finetune as finetune_once
+from ddllm.evaluate.finetune import full_row, score_finetuned
+from ddllm.evaluate.small import evaluate_distilled, evaluate_random
+from ddllm.models.heads import init_head
+from ddllm.prepare import Prepared
+from ddllm.prepare import prepare as prepare_parts
+from ddllm.report.curve import draw_curve
+from ddllm.report.results import add_rows, read_results
+from ddllm.report.table import markdown_table, print_table
+from ddllm.runtime.checkpoints import Checkpoints
+from ddllm.runtime.devices import describe_environment, set_up
+from ddllm.runtime.loop import Loop
+from ddllm.runtime.metrics import Metrics, read_metrics
+from ddllm.runtime.progress import say
+from ddllm.runtime.workdir import Workdir
+
+
+@dataclass
+class Run:
+    """One configuration in one working directory.
+
+    Attributes:
+        config: the whole configuration.
+        workdir: where everything is written, and locked for this run.
+    """
+
+    config: ConfigDict
+    workdir: Workdir
+    _prepared: Prepared | None = field(default=None, repr=False)
+
+    @property
+    def prepared(self) -> Prepared:
+        """Data and model, read at first use."""
+        if self._prepared is None:
+            self._prepared = prepare_parts(self.config, self.workdir.tokens)
+        return self._prepared
+
+    def metrics(self) -> Metrics:
+        """Where figures of long work go."""
+        return Metrics(self.workdir.metrics, self.workdir.events if self.config.runtime.tensorboard else None)
+
+
+def open_run(config: ConfigDict, folder: str | Path, command: str = "") -> Run:
+    """Check the configuration, set the devices up, and open the working directory.
+
+    Raises:
+        UserError: a value cannot be meant, or the folder holds a different run.
+    """
+    validate(config)
+    workdir = Workdir.open(Path(folder), resolve(config), command)
+    set_up(config.runtime)
+    return Run(config, workdir)
+
+
+def prepare(run: Run) -> None:
+    """Read corpus and model, tokenise once, and say what was found."""
+    tokens, notes = run.prepared.tokens, run.prepared.tokens.notes
+    sizes = ", ".join(f"{len(getattr(tokens, part)):,} {part}" for part in ("train", "validation", "test"))
+    say(f"{tokens.name}: {sizes} texts; classes {', '.join(tokens.label_names)}")
+    for name, counts in (("duplicates removed", notes.get("duplicates_removed", {})), ("empty texts removed", notes.get("empty_removed", {}))):
+        if any(counts.values()):
+            say(f"  {name}: " + ", ".join(f"{count} from {part}" for part, count in counts.items() if count))
+    if any(notes["cut"].values()):
+        cut = ", ".join(f"{count} of {part}" for part, count in notes["cut"].items() if count)
+        say(f"  cut to {run.config.data.length} tokens: {cut}")
+
+
+def finetune(run: Run) -> None:
+    """Fine-tune on all training texts: the row "full"."""
+    prepared, accuracies, seconds = run.prepared, [], 0.0
+    for seed in range(run.config.seed, run.config.seed + run.config.finetune.seeds):
+        checkpoints = Checkpoints(run.workdir.finetune / f"seed-{seed}", keep=1)
+        metrics = run.metrics()
+        try:
+            state, took = finetune_once(prepared, seed, checkpoints, metrics)
+        finally:
+            checkpoints.close()
+            metrics.close()
+        accuracies.append(score_finetuned(prepared, state))
+        seconds += took / run.config.finetune.seeds
+    record(run, [full_row(accuracies, seconds, len(prepared.tokens.train), run.config.finetune)])
+
+
+def first_data(prepared: Prepared) -> DistilledData:
+    """The distilled data set before the first outer step, as config.distill.initial says."""
+    config, tokens, classes = prepared.config.distill, prepared.tokens, prepared.classes
+    words = np.asarray(prepared.pretrained.words)
+    rng = np.random.default_rng([prepared.config.seed, 11])
+    per_class = config.examples_per_class
+    if config.initial == "noise":
+        shape = (config.batches, classes * per_class // config.batches, config.length)
+        embeddings, mask = initialise.noise_data(words, shape, rng)
+    else:
+        if config.initial == "real":
+            split = tokens.train
+            picked = initialise.pick_examples(split, classes, per_class, rng, at_least=config.length)
+        else:
+            split = read_examples(Path(config.initial), prepared.config.data, tokens.label_names, prepared.pretrained.folder, config.length)
+            picked = initialise.pick_examples(split, classes, per_class, rng)
+        embeddings, mask = initialise.real_data(words, split, picked, config.batches, config.length)
+    groups = group_names(prepared.pretrained.config.layers, config.rates)
+    data = initialise.assemble(
+        embeddings,
+        mask,
+        classes=classes,
+        per_class=per_class,
+        passes=config.passes,
+        kind=config.labels,
+        groups=len(groups),
+        rate=config.initial_rate,
+    )
+    if config.head != "learned":
+        return data
+    key = jax.random.key(prepared.config.seed)
+    return data.replace(head=init_head(key, prepared.learner.head, prepared.pretrained.config.hidden, prepared.start.pooler))
+
+
+def recipe_of(config: ConfigDict) -> Recipe:
+    """The recipe that config.distill describes."""
+    return Recipe(config.labels, config.inner_optimizer, config.passes)
+
+
+def distill(run: Run) -> None:
+    """Learn the distilled data set and export what the best validation had."""
+    prepared, config = run.prepared, run.config.distill
+    data, recipe = first_data(prepared), recipe_of(config)
+    method, optimizer = METHODS[config.gradient](), outer_optimizer(config)
+    step = OuterStep(
+        prepared.learner, recipe, prepared.start, data, method, optimizer, prepared.mesh, config.segments, config.average
+    )
+    stream = BatchStream(prepared.tokens.train, config.batch_size, run.config.seed, prepared.buckets)
+    scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
+    checkpoints, metrics = Checkpoints(run.workdir.checkpoints, config.checkpoints_kept), run.metrics()
+    loop = Loop(DISTILL, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics)
+    try:
+        state, seconds = distil(
+            loop, step, learned_parts(data, recipe), stream, scorer, config.validation_heads, run.config.seed
+        )
+    finally:
+        checkpoints.close()
+        metrics.close()
+    best = jax.tree.map(np.asarray, state.best)
+    save_distilled(
+        run.workdir.distilled,
+        data.replace(**best["learned"]),
+        recipe,
+        prepared.tokens.label_names,
+        **describe_base(prepared.pretrained, prepared.learner, run.config.data.length),
+        validation_accuracy=float(best["accuracy"]),
+        outer_step=int(best["step"]),
+        distillation_seconds=seconds,
+        config=resolve(run.config),
+    )
+
+
+def evaluate(run: Run) -> None:
+    """Random real examples and the distilled data set on test texts: the rows beside "full"."""
+    distilled = load_own(run)
+    random = evaluate_random(run.prepared, distilled.data, distilled.recipe)
+    rows = evaluate_distilled(run.prepared, distilled.data, distilled.recipe)
+    for row in rows:
+        row["distillation_seconds"] = distilled.card["distillation_seconds"]
+    record(run, [random, *rows])
+
+
+def load_own(run: Run) -> Distilled:
+    """What the distill stage of this run exported.
+
+    Raises:
+        UserError: it has not run to its end, or its result belongs to other weights.
+    """
+    if not run.workdir.distilled.exists():
+        raise UserError(f"there is no distilled data set in {run.workdir.distilled}; run --mode=distill first.")
+    distilled = load_distilled(run.workdir.distilled)
+    if distilled.card["base_model"]["fingerprint"] != run.prepared.pretrained.fingerprint:
+        raise UserError(
+            f"{run.workdir.distilled} was distilled for other weights than {run.config.model.name} has now; use another --workdir and distill again."
+        )
+    return distilled
+
+
+def record(run: Run, rows: list[dict[str, Any]]) -> None:
+    """Put rows into results.json, with the configuration and the surroundings."""
+    notes = {"data": run.prepared.tokens.name, "model": run.prepared.pretrained.name, "texts": run.prepared.tokens.notes}
+    add_rows(run.workdir.results, rows, resolve(run.config), describe_environment() | notes)
+
+
+def report(run: Run) -> None:
+    """Show the table, write it as Markdown, draw the curve, and say where everything is."""
+    results = read_results(run.workdir.results)
+    print_table(results)
+    (run.workdir.path / "results.md").write_text(markdown_table(results))
+    metrics = [line for line in read_metrics(run.workdir.metrics) if line["stage"] == DISTILL]
+    if metrics:
+        draw_curve(metrics, results["rows"], run.workdir.curve)
+    for name, path in run.workdir.contents():
+        say(f"  {name:<24}{path}")
+
+
+STAGES: dict[str, Callable[[Run], None]] = {
+    "prepare": prepare,
+    "finetune": finetune,
+    "distill": distill,
+    "evaluate": evaluate,
+    "report": report,
+}
+
+
+def run_stages(run: Run, names: list[str]) -> None:
+    """Run stages in their order, whatever the order of the names."""
+    for name, stage in STAGES.items():
+        if name in names:
+            stage(run)
+
+

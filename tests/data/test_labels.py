@@ -1,0 +1,87 @@
+"""What labels may be, and what is said of those that may not."""
+
+import pytest
+
+from ddllm.data.files import Table
+from ddllm.data.labels import LabelNames, encode, find_names
+from ddllm.errors import UserError
+
+
+def make_table(labels: list[object], names: tuple[str, ...] = (), texts: list[object] | None = None) -> Table:
+    return Table(texts or ["x"] * len(labels), labels, names, "films.csv")
+
+
+@pytest.mark.parametrize(
+    ("labels", "own", "given", "names", "encoded"),
+    [
+        (["pos", "neg", "pos"], (), (), ("neg", "pos"), [1, 0, 1]),
+        (["pos", "neg", "pos"], (), ("pos", "neg"), ("pos", "neg"), [0, 1, 0]),
+        ([0, 1, 0], (), (), ("0", "1"), [0, 1, 0]),
+        ([4, 1, 10], (), (), ("1", "4", "10"), [1, 0, 2]),
+        ([-1, 1], (), (), ("-1", "1"), [0, 1]),
+        ([0, 1], (), ("bad", "good"), ("bad", "good"), [0, 1]),
+        ([0, 1], ("bad", "good"), (), ("bad", "good"), [0, 1]),
+        ([0, 1], ("bad", "good"), ("rotten", "fresh"), ("rotten", "fresh"), [0, 1]),
+        ([2, 2], ("a", "b", "c"), (), ("a", "b", "c"), [2, 2]),
+        ([False, True], (), (), ("False", "True"), [0, 1]),
+    ],
+)
+def test_names_and_positions(
+    labels: list[object], own: tuple[str, ...], given: tuple[str, ...], names: tuple[str, ...], encoded: list[int]
+) -> None:
+    table = make_table(labels, own)
+    found = find_names(table, given)
+    assert found.names == names
+    assert encode(table, found, "train")[0].labels.tolist() == encoded
+
+
+def test_integers_of_one_file_meet_strings_of_another() -> None:
+    names = find_names(make_table([1, 2]), ())
+    assert encode(make_table(["2", "1"]), names, "test")[0].labels.tolist() == [1, 0]
+
+
+def test_empty_texts_are_counted_with_whatever_label() -> None:
+    table = make_table([0, None, "odd", 2.5, 1], texts=[" x\n", None, "", " \t", "y"])
+    split, empty = encode(table, find_names(table, ()), "train")
+    assert (split.texts, split.labels.tolist(), empty) == (["x", "y"], [0, 1], 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "given", "said"),
+    [
+        ([0, None], (), "films.csv, row 2: there is no label"),
+        (["a", ""], (), "films.csv, row 2: there is no label"),
+        ([0.0, 1.0], (), r"films.csv, row 1: the label 0.0 is neither an integer nor a string \(float\)"),
+        ([0, float("nan")], (), "row 2: there is no label"),
+        ([[0], [1]], (), "neither an integer nor a string"),
+        ([0, "a"], (), "mixes strings and integers"),
+        ([-1, -1], (), "has no labels"),
+        ([0, 1], ("a", "a"), "repeats a name"),
+    ],
+)
+def test_labels_that_give_no_names(labels: list[object], given: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        find_names(make_table(labels), given)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "said"),
+    [
+        ([1, 2], LabelNames(("bad", "good"), True), "films.csv, row 2: the label 2 is outside 0 to 1, the classes being bad, good"),
+        ([0, -1], LabelNames(("bad", "good"), True), "films.csv has no labels .row 2 has -1.*set config.data.test to a labelled split"),
+        ([-1], LabelNames(("0", "1"), False), "films.csv has no labels"),
+        ([3], LabelNames(("0", "1"), False), "row 1: the label 3 is not among the labels of train: 0, 1"),
+        (["goood"], LabelNames(("bad", "good"), True), r"'goood' \(did you mean good\?\) is not among config.data.label_names"),
+        ([1.5], LabelNames(("bad", "good"), True), "the label 1.5 is neither"),
+    ],
+)
+def test_labels_outside_the_names(labels: list[object], names: LabelNames, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        encode(make_table(labels), names, "test")
+
+
+def test_texts_that_are_none() -> None:
+    with pytest.raises(UserError, match="films.csv has 2 rows, but no text in any of them"):
+        encode(make_table([0, 1], texts=["", None]), LabelNames(("a", "b"), True), "train")
+    with pytest.raises(UserError, match="films.csv, row 2: the text is not a string but int"):
+        encode(make_table([0, 1], texts=["x", 5]), LabelNames(("a", "b"), True), "train")

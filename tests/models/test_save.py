@@ -1,0 +1,202 @@
+"""Saving: transformers opens it and computes the same, we read it back, and nothing else is ever lost."""
+
+import json
+import resource
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ddllm.errors import UserError
+from ddllm.models.encoder import encode
+from ddllm.models.heads import HeadConfig, apply_head, init_head
+from ddllm.models.pretrained import load_pretrained
+from ddllm.models.save import save_pretrained
+
+LABELS = ("bad", "so so", "gut ü")
+
+
+@pytest.fixture
+def source(make_torch_model, tmp_path):
+    """source(family) -> a loaded tiny checkpoint with a tokenizer's file beside it."""
+
+    def make(family="bert", auto="AutoModelForSequenceClassification"):
+        make_torch_model(family, auto).save_pretrained(tmp_path / "source")
+        (tmp_path / "source" / "vocab.txt").write_text("[PAD]\nword\n")
+        (tmp_path / "source" / "README.md").write_text("not a part of the model")
+        return load_pretrained(str(tmp_path / "source"))
+
+    return make
+
+
+def perturb(tree, seed=0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: np.asarray(leaf + 0.1 * rng.normal(size=leaf.shape), np.float32), tree)
+
+
+def draw_params(checkpoint, kind):
+    head = init_head(jax.random.key(0), HeadConfig(kind, 3), checkpoint.config.hidden, checkpoint.pooler)
+    return perturb({"body": checkpoint.body, "head": head}), perturb(checkpoint.words, 1)
+
+
+def compute_logits(params, words, config, kind, ids, mask, types):
+    mask = mask.astype(np.float32)
+    hidden = jax.jit(encode, static_argnums=1)(params["body"], config, words[ids], mask, types)
+    return np.asarray(hidden), np.asarray(apply_head(params["head"], HeadConfig(kind, 3), hidden, mask))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "camembert", "distilbert"])
+def test_transformers_opens_what_is_saved(source, make_texts, run_torch, tmp_path, family, record_property):
+    transformers = pytest.importorskip("transformers")
+    checkpoint = source(family, "AutoModel")
+    kind = checkpoint.config.family
+    params, words = draw_params(checkpoint, kind)
+    target = tmp_path / "deep" / "target"
+    save_pretrained(target, checkpoint, jax.tree.map(jax.numpy.asarray, params), words, HeadConfig(kind, 3), LABELS)
+
+    opened = transformers.AutoModelForSequenceClassification.from_pretrained(target, output_loading_info=True)
+    model, info = opened[0].eval(), opened[1]
+    assert not any(info[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    assert type(model).__name__.endswith("ForSequenceClassification")
+    assert model.config.id2label == dict(enumerate(LABELS)) and model.config.label2id["gut ü"] == 2
+    assert model.config.problem_type == "single_label_classification"
+    ids, mask, types = make_texts(checkpoint.config, 4, 7)
+    types = types if checkpoint.config.token_types else None
+    _, expected = run_torch(model, ids, mask, types)
+    _, logits = compute_logits(params, words, checkpoint.config, kind, ids, mask, types)
+    record_property("max_abs_error", float(np.abs(logits - expected).max()))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+
+    again = load_pretrained(str(target))
+    assert again.config == checkpoint.config and again.fingerprint != checkpoint.fingerprint
+    jax.tree.map(np.testing.assert_array_equal, {"body": again.body, "head": again.head}, params)
+    np.testing.assert_array_equal(again.words, words)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_a_mean_head_lies_beside_the_plain_model(source, make_texts, run_torch, tmp_path, family):
+    transformers = pytest.importorskip("transformers")
+    load_file = pytest.importorskip("safetensors.numpy").load_file
+    checkpoint = source(family, "AutoModel")
+    params, words = draw_params(checkpoint, "mean")
+    save_pretrained(tmp_path / "target", checkpoint, params, words, HeadConfig("mean", 3), LABELS)
+
+    model, info = transformers.AutoModel.from_pretrained(tmp_path / "target", output_loading_info=True)
+    assert all(name.startswith("pooler.") for name in info["missing_keys"]) and not info["unexpected_keys"]
+    assert family == "roberta" or not info["missing_keys"]
+    ids, mask, types = make_texts(checkpoint.config, 4, 7)
+    types = types if checkpoint.config.token_types else None
+    expected, _ = run_torch(model.eval(), ids, mask, types)
+    hidden, logits = compute_logits(params, words, checkpoint.config, "mean", ids, mask, types)
+    np.testing.assert_allclose(hidden[mask == 1], expected[mask == 1], rtol=0, atol=1e-5)
+    head = load_file(tmp_path / "target" / "classifier_head.safetensors")
+    pooled = (expected * mask[:, :, None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
+    by_hand = pooled @ head["classifier.weight"].T + head["classifier.bias"]
+    np.testing.assert_allclose(logits, by_hand, rtol=0, atol=1e-5)
+
+    again = load_pretrained(str(tmp_path / "target"))
+    jax.tree.map(np.testing.assert_array_equal, {"body": again.body, "head": again.head}, params)
+    jax.tree.map(np.testing.assert_array_equal, again.pooler, checkpoint.pooler)
+    (tmp_path / "target" / "classifier_head.safetensors").unlink()
+    with pytest.raises(UserError, match="lacks classifier_head.safetensors"):
+        load_pretrained(str(tmp_path / "target"))
+
+
+def test_what_else_is_written(source, tmp_path):
+    checkpoint = source("bert")
+    raw = json.loads((tmp_path / "source" / "config.json").read_text())
+    raw |= {"torch_dtype": "float16", "num_labels": 7, "my own note": [1, 2], "hidden_dropout_prob": 0.25}
+    (tmp_path / "source" / "config.json").write_text(json.dumps(raw))
+    params, words = draw_params(checkpoint, "bert")
+    save_pretrained(tmp_path / "target", checkpoint, params, words, HeadConfig("bert", 3), LABELS)
+    names = {path.name for path in (tmp_path / "target").iterdir()}
+    assert names == {"config.json", "model.safetensors", "vocab.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "target"}
+    assert (tmp_path / "target" / "vocab.txt").read_text() == "[PAD]\nword\n"
+    written = json.loads((tmp_path / "target" / "config.json").read_text())
+    assert written["architectures"] == ["BertForSequenceClassification"] and written["dtype"] == "float32"
+    assert written["my own note"] == [1, 2] and written["hidden_dropout_prob"] == 0.25
+    assert "torch_dtype" not in written and "num_labels" not in written and "ddllm_head" not in written
+    safe_open = pytest.importorskip("safetensors").safe_open
+    with safe_open(tmp_path / "target" / "model.safetensors", "numpy") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_a_saved_model_is_replaced_even_by_itself(source, tmp_path):
+    checkpoint = source("bert")
+    target = tmp_path / "target"
+    target.mkdir()  # empty: fine
+    for kind, seed in (("mean", 0), ("bert", 1)):
+        params, words = draw_params(checkpoint, kind)
+        words = perturb(words, seed)
+        save_pretrained(target, checkpoint, params, words, HeadConfig(kind, 3), LABELS)
+        checkpoint = load_pretrained(str(target))
+        np.testing.assert_array_equal(checkpoint.words, words)
+    assert not (target / "classifier_head.safetensors").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "target"}
+
+
+def test_folders_with_other_things_are_left_alone(source, tmp_path):
+    checkpoint = source("bert")
+    params, words = draw_params(checkpoint, "bert")
+
+    def refuse(folder: Path, *words_of_message):
+        before = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else folder.read_text()
+        with pytest.raises(UserError) as caught:
+            save_pretrained(folder, checkpoint, params, words, HeadConfig("bert", 3), LABELS)
+        for word in words_of_message:
+            assert word in str(caught.value)
+        assert before == (sorted(path.name for path in folder.iterdir()) if folder.is_dir() else folder.read_text())
+
+    refuse(tmp_path / "source", "README.md")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "vocab.txt").write_text("mine")
+    refuse(tmp_path / "data", "vocab.txt")
+    (tmp_path / "file").write_text("mine")
+    refuse(tmp_path / "file", "is a file")
+
+
+def test_a_save_that_fails_half_way_leaves_the_old_model(source, tmp_path):
+    """Under a limit on file sizes, which stops the writing as a full disk does."""
+    checkpoint = source("bert")
+    params, words = draw_params(checkpoint, "bert")
+    target = tmp_path / "target"
+    save_pretrained(target, checkpoint, params, words, HeadConfig("bert", 3), LABELS)
+    before = load_pretrained(str(target)).fingerprint
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot save a model.*space"):
+            save_pretrained(target, checkpoint, params, perturb(words), HeadConfig("bert", 3), LABELS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load_pretrained(str(target)).fingerprint == before
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "target"}
+
+
+def test_a_place_that_cannot_be_written(source, tmp_path):
+    checkpoint = source("bert")
+    params, words = draw_params(checkpoint, "bert")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot save a model"):
+        save_pretrained(tmp_path / "file" / "target", checkpoint, params, words, HeadConfig("bert", 3), LABELS)
+
+
+def test_parameters_that_do_not_fit(source, tmp_path):
+    checkpoint = source("bert")
+    params, words = draw_params(checkpoint, "bert")
+    for changed, config, labels, message in (
+        (params, HeadConfig("roberta", 3), LABELS, "roberta"),
+        (params, HeadConfig("bert", 3), LABELS[:2], "3 classes"),
+        (params, HeadConfig("bert", 3), ("a", "b", "a"), "distinct"),
+        (params, HeadConfig("bert", 2), LABELS[:2], "out/kernel"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            save_pretrained(tmp_path / "target", checkpoint, changed, words, config, labels)
+    with pytest.raises(ValueError, match="words"):
+        save_pretrained(tmp_path / "target", checkpoint, params, words[:-1], HeadConfig("bert", 3), LABELS)
+    words[3, 4] = np.nan
+    with pytest.raises(UserError, match="words hold NaN"):
+        save_pretrained(tmp_path / "target", checkpoint, params, words, HeadConfig("bert", 3), LABELS)
+    assert not (tmp_path / "target").exists()

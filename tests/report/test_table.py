@@ -1,0 +1,91 @@
+"""The table as a person sees it."""
+
+import io
+
+from rich.console import Console
+
+from ddllm.report.table import markdown_table, print_table
+
+ROWS = [
+    {
+        "name": "full",
+        "examples_per_class": None,
+        "accuracy_mean": 0.8213,
+        "accuracy_std": 0.0,
+        "runs": 1,
+        "seconds": 412.4,
+        "percent_of_full": 100.0,
+    }
+    | {"note": "3 epochs of AdamW, parameters chosen on validation"},
+    {
+        "name": "random",
+        "examples_per_class": 3,
+        "accuracy_mean": 0.5531,
+        "accuracy_std": 0.031,
+        "runs": 5,
+        "seconds": 1.2,
+        "percent_of_full": 67.34,
+    }
+    | {"head": "redrawn", "inner_steps": 3, "floats": None},
+    {
+        "name": "distilled",
+        "examples_per_class": 3,
+        "accuracy_mean": 0.788,
+        "accuracy_std": 0.0,
+        "runs": 1,
+        "seconds": 0.4,
+        "percent_of_full": 95.94,
+    }
+    | {"head": "zero", "inner_steps": 3, "floats": 73740, "note": "the head is the same every time"},
+    {"name": "distilled, redrawn heads", "examples_per_class": 3, "accuracy_mean": 0.7, "accuracy_std": 0.0123, "runs": 100, "seconds": 0.4}
+    | {"percent_of_full": 85.23, "head": "redrawn", "inner_steps": 3, "floats": 73740},
+]
+RESULTS = {
+    "config": {"data": {"source": "embedded"}, "model": {"name": "../models/my-bert"}},
+    "rows": ROWS,
+    "environment": {},
+}
+
+
+def printed(results) -> list[str]:
+    file = io.StringIO()
+    print_table(results, Console(file=file, width=80))
+    return file.getvalue().splitlines()
+
+
+def test_table_fits_eighty_columns_and_says_everything():
+    lines = printed(RESULTS)
+    assert max(map(len, lines)) <= 80
+    assert lines[0].strip() == "Rotten Tomatoes (embedded) with my-bert"
+    by_name = {line.split("  ")[0].strip(): line.split() for line in lines}
+    assert by_name["full"] == ["full", "–", "–", "–", "82.1", "±", "–", "100.0", "412"]
+    assert by_name["random"] == ["random", "3", "3", "–", "55.3", "±", "3.1", "(5)", "67.3", "1.2"]
+    assert by_name["distilled"] == ["distilled", "3", "3", "73,740", "78.8", "±", "–", "95.9", "0.4"]
+    text = " ".join(" ".join(lines).split())
+    assert "70.0 ± 1.2 (100)" in text
+    assert "distilled: the head is the same every time" in text
+
+
+def test_numbers_are_aligned_on_the_right():
+    lines = [line for line in printed(RESULTS) if "±" in line and "mean" not in line]
+    assert len(lines) == len(ROWS)
+    assert len({len(line.rstrip()) for line in lines}) == 1
+
+
+def test_rows_of_one_name_are_told_apart_by_their_heads():
+    rows = [{**ROWS[2]}, {**ROWS[3], "name": "distilled"}]
+    text = markdown_table({**RESULTS, "rows": rows})
+    assert "| distilled, zero head |" in text and "| distilled, redrawn head |" in text
+
+
+def test_names_found_in_the_data_come_first():
+    results = {**RESULTS, "environment": {"data": "SST-2", "model": "bert-base-uncased"}}
+    assert printed(results)[0].strip() == "SST-2 with bert-base-uncased"
+
+
+def test_markdown():
+    lines = markdown_table(RESULTS).splitlines()
+    assert lines[2] == "| training data | per class | inner steps | floats | accuracy, % | % of full | seconds |"
+    assert lines[4] == "| full | – | – | – | 82.1 ± – | 100.0 | 412 |"
+    assert all(line.count("|") == 8 for line in lines[2:8])
+    assert lines[-1] == "- distilled: the head is the same every time"
