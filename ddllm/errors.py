@@ -1,7 +1,7 @@
 """The one exception for mistakes that a user can mend.
 
-Every stage raises it with a single sentence (what is wrong, where, what to do); the command line prints that sentence and exits with status 2,
-without a traceback. Anything else that is raised is a defect of this library and keeps its traceback.
+Every stage raises it with a single sentence (what is wrong, where, what to do); the command line prints that sentence and exits with
+status 2, without a traceback. Anything else that is raised is a defect of this library and keeps its traceback.
 """
 
 

@@ -1,7 +1,7 @@
 """The command: `python -m ddllm.main --config configs/quickstart.py [--workdir DIR] [--mode prepare,distill] [--config.KEY=VALUE …]`.
 
-Reads a configuration and calls its stages in order. A mistake of the user's is one sentence and exit status 2; results go to the working directory, by default
-runs/<config's name>, and the same command there goes on where it was stopped.
+Reads a configuration and calls its stages in order. A mistake of the user's is one sentence and exit status 2; results go to the working
+directory, by default runs/<config's name>, and the same command there goes on where it was stopped.
 """
 
 import sys
@@ -46,8 +46,10 @@ def parse(arguments: list[str]) -> tuple[ConfigDict, list[str], Path]:
         raise SystemExit(0)
     if rest:
         raise UserError(f"{rest[0]!r} is not understood; keys are set as --config.KEY=VALUE, with no blanks around =.")
-    config = holder.value
-    names = list(STAGE_NAMES) if values["mode"].value == "all" else [name.strip() for name in values["mode"].value.split(",")]
+    config, mode = holder.value, str(values["mode"].value)
+    if config is None:
+        raise UserError("which configuration? Give one, such as --config configs/quickstart.py (see the folder configs).")
+    names: list[str] = list(STAGE_NAMES) if mode == "all" else [name.strip() for name in mode.split(",")]
     for name in names:
         if name not in STAGE_NAMES:
             raise UserError(f"--mode has no stage {name!r}{suggest(name, STAGE_NAMES)}; the stages are {', '.join(STAGE_NAMES)}.")

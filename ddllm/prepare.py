@@ -19,6 +19,7 @@ from ddllm.models.heads import HeadConfig
 from ddllm.models.learner import Learner, Start
 from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.models.scoring import Scorer
+from ddllm.runtime.devices import choose_devices
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,7 @@ class Prepared:
     def scorer(self, split: TokenSplit, limit: int = 0, learner: Learner | None = None) -> Scorer:
         """Measures accuracy on a split, or on a fixed random part of `limit` texts."""
         config = self.config
-        return Scorer(
-            learner or self.learner, self.start.words, split, config.evaluate.batch_size, self.buckets, limit, config.seed
-        )
+        return Scorer(learner or self.learner, self.start.words, split, config.evaluate.batch_size, self.buckets, limit, config.seed)
 
 
 def prepare(config: ConfigDict, cache: Path) -> Prepared:
@@ -89,14 +88,12 @@ def make_mesh(config: ConfigDict) -> Mesh:
     Raises:
         UserError: there are fewer devices, or a batch does not divide over them.
     """
-    wanted, present = config.runtime.devices, jax.device_count()
-    if wanted > present:
-        raise UserError(f"config.runtime.devices is {wanted}, but this machine has {present}; set it to 0 to use all there are.")
-    count = wanted or present
+    devices = choose_devices(config.runtime)
+    count = len(devices)
     for section in ("distill", "finetune"):
         if config[section].batch_size % count:
             raise UserError(
                 f"config.{section}.batch_size is {config[section].batch_size}, which does not divide over {count} devices; "
                 "make it a multiple or set config.runtime.devices."
             )
-    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
+    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)

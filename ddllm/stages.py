@@ -84,7 +84,10 @@ def prepare(run: Run) -> None:
     tokens, notes = run.prepared.tokens, run.prepared.tokens.notes
     sizes = ", ".join(f"{len(getattr(tokens, part)):,} {part}" for part in ("train", "validation", "test"))
     say(f"{tokens.name}: {sizes} texts; classes {', '.join(tokens.label_names)}")
-    for name, counts in (("duplicates removed", notes.get("duplicates_removed", {})), ("empty texts removed", notes.get("empty_removed", {}))):
+    for name, counts in (
+        ("duplicates removed", notes.get("duplicates_removed", {})),
+        ("empty texts removed", notes.get("empty_removed", {})),
+    ):
         if any(counts.values()):
             say(f"  {name}: " + ", ".join(f"{count} from {part}" for part, count in counts.items() if count))
     if any(notes["cut"].values()):
@@ -152,17 +155,13 @@ def distill(run: Run) -> None:
     prepared, config = run.prepared, run.config.distill
     data, recipe = first_data(prepared), recipe_of(config)
     method, optimizer = METHODS[config.gradient](), outer_optimizer(config)
-    step = OuterStep(
-        prepared.learner, recipe, prepared.start, data, method, optimizer, prepared.mesh, config.segments, config.average
-    )
+    step = OuterStep(prepared.learner, recipe, prepared.start, data, method, optimizer, prepared.mesh, config.segments, config.average)
     stream = BatchStream(prepared.tokens.train, config.batch_size, run.config.seed, prepared.buckets)
     scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
     checkpoints, metrics = Checkpoints(run.workdir.checkpoints, config.checkpoints_kept), run.metrics()
     loop = Loop(DISTILL, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics)
     try:
-        state, seconds = distil(
-            loop, step, learned_parts(data, recipe), stream, scorer, config.validation_heads, run.config.seed
-        )
+        state, seconds = distil(loop, step, learned_parts(data, recipe), stream, scorer, config.validation_heads, run.config.seed)
     finally:
         checkpoints.close()
         metrics.close()
@@ -238,5 +237,3 @@ def run_stages(run: Run, names: list[str]) -> None:
     for name, stage in STAGES.items():
         if name in names:
             stage(run)
-
-

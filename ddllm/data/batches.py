@@ -5,7 +5,7 @@ are compiled.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,10 +24,10 @@ class Batch(NamedTuple):
         weight: float32 [B], 0 for rows that only fill the batch up.
     """
 
-    ids: np.ndarray
-    mask: np.ndarray
-    labels: np.ndarray
-    weight: np.ndarray
+    ids: Any
+    mask: Any
+    labels: Any
+    weight: Any
 
 
 def length_buckets(lengths: np.ndarray, maximum: int, multiple: int = 8, most: int = 4) -> tuple[int, ...]:

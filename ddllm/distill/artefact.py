@@ -113,7 +113,9 @@ def load_distilled(folder: str | Path) -> Distilled:
     folder = Path(folder)
     for name in (ARRAYS, RECIPE):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is not a distilled data set: it has no {name}; give the folder that a run wrote, such as runs/quickstart/distilled.")
+            raise UserError(
+                f"{folder} is not a distilled data set: it has no {name}; give the folder that a run wrote, such as runs/quickstart/distilled."
+            )
     try:
         card = json.loads((folder / RECIPE).read_text())
     except ValueError as error:
@@ -126,7 +128,7 @@ def load_distilled(folder: str | Path) -> Distilled:
     try:
         arrays = load(content)
         recipe = Recipe(**card["recipe"])
-        data = DistilledData(**{name: arrays.pop(name) for name in ("embeddings", "mask", "labels", "rates")})
+        data = DistilledData(*(arrays.pop(name) for name in ("embeddings", "mask", "labels", "rates")))
     except (SafetensorError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is incomplete ({error}); get the folder again.") from None
     data = data.replace(head=_unflatten({name.removeprefix("head."): value for name, value in arrays.items()}) or None)

@@ -1,7 +1,7 @@
 """The distilled data set: one pytree that stands for a whole learning recipe.
 
-It holds what is fed (embeddings, mask, labels), in which order (inner batches, gone through `passes` times) and at which rates. `Recipe` holds the constants that
-turn the arrays into a training run. Everything that learns from distilled data takes these two and nothing else.
+It holds what is fed (embeddings, mask, labels), in which order (inner batches, gone through `passes` times) and at which rates. `Recipe`
+holds the constants that turn the arrays into a training run. Everything that learns from distilled data takes these two and nothing else.
 """
 
 import dataclasses

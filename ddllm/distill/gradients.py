@@ -1,7 +1,7 @@
 """Ways to differentiate through an inner gradient step: the same numbers at another cost.
 
-A method answers two questions: how the scaled inner gradient `rate ⊙ ∇_θ ℓ(θ, batch)` is computed so that it can itself be differentiated, and what is kept
-of a step for the backward pass. They are exchangeable: `unroll(…, method=Mixed())`.
+A method answers two questions: how the scaled inner gradient `rate ⊙ ∇_θ ℓ(θ, batch)` is computed so that it can itself be
+differentiated, and what is kept of a step for the backward pass. They are exchangeable: `unroll(…, method=Mixed())`.
 
 | method | cost of a step, in forward passes | memory of S steps |
 |---|---|---|
@@ -72,7 +72,8 @@ class Mixed:
 
         θ̄ = ∂_θ[∇_θ ℓ · v] = jvp of ∇_θ ℓ along (v, 0),   φ̄ = ∂_φ[∇_θ ℓ · v] = jvp of ∇_φ ℓ along (v, 0),   rate̅ = ⟨∇_θ ℓ, u⟩
 
-    so activations of a backward pass are never stored (MixFlow-MG, arXiv 2505.00793). The result cannot be differentiated in forward mode, nor once more.
+    so activations of a backward pass are never stored (MixFlow-MG, arXiv 2505.00793). The result cannot be differentiated in forward
+    mode, nor once more.
     """
 
     def gradient(self, loss: Loss) -> ScaledGradient:

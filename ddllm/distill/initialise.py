@@ -1,6 +1,7 @@
 """First values of a distilled data set: noise at the embeddings' scale, random real examples, or chosen ones.
 
-Real examples made into the same arrays, with hard labels and one constant rate, are also the baselines that distilled data is compared with.
+Real examples made into the same arrays, with hard labels and one constant rate, are also the baselines that distilled data is compared
+with.
 """
 
 import numpy as np
@@ -29,9 +30,7 @@ def first_labels(labels: np.ndarray, classes: int, kind: str) -> np.ndarray:
     return one_hot * np.float32(np.log(0.95 * (classes - 1) / 0.05))
 
 
-def pick_examples(
-    split: TokenSplit, classes: int, per_class: int, rng: np.random.Generator, at_least: int = 0
-) -> list[np.ndarray]:
+def pick_examples(split: TokenSplit, classes: int, per_class: int, rng: np.random.Generator, at_least: int = 0) -> list[np.ndarray]:
     """Row numbers of random examples, an array for each class.
 
     Args:

@@ -1,7 +1,7 @@
 """The inner loop: learn from a distilled data set, differentiably.
 
-The only place where parameters are trained on distilled (or as few real) examples: distillation differentiates it, evaluation merely runs it.
-Step t changes the parameters by θ ← θ − η_t ⊙ update(∇_θ ℓ(θ, batch_t)), one `jax.lax.scan` over t.
+The only place where parameters are trained on distilled (or as few real) examples: distillation differentiates it, evaluation merely runs
+it. Step t changes the parameters by θ ← θ − η_t ⊙ update(∇_θ ℓ(θ, batch_t)), one `jax.lax.scan` over t.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import optax
 
 from ddllm.distill.dataset import DistilledData, Recipe, actual_rates, inner_order, spread_rates
 from ddllm.distill.gradients import Direct, Method
-from ddllm.models.learner import Learner, cross_entropy, target_weights
 from ddllm.models.encoder import Tree
+from ddllm.models.learner import Learner, cross_entropy, target_weights
 
 # Direction of a step, before the learned rate scales it. `eps_root` keeps Adam's square root differentiable at zero.
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation] | None] = {
@@ -52,7 +52,8 @@ def unroll(
         params: initial parameters {"body", "head"}.
         data: the distilled data set, with S = M x passes rows of rates.
         method: how a derivative through this function is computed (see gradients.py); makes no difference to the result.
-        segments: group the steps into so many blocks, each computed again as a whole in a backward pass; S / segments + segments parameter trees are then kept
+        segments: group the steps into so many blocks, each computed again as a whole in a backward pass; S / segments + segments
+        parameter trees are then kept
             instead of S. Must divide S.
         optimizer: an Optax transformation used instead of the recipe's.
 

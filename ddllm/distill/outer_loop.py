@@ -52,7 +52,7 @@ def outer_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         optax.multi_transform(
             {part: for_part(rate) for part, rate in rates.items()},
-            lambda learned: {part: jax.tree.map(lambda _: part, tree) for part, tree in learned.items()},
+            lambda learned: {part: part for part in learned},
         ),
     )
 

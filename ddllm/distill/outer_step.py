@@ -108,7 +108,7 @@ class OuterStep:
         def finish(state: OuterState, pullback: Any, cotangent: Tree) -> tuple[OuterState, jax.Array]:
             gradient = jax.shard_map(pull, mesh=mesh, in_specs=(ALL, EACH), out_specs=ALL, check_vma=False)(pullback, cotangent)
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.learned)
-            learned = optax.apply_updates(state.learned, updates)
+            learned = jax.tree.map(jnp.add, state.learned, updates)
             # A short memory at first: the average must not remember the start for long.
             decay = jnp.minimum(average, (1.0 + state.step) / (10.0 + state.step)) if average else 0.0
             mean = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.average, learned)
@@ -118,9 +118,7 @@ class OuterStep:
         self._train = jax.jit(train)
         # Every device unrolls the same inner loop, inside the same kind of map that pulls back, since a pullback can only be used where it was made.
         self._begin = jax.jit(jax.shard_map(begin, mesh=mesh, in_specs=ALL, out_specs=ALL, check_vma=False))
-        self._measure = jax.jit(
-            jax.shard_map(measure, mesh=mesh, in_specs=(ALL, ALL, EACH), out_specs=(ALL, ALL, EACH), check_vma=False)
-        )
+        self._measure = jax.jit(jax.shard_map(measure, mesh=mesh, in_specs=(ALL, ALL, EACH), out_specs=(ALL, ALL, EACH), check_vma=False))
         self._finish = jax.jit(finish)
 
     def __call__(self, state: OuterState, batch: Batch, key: jax.Array) -> tuple[OuterState, dict[str, jax.Array]]:

@@ -1,7 +1,7 @@
 """Fine-tuning on the whole training split: the baseline that every percentage in the results refers to.
 
-The usual recipe: AdamW without decay of biases and norms, a linear rise and fall of the rate, clipped gradients, and the parameters of the best validation.
-Batches hold texts of similar length. Runs resume from their last checkpoint with the same numbers.
+The usual recipe: AdamW without decay of biases and norms, a linear rise and fall of the rate, clipped gradients, and the parameters of
+the best validation. Batches hold texts of similar length. Runs resume from their last checkpoint with the same numbers.
 """
 
 from typing import Any, NamedTuple
@@ -91,7 +91,7 @@ def finetune(prepared: Prepared, seed: int, checkpoints: Checkpoints, metrics: M
     def step(params: Tree, memory: Any, words: jax.Array, batch: Batch) -> tuple[Tree, Any, jax.Array, jax.Array]:
         (value, correct), gradient = jax.value_and_grad(loss, has_aux=True)(params, words, batch)
         updates, memory = optimizer.update(gradient, memory, params)
-        return optax.apply_updates(params, updates), memory, value, correct
+        return jax.tree.map(jnp.add, params, updates), memory, value, correct
 
     compiled = jax.jit(step, donate_argnums=(0, 1))
 

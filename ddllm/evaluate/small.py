@@ -1,6 +1,7 @@
 """Training on a small data set, distilled or real, over redrawn heads: the rows that stand beside full-data fine-tuning.
 
-Both kinds go through the same inner loop; random real examples are a `DistilledData` with hard labels and one constant rate, tuned on validation texts.
+Both kinds go through the same inner loop; random real examples are a `DistilledData` with hard labels and one constant rate, tuned on
+validation texts.
 """
 
 import time
@@ -118,9 +119,7 @@ def evaluate_random(prepared: Prepared, like: DistilledData, recipe: Recipe) -> 
         rng = np.random.default_rng([prepared.config.seed, 23, index])
         picked = pick_examples(tokens.train, classes, per_class, rng)
         embeddings, mask = real_data(words, tokens.train, picked, batches, length)
-        data = assemble(
-            embeddings, mask, classes=classes, per_class=per_class, passes=recipe.passes, kind="hard", groups=1, rate=rate
-        )
+        data = assemble(embeddings, mask, classes=classes, per_class=per_class, passes=recipe.passes, kind="hard", groups=1, rate=rate)
         return jax.tree.map(jnp.asarray, data)
 
     rates, draws = tuple(config.random_rates), config.random_draws
@@ -130,15 +129,15 @@ def evaluate_random(prepared: Prepared, like: DistilledData, recipe: Recipe) -> 
     with Progress((len(rates) + 1) * draws, "evaluate: random real examples") as progress:
 
         def accuracies(rate: float, scorer: Scorer) -> list[float]:
-            return [
-                score_heads(learner, recipe, start, draw(index, rate), scorer, [keys[index]], progress)[0] for index in range(draws)
-            ]
+            return [score_heads(learner, recipe, start, draw(index, rate), scorer, [keys[index]], progress)[0] for index in range(draws)]
 
         tuned = max(rates, key=lambda rate: float(np.mean(accuracies(rate, validation))))
         reached = accuracies(tuned, test)
     data = draw(0, tuned)
     seconds = training_seconds(learner, recipe, start, data)
-    note = f"SGD rate {tuned:g} of {', '.join(f'{rate:g}' for rate in rates)}, chosen on validation" + _of_texts(test.texts, len(tokens.test))
+    note = f"SGD rate {tuned:g} of {', '.join(f'{rate:g}' for rate in rates)}, chosen on validation" + _of_texts(
+        test.texts, len(tokens.test)
+    )
     return small_row("random", reached, data, classes, seconds, head="redrawn", texts=test.texts, note=note)
 
 
@@ -148,9 +147,5 @@ def head_keys(prepared: Prepared, count: int) -> list[jax.Array]:
     return [jax.random.fold_in(base, index) for index in range(count)]
 
 
-
-
 def _of_texts(used: int, present: int) -> str:
     return "" if used == present else f", on a fixed random part of {used} test texts"
-
-

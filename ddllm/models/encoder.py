@@ -1,7 +1,8 @@
 """One BERT-family encoder, written as a pure function of a parameter tree.
 
-BERT, RoBERTa, DistilBERT and MiniLM-type BERTs are the same function with other constants, which `EncoderConfig` holds. The encoder takes *input
-embeddings*, because those are what is distilled: token ids are looked up outside, so the word table needs no gradient in an inner loop.
+BERT, RoBERTa, DistilBERT and MiniLM-type BERTs are the same function with other constants, which `EncoderConfig` holds. The encoder takes
+*input embeddings*, because those are what is distilled: token ids are looked up outside, so the word table needs no gradient in an inner
+loop.
 
 Parameter tree of a body (nested dicts of arrays, nothing else; a `dense` is `{"kernel": [in, out], "bias": [out]}`, a `norm` is
 `{"scale": [D], "bias": [D]}`):

@@ -1,6 +1,7 @@
 """Classification heads, as the Hugging Face classes have them, plus mean pooling.
 
-Tree of a head: `out` (dense D to C) and, except for mean pooling, `dense` (dense D to D) in front of it. `HeadConfig` says how hidden states become one vector.
+Tree of a head: `out` (dense D to C) and, except for mean pooling, `dense` (dense D to D) in front of it. `HeadConfig` says how hidden
+states become one vector.
 """
 
 from dataclasses import dataclass

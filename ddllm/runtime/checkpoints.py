@@ -1,8 +1,8 @@
 """Checkpoints of a stage's whole state, written in the background by Orbax; hands back the state in the shape of a template.
 
-A state is any pytree of arrays (NamedTuples of optimizers too). It is saved from host memory as nested dicts of NumPy arrays under the pytree's own
-names, without a word about devices, so that a run can go on with another number of them, and a notebook can read it without this library's types.
-Random keys are not part of it: all randomness derives from (seed, step).
+A state is any pytree of arrays (NamedTuples of optimizers too). It is saved from host memory as nested dicts of NumPy arrays under the
+pytree's own names, without a word about devices, so that a run can go on with another number of them, and a notebook can read it without
+this library's types. Random keys are not part of it: all randomness derives from (seed, step).
 """
 
 import logging
@@ -38,7 +38,8 @@ class Checkpoints:
         """Save a copy of `state`, in the background unless `wait`; a step that is already there stays as it is.
 
         Raises:
-            OSError, ValueError: the disk refused this save or, in the background, the one before (`guard_storage` turns them into a `UserError`).
+            OSError, ValueError: the disk refused this save or, in the background, the one before (`guard_storage` turns them into a
+            `UserError`).
         """
         import orbax.checkpoint as ocp
 

@@ -1,7 +1,7 @@
 """The one loop that long work runs in: resume, step, validate, write figures, save, show progress.
 
-The state is a named tuple of arrays with a field `step`; whatever a step needs beyond it must derive from the step's number, which makes a run that was killed and
-started again the same as one that was not, bit for bit.
+The state is a named tuple of arrays with a field `step`; whatever a step needs beyond it must derive from the step's number, which makes
+a run that was killed and started again the same as one that was not, bit for bit.
 """
 
 import time

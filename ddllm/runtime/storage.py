@@ -74,7 +74,8 @@ def describe_refusal(error: BaseException, path: Path | str | None = None) -> st
 def write_atomically(path: Path) -> Iterator[Path]:
     """Hand out a temporary path beside `path`; when the `with` block ends well it replaces `path`, else it is removed.
 
-    The temporary path has the same ending, for writers that choose the format by it. A crash at any moment leaves the old file or the new one.
+    The temporary path has the same ending, for writers that choose the format by it. A crash at any moment leaves the old file or the new
+    one.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
     temporary = Path(name)

@@ -1,7 +1,7 @@
 """A run's working directory: where each stage's files lie, and that one folder holds one run; hands on paths.
 
-A folder belongs to the configuration it was first used with. The same configuration resumes there; another one is refused, so that files of two runs
-never mix. A lock keeps two processes out of one folder; the operating system drops it when the process ends, however it ends.
+A folder belongs to the configuration it was first used with. The same configuration resumes there; another one is refused, so that files
+of two runs never mix. A lock keeps two processes out of one folder; the operating system drops it when the process ends, however it ends.
 """
 
 import fcntl

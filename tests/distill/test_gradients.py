@@ -111,7 +111,9 @@ def test_memory_of_checkpointed_and_mixed_is_smaller(wider):
     def temporaries(kind: str, segments: int = 1) -> int:
         learned, outer_loss = make_problem(wider, 8)
         program = jax.jit(jax.grad(lambda x: outer_loss(x, METHODS[kind](), segments)))
-        return program.lower(learned).compile().memory_analysis().temp_size_in_bytes
+        analysis = program.lower(learned).compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
 
     direct, checkpointed, mixed = (temporaries(kind) for kind in KINDS)
     assert checkpointed < 0.7 * direct

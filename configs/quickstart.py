@@ -1,0 +1,48 @@
+"""Rotten Tomatoes snippets on MiniLM-L6, both from packages: the whole job on a laptop, with no hub and no PyTorch.
+
+make quickstart
+python -m ddllm.main --config configs/quickstart.py
+"""
+
+from ml_collections import ConfigDict
+
+from ddllm.config import default_config
+from ddllm.recipes import apply_argument
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The configuration, changed by what stands after the colon."""
+    config = default_config()
+    config.name = "quickstart"
+
+    config.model.name = "embedded"
+    config.model.head = "mean"
+
+    config.data.source = "embedded"
+    config.data.validation = config.data.test = ""  # its own parts, split by film
+    config.data.length = 48  # 4 % of the texts are longer
+
+    distill = config.distill
+    distill.examples_per_class = distill.batches = 3
+    distill.length = 32
+    distill.initial = "real"
+    distill.head = "zero"  # the first step sets the head, the next ones steer the body
+    distill.rates = "layer"
+    distill.initial_rate = 0.05
+    distill.outer_steps = 280
+    distill.batch_size = 16
+    distill.warmup = 0.05
+    distill.validate_every = 70
+    distill.checkpoint_every = 35
+
+    config.finetune.epochs = 1.5
+    config.finetune.rate = 3e-4
+    config.finetune.train_words = False
+    config.finetune.validations = 3
+    config.finetune.checkpoints = 3
+
+    config.evaluate.heads = 20
+    config.evaluate.head_texts = 500
+    config.evaluate.random_draws = 3
+    config.evaluate.tuning_texts = 200
+    return apply_argument(config, argument)
