@@ -7,11 +7,17 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # A person's cache of compiled programs must not decide what a test sees.
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 
+import json  # noqa: E402
 from importlib.util import find_spec  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+from ddllm.models.encoder import EncoderConfig, layer_name  # noqa: E402
+from ddllm.models.heads import HeadConfig, init_head  # noqa: E402
+from ddllm.models.learner import Learner  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -34,4 +40,117 @@ def shared_data() -> Path:
     folder = Path(__file__).resolve().parents[1].parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the shared data sets are not beside the repository")
+    return folder
+
+
+def make_body(config: EncoderConfig, seed: int = 0):
+    """Random parameters of an encoder, large enough that nothing in it is close to linear."""
+    rng = np.random.default_rng(seed)
+
+    def dense(inputs, outputs):
+        return {
+            "kernel": (rng.standard_normal((inputs, outputs)) / np.sqrt(inputs)).astype(np.float32),
+            "bias": (0.1 * rng.standard_normal(outputs)).astype(np.float32),
+        }
+
+    def norm():
+        return {
+            "scale": (1 + 0.1 * rng.standard_normal(config.hidden)).astype(np.float32),
+            "bias": (0.1 * rng.standard_normal(config.hidden)).astype(np.float32),
+        }
+
+    width, inner = config.hidden, config.feed_forward
+    layers = {
+        layer_name(index): {
+            "attention": {"qkv": dense(width, 3 * width), "out": dense(width, width), "norm": norm()},
+            "feed_forward": {"up": dense(width, inner), "down": dense(inner, width), "norm": norm()},
+        }
+        for index in range(config.layers)
+    }
+    tables = {
+        "position": (0.1 * rng.standard_normal((config.positions, width))).astype(np.float32),
+        "token_type": (0.1 * rng.standard_normal((config.token_types, width))).astype(np.float32),
+        "norm": norm(),
+    }
+    return {"embeddings": tables, "layers": layers}
+
+
+def make_learner(hidden: int, length: int = 16, start: str = "redrawn", layers: int = 2, classes: int = 3):
+    """A learner and its parameters."""
+    config = EncoderConfig("bert", 50, hidden, layers, 2, 2 * hidden, length, 0, 2, "gelu", 1e-12, 0)
+    learner = Learner(config, HeadConfig("mean", classes, 0.3), start)
+    return learner, {"body": make_body(config), "head": init_head(jax.random.key(1), learner.head, hidden)}
+
+
+@pytest.fixture
+def tiny():
+    return make_learner(8)
+
+
+@pytest.fixture
+def wider():
+    return make_learner(64)
+
+
+GOOD = "good great fine lovely warm clever moving rich".split()
+BAD = "bad dull awful flat cold stupid boring poor".split()
+OTHER = "the a film plot actor scene story is was and very with".split()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A random BERT of two layers in the hub's format, with a tokenizer that knows the words of `tiny_corpus`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    from ddllm.models.pretrained import Pretrained
+    from ddllm.models.save import save_pretrained
+
+    source = tmp_path_factory.mktemp("source")
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *GOOD, *BAD, *OTHER]
+    words = {name: index for index, name in enumerate(names)}
+    config = EncoderConfig("bert", len(words), 16, 2, 2, 32, 24, 0, 2, "gelu", 1e-12, 0)
+    (source / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "bert",
+                "vocab_size": config.vocabulary,
+                "hidden_size": config.hidden,
+                "num_hidden_layers": config.layers,
+                "num_attention_heads": config.heads,
+                "intermediate_size": config.feed_forward,
+                "max_position_embeddings": config.positions,
+            }
+        )
+    )
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer.save(str(source / "tokenizer.json"))
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    (source / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **special}))
+    table = np.random.default_rng(9).standard_normal((len(words), config.hidden)).astype(np.float32)
+    pretrained = Pretrained("tiny", source, config, make_body(config), table, None, None, "")
+    head = HeadConfig("bert", 2, 0.3)
+    target = tmp_path_factory.mktemp("models") / "tiny"
+    params = {"body": pretrained.body, "head": init_head(jax.random.key(0), head, config.hidden)}
+    save_pretrained(target, pretrained, params, table, head, ("negative", "positive"))
+    return target
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory) -> Path:
+    """A folder with train.jsonl and test.jsonl: sentences whose class is told by one word."""
+    rng = np.random.default_rng(4)
+    folder = tmp_path_factory.mktemp("corpus")
+    seen = set()
+    for name, rows in (("train", 160), ("test", 48)):
+        lines = []
+        while len(lines) < rows:
+            label = int(rng.integers(2))
+            text = [*rng.choice(OTHER, rng.integers(2, 9)), rng.choice((BAD, GOOD)[label])]
+            text = " ".join(rng.permutation(text))
+            if text not in seen:
+                seen.add(text)
+                lines.append(json.dumps({"text": text, "label": ("negative", "positive")[label]}))
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     return folder

@@ -1,0 +1,259 @@
+"""The command from end to end on a tiny model and corpus: results, resumption bit for bit, and a sentence for every mistake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddllm.distill.artefact import load_distilled
+from ddllm.main import main, parse
+from ddllm.runtime.metrics import read_metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICKSTART = str(ROOT / "configs" / "quickstart.py")
+
+
+@pytest.fixture
+def arguments(tiny_model, tiny_corpus, tmp_path):
+    """make(**overrides) -> command line of a small run in tmp_path/run."""
+
+    def make(config=QUICKSTART, workdir=None, mode="all", **overrides):
+        values = {
+            "model.name": tiny_model,
+            "model.head_deviation": 0.3,
+            "data.source": tiny_corpus,
+            "data.test": "test",
+            "data.length": 12,
+            "distill.length": 6,
+            "distill.outer_steps": 12,
+            "distill.batch_size": 8,
+            "distill.validate_every": 4,
+            "distill.checkpoint_every": 3,
+            "finetune.batch_size": 8,
+            "evaluate.heads": 3,
+            "evaluate.head_texts": 30,
+            "evaluate.random_draws": 2,
+            "evaluate.random_rates": "(0.1,0.01)",
+            "runtime.devices": 1,
+            "runtime.compilation_cache": "",
+            **{key.replace("__", "."): value for key, value in overrides.items()},
+        }
+        line = [f"--config={config}", f"--workdir={workdir or tmp_path / 'run'}", f"--mode={mode}"]
+        return line + [f"--config.{key}={value}" for key, value in values.items()]
+
+    return make
+
+
+def test_the_whole_job(arguments, tmp_path, capsys):
+    assert main(arguments(distill__outer_steps=60, distill__rate_embeddings=0.05)) == 0
+    run = tmp_path / "run"
+    results = json.loads((run / "results.json").read_text())
+    rows = {row["name"]: row for row in results["rows"]}
+    assert list(rows) == ["full", "random", "distilled", "distilled, redrawn heads"]
+    for row in rows.values():
+        assert {"name", "examples_per_class", "accuracy_mean", "accuracy_std", "runs", "seconds", "percent_of_full"} <= set(row)
+        assert 0 <= row["accuracy_mean"] <= 1 and row["seconds"] > 0
+    assert rows["full"]["examples_per_class"] is None and rows["full"]["percent_of_full"] == 100
+    assert rows["distilled"]["runs"] == 1 and rows["distilled"]["accuracy_std"] == 0
+    assert rows["distilled, redrawn heads"]["runs"] == 3 and rows["random"]["runs"] == 2
+    assert rows["distilled"]["accuracy_mean"] > 0.8 > rows["random"]["accuracy_mean"]
+    assert rows["distilled"]["percent_of_full"] == pytest.approx(
+        100 * rows["distilled"]["accuracy_mean"] / rows["full"]["accuracy_mean"], abs=0.01
+    )
+    assert results["config"]["distill"]["outer_steps"] == 60 and results["environment"]["devices"] >= 1
+    assert (run / "curve.png").read_bytes().startswith(b"\x89PNG") and "distilled" in (run / "results.md").read_text()
+    assert any((run / "events").rglob("events.out.tfevents*"))
+    distilled = load_distilled(run / "distilled")
+    assert distilled.label_names == ("negative", "positive") and distilled.data.embeddings.shape == (3, 2, 6, 16)
+    assert distilled.card["validation_accuracy"] == max(
+        pytest.approx(line["validation_accuracy"])
+        for line in read_metrics(run / "metrics.jsonl")
+        if line["stage"] == "distill" and "validation_accuracy" in line
+    )
+    assert "distilled" in capsys.readouterr().out
+    # A second start of the same command does nothing again.
+    before = (run / "metrics.jsonl").read_bytes()
+    assert main(arguments(mode="distill,finetune", distill__outer_steps=60, distill__rate_embeddings=0.05)) == 0
+    assert (run / "metrics.jsonl").read_bytes() == before
+    again = json.loads((run / "results.json").read_text())["rows"]
+    assert again[0]["accuracy_mean"] == rows["full"]["accuracy_mean"]
+
+
+@pytest.mark.parametrize("head, labels, initial", [("redrawn", "hard", "noise"), ("learned", "soft", "real"), ("fixed", "unrestricted", "file")])
+def test_other_recipes(arguments, tiny_corpus, tmp_path, head, labels, initial):
+    initial = tiny_corpus / "train.jsonl" if initial == "file" else initial
+    overrides = {"distill.head": head, "distill.labels": labels, "distill.initial": initial, "distill.passes": 2, "model.head": "bert"}
+    assert main(arguments(mode="distill,evaluate", **overrides)) == 0
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    found = {row["name"]: row for row in rows}
+    assert found["distilled"]["inner_steps"] == 6 and found["distilled"]["head"] == head
+    assert ("distilled, redrawn heads" in found) == (head != "redrawn")
+    distilled = load_distilled(tmp_path / "run" / "distilled")
+    assert (distilled.data.head is not None) == (head == "learned")
+
+
+def start(line):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen([sys.executable, "-m", "ddllm.main", *line], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("stage", ["distill", "finetune"])
+def test_killed_and_started_again_gives_the_same_bits(arguments, tmp_path, stage):
+    overrides = {
+        "distill.outer_steps": 400,
+        "distill.validate_every": 50,
+        "distill.checkpoint_every": 7,
+        "distill.average": 0.9,
+        "distill.head": "redrawn",
+        "finetune.epochs": 20,
+        "finetune.checkpoints": 40,
+        "runtime.tensorboard": "False",
+    }
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    process = start(arguments(workdir=whole, mode=stage, **overrides))
+    assert process.wait(300) == 0, process.stderr.read().decode()
+    checkpoints = broken / ("checkpoints" if stage == "distill" else "finetune/seed-0")
+    kills = 0
+    for _ in range(2):
+        process = start(arguments(workdir=broken, mode=stage, **overrides))
+        known = {path.name for path in checkpoints.glob("[0-9]*")}
+        deadline = time.monotonic() + 200
+        while process.poll() is None and time.monotonic() < deadline:
+            if {path.name for path in checkpoints.glob("[0-9]*")} - known:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.005)
+        process.wait()
+    assert kills, "the run was over before it could be killed"
+    process = start(arguments(workdir=broken, mode=stage, **overrides))
+    assert process.wait(300) == 0, process.stderr.read().decode()
+
+    def figures(folder):
+        return [{key: value for key, value in line.items() if key not in ("time", "elapsed")} for line in read_metrics(folder / "metrics.jsonl")]
+
+    assert figures(whole) == figures(broken) and len(figures(whole)) >= 300
+    if stage == "distill":
+        name = Path("distilled/distilled.safetensors")
+        assert (whole / name).read_bytes() == (broken / name).read_bytes()
+    else:
+        row, other = (json.loads((folder / "results.json").read_text())["rows"][0] for folder in (whole, broken))
+        assert row["accuracy_mean"] == other["accuracy_mean"]
+
+
+def test_divergence_stops_the_run(arguments, tmp_path, capsys):
+    line = arguments(mode="distill", distill__outer_steps=6, distill__checkpoint_every=1, distill__initial_rate=1e30)
+    assert main(line) == 2
+    message = capsys.readouterr().err
+    assert "distill stopped at step 1" in message and "config.distill.initial_rate" in message and "Traceback" not in message
+    assert not (tmp_path / "run" / "distilled").exists()
+
+
+def edit_model(folder, tmp_path, change):
+    import shutil
+
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    change(copy)
+    return copy
+
+
+def drop_tensor(folder):
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["bert.encoder.layer.1.output.dense.weight"]
+    save_file(tensors, folder / "model.safetensors")
+
+
+def test_bad_models(arguments, tiny_model, tmp_path, capsys):
+    def message(**overrides):
+        assert main(arguments(mode="prepare", **overrides)) == 2
+        return capsys.readouterr().err
+
+    assert "config.json" in message(model__name=edit_model(tiny_model, tmp_path / "a", lambda f: (f / "config.json").unlink()))
+    assert "encoder.layer.1.output.dense.weight" in message(
+        model__name=edit_model(tiny_model, tmp_path / "b", drop_tensor), workdir=tmp_path / "r2"
+    )
+    other = edit_model(tiny_model, tmp_path / "c", lambda f: (f / "config.json").write_text('{"model_type": "gpt2"}'))
+    assert "roberta" in message(model__name=other, workdir=tmp_path / "r3")
+    assert "24 positions" in message(data__length=25, workdir=tmp_path / "r4")
+
+
+def test_bad_data(arguments, tmp_path, capsys):
+    def message(lines, **overrides):
+        folder = tmp_path / f"data{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        for name in ("train", "test"):
+            (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert main(arguments(mode="prepare", data__source=folder, workdir=folder / "run", **overrides)) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("ddllm: ") and error.count("\n") == 1 and "Traceback" not in error
+        return error
+
+    good = [{"text": f"good film {n}", "label": "x"} for n in range(9)] + [{"text": f"bad film {n}", "label": "y"} for n in range(9)]
+    assert "did you mean text?" in message(good, data__text_column="texts")
+    assert "class" in message(good[:9])
+    assert "empty" in message([{**line, "text": "  "} for line in good])
+    assert "'y'" in message(good, data__label_names="('x','z')")
+    assert main(arguments(mode="prepare", data__source=tmp_path / "nowhere.csv", workdir=tmp_path / "r")) == 2
+    assert "nowhere.csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ([], "which configuration?"),
+        (["--config=configs/quikstart.py"], "did you mean configs/quickstart.py?"),
+        (["--config", "configs/quikstart.py"], "did you mean configs/quickstart.py?"),
+        ([f"--config={QUICKSTART}", "--config.distill.outersteps=3"], "did you mean distill.outer_steps?"),
+        ([f"--config={QUICKSTART}", "--config.distil.outer_steps=3"], "did you mean distill.outer_steps?"),
+        ([f"--config={QUICKSTART}", "--config.distill.outer_steps=many"], "many"),
+        ([f"--config={QUICKSTART}", "--config.distill.outer_steps=0"], "must be greater than 0"),
+        ([f"--config={QUICKSTART}", "--config.distill.head=zeroes"], "did you mean zero?"),
+        ([f"--config={QUICKSTART}", "--config.distill.batches=2"], "does not divide"),
+        ([f"--config={QUICKSTART}", "--mode=distil"], "did you mean distill?"),
+        ([f"--config={QUICKSTART}", "--wrkdir=x"], "workdir"),
+        ([f"--config={QUICKSTART}", "extra"], "'extra' is not understood"),
+        ([f"--config={QUICKSTART}:smok"], "did you mean smoke?"),
+        ([f"--config={QUICKSTART}:examples=many"], "not a whole number"),
+    ],
+)
+def test_bad_command_lines(line, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    line = line if any(part.startswith("--wrkdir") for part in line) else [*line, f"--workdir={tmp_path / 'run'}"] if line else line
+    assert main(line) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_folder_of_another_run(arguments, tmp_path, capsys):
+    assert main(arguments(mode="prepare")) == 0
+    assert main(arguments(mode="prepare", distill__outer_steps=13)) == 2
+    assert "distill.outer_steps is 12 there and 13 here" in capsys.readouterr().err
+    assert main(arguments(mode="evaluate")) == 2
+    assert "--mode=distill first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_long", "ag_news", "imdb", "rotten_tomatoes", "sst2"])
+def test_every_configuration_and_its_variants(name):
+    path = ROOT / "configs" / f"{name}.py"
+    config, names, workdir = parse([f"--config={path}"])
+    assert workdir == Path("runs") / name and names == ["prepare", "finetune", "distill", "evaluate", "report"]
+    assert path.read_text().count(f"--config configs/{name}.py") == 1
+    small, _, other = parse([f"--config={path}:model=org/some-model,examples=6,smoke"])
+    assert small.model.name == "org/some-model" and small.distill.examples_per_class == 6 and small.distill.outer_steps == 4
+    assert other.name == f"{name}-some-model-examples6-smoke"
+    assert config.distill.outer_steps > 100
+
+
+def test_importing_is_quick():
+    code = "import time, sys; t = time.time(); import ddllm, ddllm.main; print(time.time() - t, 'transformers' in sys.modules)"
+    seconds, loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
+    assert loaded == "False" and np.isfinite(float(seconds))
