@@ -13,4 +13,17 @@ Shape letters, used as suffixes of names in dense code: S inner step, M inner ba
 D hidden size, H heads, K head size, F feed-forward size, L layers, C classes, V vocabulary, P position rows, Y token types.
 """
 
+from typing import Any
+
 __version__ = "0.1.0"
+
+# Public names, imported at first use: `import ddllm` stays quick.
+_PUBLIC = {"train": "ddllm.use", "load_distilled": "ddllm.distill.artefact", "UserError": "ddllm.errors"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'ddllm' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_PUBLIC[name]), name)

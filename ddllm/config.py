@@ -1,7 +1,8 @@
 """Every configuration key, declared once with its default and its meaning.
 
 A file in configs/ starts from `default_config()`, changes what it needs and returns the result; the command line changes single keys
-(`--config.distill.outer_steps=500`). `validate` is called once, before anything runs; `resolve`d configs are plain dicts and saved with every result.
+(`--config.distill.outer_steps=500`). `validate` is called once, before anything runs; what `resolve` gives is saved
+with every result.
 """
 
 import difflib

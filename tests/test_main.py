@@ -85,7 +85,9 @@ def test_the_whole_job(arguments, tmp_path, capsys):
     assert again[0]["accuracy_mean"] == rows["full"]["accuracy_mean"]
 
 
-@pytest.mark.parametrize("head, labels, initial", [("redrawn", "hard", "noise"), ("learned", "soft", "real"), ("fixed", "unrestricted", "file")])
+@pytest.mark.parametrize(
+    "head, labels, initial", [("redrawn", "hard", "noise"), ("learned", "soft", "real"), ("fixed", "unrestricted", "file")]
+)
 def test_other_recipes(arguments, tiny_corpus, tmp_path, head, labels, initial):
     initial = tiny_corpus / "train.jsonl" if initial == "file" else initial
     overrides = {"distill.head": head, "distill.labels": labels, "distill.initial": initial, "distill.passes": 2, "model.head": "bert"}
@@ -136,7 +138,9 @@ def test_killed_and_started_again_gives_the_same_bits(arguments, tmp_path, stage
     assert process.wait(300) == 0, process.stderr.read().decode()
 
     def figures(folder):
-        return [{key: value for key, value in line.items() if key not in ("time", "elapsed")} for line in read_metrics(folder / "metrics.jsonl")]
+        return [
+            {key: value for key, value in line.items() if key not in ("time", "elapsed")} for line in read_metrics(folder / "metrics.jsonl")
+        ]
 
     assert figures(whole) == figures(broken) and len(figures(whole)) >= 300
     if stage == "distill":

@@ -128,10 +128,11 @@ def load_distilled(folder: str | Path) -> Distilled:
     try:
         arrays = load(content)
         recipe = Recipe(**card["recipe"])
-        data = DistilledData(*(arrays.pop(name) for name in ("embeddings", "mask", "labels", "rates")))
+        parts = {name: arrays.pop(name) for name in ("embeddings", "mask", "labels", "rates")}
     except (SafetensorError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is incomplete ({error}); get the folder again.") from None
-    data = data.replace(head=_unflatten({name.removeprefix("head."): value for name, value in arrays.items()}) or None)
+    head = _unflatten({name.removeprefix("head."): value for name, value in arrays.items()}) or None
+    data = DistilledData(head=head, **parts)
     _check(folder, data, recipe, card)
     return Distilled(data, recipe, card)
 

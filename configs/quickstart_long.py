@@ -1,0 +1,26 @@
+"""The quickstart with more time: three epochs of full fine-tuning, a longer distillation, more heads and draws.
+
+python -m ddllm.main --config configs/quickstart_long.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs.quickstart import get_config as get_quickstart
+from ddllm.recipes import apply_argument
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The configuration, changed by what stands after the colon."""
+    config = get_quickstart()
+    config.name = "quickstart_long"
+    config.distill.outer_steps = 1500
+    config.distill.batch_size = 32
+    config.distill.average = 0.99
+    config.distill.validate_every = 100
+    config.distill.checkpoint_every = 50
+    config.finetune.epochs = 3.0
+    config.finetune.validations = 6
+    config.evaluate.random_draws = 5
+    config.evaluate.tuning_texts = 500
+    config.evaluate.head_texts = 0
+    return apply_argument(config, argument)

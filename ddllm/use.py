@@ -1,0 +1,92 @@
+"""A distilled data set in your own code: from its folder to a trained classifier in one call.
+
+import ddllm
+
+trained = ddllm.train("runs/quickstart/distilled")
+trained.predict(["a moving, funny film", "two hours I will never get back"])
+trained.save("my-classifier")
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddllm.data.batches import evaluation_batches, length_buckets
+from ddllm.data.splits import Split
+from ddllm.data.tokens import load_tokenizer, tokenize_texts
+from ddllm.distill.artefact import Distilled, load_distilled
+from ddllm.errors import UserError
+from ddllm.evaluate.small import train_small
+from ddllm.models.encoder import Tree
+from ddllm.models.heads import HeadConfig
+from ddllm.models.learner import Learner, Start
+from ddllm.models.pretrained import Pretrained, load_pretrained
+from ddllm.models.save import save_pretrained
+from ddllm.models.scoring import batch_logits
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A classifier trained on a distilled data set.
+
+    Attributes:
+        params: {"body", "head"} after training.
+        learner: encoder and head.
+        pretrained: the checkpoint that training started from.
+        distilled: what it was trained on.
+    """
+
+    params: Tree
+    learner: Learner
+    pretrained: Pretrained
+    distilled: Distilled
+
+    def logits(self, texts: list[str], batch_size: int = 32) -> np.ndarray:
+        """Logits [n, C] of texts, cut to the length that the distilled data set was made for."""
+        length = self.distilled.card["preprocessing"]["text_length"]
+        # The row number takes the label's place, so that the texts' order can be restored.
+        split = Split(list(texts), np.arange(len(texts), dtype=np.int32))
+        tokens, _ = tokenize_texts(load_tokenizer(self.pretrained.folder), split, length)
+        words = jnp.asarray(self.pretrained.words)
+        logits = np.zeros((len(texts), self.learner.head.classes), np.float32)
+        for batch in evaluation_batches(tokens, batch_size, length_buckets(tokens.lengths, length)):
+            real = batch.weight > 0
+            logits[batch.labels[real]] = np.asarray(batch_logits(self.params, words, batch, self.learner))[real]
+        return logits
+
+    def predict(self, texts: list[str], batch_size: int = 32) -> list[str]:
+        """The class name of each text."""
+        return [self.distilled.label_names[index] for index in self.logits(texts, batch_size).argmax(axis=-1)] if texts else []
+
+    def save(self, folder: str | Path) -> None:
+        """Write an ordinary Hugging Face checkpoint; see `save_pretrained` for what mean pooling needs."""
+        save_pretrained(folder, self.pretrained, self.params, self.pretrained.words, self.learner.head, self.distilled.label_names)
+
+
+def train(folder: str | Path, model: str | None = None, seed: int = 0) -> Trained:
+    """Train on a distilled data set, exactly as its recipe says.
+
+    Args:
+        folder: what a run wrote to <workdir>/distilled.
+        model: the pretrained model, where it lies elsewhere than the recipe says: hub name or local folder.
+        seed: of the head, where the recipe redraws it.
+
+    Raises:
+        UserError: the folder is broken, or the model is not the one that it was distilled for.
+    """
+    distilled = load_distilled(folder)
+    base, head = distilled.card["base_model"], dict(distilled.card["head"])
+    pretrained = load_pretrained(model or base["name"])
+    if pretrained.fingerprint != base["fingerprint"]:
+        raise UserError(
+            f"{folder} was distilled for other weights than {model or base['name']} has (their checksums differ); "
+            f"give the folder of {base['name']} as it was then."
+        )
+    start, head_seed = head.pop("start"), head.pop("seed")
+    learner = Learner(pretrained.config, HeadConfig(**head), start, head_seed)
+    parts = Start(*jax.tree.map(jnp.asarray, (pretrained.body, pretrained.words, pretrained.pooler)))
+    data = jax.tree.map(jnp.asarray, distilled.data)
+    return Trained(train_small(learner, distilled.recipe, parts, data, jax.random.key(seed)), learner, pretrained, distilled)

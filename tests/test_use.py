@@ -1,0 +1,50 @@
+"""A distilled folder becomes the same classifier that the run evaluated, in one call."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import ddllm
+from ddllm.config import default_config
+from ddllm.errors import UserError
+from ddllm.models.pretrained import load_pretrained
+from ddllm.stages import distill, evaluate, open_run
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model, tiny_corpus, tmp_path_factory):
+    config = default_config()
+    config.model.name, config.model.head_deviation = str(tiny_model), 0.3
+    config.data.source, config.data.length = str(tiny_corpus), 12
+    config.distill.update(
+        {"length": 6, "passes": 3, "initial": "real", "head": "zero", "initial_rate": 0.1, "outer_steps": 30, "batch_size": 8}
+    )
+    config.evaluate.update({"heads": 1, "random_draws": 1, "random_rates": (0.1,)})
+    config.runtime.update({"devices": 1, "compilation_cache": "", "tensorboard": False})
+    opened = open_run(config, tmp_path_factory.mktemp("use") / "run")
+    distill(opened)
+    evaluate(opened)
+    return opened
+
+
+def test_reaches_what_the_run_reported(run, tiny_corpus, tmp_path):
+    trained = ddllm.train(run.workdir.distilled)
+    lines = [json.loads(line) for line in (tiny_corpus / "test.jsonl").read_text().splitlines()]
+    predicted = trained.predict([line["text"] for line in lines], batch_size=7)
+    accuracy = np.mean([name == line["label"] for name, line in zip(predicted, lines, strict=True)])
+    rows = {row["name"]: row for row in json.loads(run.workdir.results.read_text())["rows"]}
+    assert accuracy == pytest.approx(rows["distilled"]["accuracy_mean"]) and len(set(predicted)) == 2
+    assert trained.predict([]) == []
+    trained.save(tmp_path / "saved")
+    saved = load_pretrained(str(tmp_path / "saved"))
+    np.testing.assert_array_equal(saved.head["out"]["kernel"], trained.params["head"]["out"]["kernel"])
+
+
+def test_refuses_other_weights(run, tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "other")
+    content = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps(content | {"note": 1}))
+    with pytest.raises(UserError, match="other weights"):
+        ddllm.train(run.workdir.distilled, model=str(tmp_path / "other"))
