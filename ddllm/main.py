@@ -66,7 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
         from ddllm.stages import open_run, run_stages
 
         with guard_storage(folder):
-            run_stages(open_run(config, folder, " ".join(["python -m ddllm.main", *arguments])), names)
+            run = open_run(config, folder, " ".join(["python -m ddllm.main", *arguments]))
+            with run.workdir:
+                run_stages(run, names)
     except UserError as error:
         print(f"ddllm: {error}", file=sys.stderr)
         return 2

@@ -33,12 +33,13 @@ from ddllm.prepare import Prepared
 from ddllm.prepare import prepare as prepare_parts
 from ddllm.report.curve import draw_curve
 from ddllm.report.results import add_rows, read_results
-from ddllm.report.table import markdown_table, print_table
+from ddllm.report.table import make_title, markdown_table, print_table
 from ddllm.runtime.checkpoints import Checkpoints
 from ddllm.runtime.devices import describe_environment, set_up
 from ddllm.runtime.loop import Loop
 from ddllm.runtime.metrics import Metrics, read_metrics
 from ddllm.runtime.progress import say
+from ddllm.runtime.storage import write_atomically
 from ddllm.runtime.workdir import Workdir
 
 
@@ -215,10 +216,11 @@ def report(run: Run) -> None:
     """Show the table, write it as Markdown, draw the curve, and say where everything is."""
     results = read_results(run.workdir.results)
     print_table(results)
-    (run.workdir.path / "results.md").write_text(markdown_table(results))
+    with write_atomically(run.workdir.path / "results.md") as temporary:
+        temporary.write_text(markdown_table(results), encoding="utf-8")
     metrics = [line for line in read_metrics(run.workdir.metrics) if line["stage"] == DISTILL]
     if metrics:
-        draw_curve(metrics, results["rows"], run.workdir.curve)
+        draw_curve(metrics, results["rows"], run.workdir.curve, make_title(results))
     for name, path in run.workdir.contents():
         say(f"  {name:<24}{path}")
 

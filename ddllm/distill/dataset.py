@@ -88,7 +88,7 @@ def inner_order(data: DistilledData, recipe: Recipe) -> np.ndarray:
 
 def raw_rate(rate: float) -> float:
     """The number whose softplus is `rate`."""
-    return float(np.log(np.expm1(rate)))
+    return float(rate + np.log(-np.expm1(-rate)))  # without overflow for large rates
 
 
 def group_names(layers: int, kind: str) -> tuple[str, ...]:

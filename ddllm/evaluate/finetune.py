@@ -107,7 +107,9 @@ def finetune(prepared: Prepared, seed: int, checkpoints: Checkpoints, metrics: M
         return state._replace(best=keep_best(state.best, values, accuracy, state.step)), accuracy
 
     stage = STAGE if seed == prepared.config.seed else f"{STAGE}-{seed}"
-    loop = Loop(stage, steps, max(steps // config.validations, 1), max(steps // config.checkpoints, 1), checkpoints, metrics)
+    # Rounded up, so that the last one falls on the last step rather than just before it.
+    validate_every, checkpoint_every = -(-steps // config.validations), -(-steps // config.checkpoints)
+    loop = Loop(stage, steps, validate_every, checkpoint_every, checkpoints, metrics)
     return loop.run(state, advance, validate)
 
 

@@ -1,0 +1,63 @@
+"""Every key is declared once and checked; arguments of configuration files are strict."""
+
+import json
+
+import pytest
+
+from ddllm.config import CHOICES, NOT_NEGATIVE, POSITIVE, default_config, flat_keys, resolve, validate
+from ddllm.errors import UserError
+from ddllm.recipes import apply_argument, parse_argument
+
+
+def test_defaults_are_valid_and_plain():
+    config = default_config()
+    validate(config)
+    assert json.loads(json.dumps(resolve(config))) == resolve(config)
+
+
+def test_checked_keys_exist():
+    known = flat_keys(default_config())
+    assert set(POSITIVE) | set(NOT_NEGATIVE) | set(CHOICES) <= set(known)
+    assert not set(POSITIVE) & set(NOT_NEGATIVE)
+
+
+@pytest.mark.parametrize("key", POSITIVE)
+def test_what_must_be_positive(key):
+    config = default_config()
+    section, name = key.split(".")
+    config[section][name] = type(config[section][name])(0)
+    with pytest.raises(UserError, match=f"config.{key} is 0.*greater than 0"):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"distill.segments": 2}, "does not divide the 1 inner steps"),
+        ({"distill.average": 1.0}, "below 1"),
+        ({"evaluate.random_rates": ()}, "at least one rate"),
+        ({"evaluate.random_rates": (0.1, -1.0)}, "greater than 0"),
+        ({"distill.gradient": "mix"}, r"did you mean mixed\?"),
+        ({"distill.clip": -1.0}, "must not be negative"),
+    ],
+)
+def test_values_that_cannot_be_meant(changes, message):
+    config = default_config()
+    for key, value in changes.items():
+        section, name = key.split(".")
+        config[section][name] = value
+    with pytest.raises(UserError, match=message):
+        validate(config)
+
+
+def test_arguments():
+    assert parse_argument("model=a/b,smoke") == {"model": "a/b", "smoke": ""}
+    assert parse_argument("") == parse_argument(None) == {}
+    for argument, message in (("smoke=1", "takes no value"), ("model", "needs a value"), ("modle=x", "did you mean model")):
+        with pytest.raises(UserError, match=message):
+            parse_argument(argument)
+    config = default_config()
+    config.name = "x"
+    assert apply_argument(config, "length=64,seed=3").name == "x-length64-seed3"
+    assert config.data.length == config.distill.length == 64 and config.seed == 3
+    validate(config)
