@@ -29,20 +29,24 @@ def get_config(argument: str = "") -> ConfigDict:
     distill.head = "zero"  # the first step sets the head, the next ones steer the body
     distill.rates = "layer"
     distill.initial_rate = 0.05
-    distill.outer_steps = 280
-    distill.batch_size = 16
+    distill.outer_steps = 230
+    distill.batch_size = 32
+    distill.rate_embeddings = 8e-3
+    distill.rate_rates = 3e-2
+    distill.second_moment = 0.99
+    distill.average = 0.95  # single outer steps are noisy
     distill.warmup = 0.05
-    distill.validate_every = 70
-    distill.checkpoint_every = 35
+    distill.validate_every = 115
+    distill.checkpoint_every = 23
 
-    config.finetune.epochs = 1.5
+    config.finetune.epochs = 1.25
     config.finetune.rate = 3e-4
     config.finetune.train_words = False
     config.finetune.validations = 3
     config.finetune.checkpoints = 3
 
     config.evaluate.heads = 20
-    config.evaluate.head_texts = 500
+    config.evaluate.head_texts = 400
     config.evaluate.random_draws = 3
     config.evaluate.tuning_texts = 200
     return apply_argument(config, argument)

@@ -3,15 +3,17 @@
 python -m ddllm.main --config configs/quickstart_long.py
 """
 
+import runpy
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
-from configs.quickstart import get_config as get_quickstart
 from ddllm.recipes import apply_argument
 
 
 def get_config(argument: str = "") -> ConfigDict:
     """The configuration, changed by what stands after the colon."""
-    config = get_quickstart()
+    config = runpy.run_path(str(Path(__file__).with_name("quickstart.py")))["get_config"]()
     config.name = "quickstart_long"
     config.distill.outer_steps = 1500
     config.distill.batch_size = 32

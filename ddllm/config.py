@@ -57,6 +57,7 @@ def default_config() -> ConfigDict:
     distill.outer_steps = 3000
     distill.batch_size = 32  # real texts per outer step
     distill.optimizer = "adamw"  # adamw (no weight decay unless set) | adam
+    distill.second_moment = 0.999  # decay of Adam's second moment; lower ones follow growing gradients sooner
     distill.rate_embeddings = 1e-2  # outer learning rates, one for each part of the distilled data
     distill.rate_labels = 1e-2
     distill.rate_rates = 1e-2
@@ -142,6 +143,7 @@ NOT_NEGATIVE = (
     "distill.warmup",
     "distill.clip",
     "distill.average",
+    "distill.second_moment",
     "distill.validation_texts",
     "finetune.weight_decay",
     "finetune.warmup",
@@ -184,8 +186,8 @@ def validate(config: ConfigDict) -> None:
     steps = distill.batches * distill.passes
     if steps % distill.segments:
         raise UserError(f"config.distill.segments is {distill.segments}, which does not divide the {steps} inner steps (batches x passes).")
-    if distill.average >= 1 or distill.warmup > 1 or config.finetune.warmup > 1:
-        raise UserError("config.distill.average must be below 1, and both warmup values at most 1.")
+    if distill.average >= 1 or distill.second_moment >= 1 or distill.warmup > 1 or config.finetune.warmup > 1:
+        raise UserError("config.distill.average and config.distill.second_moment must be below 1, and both warmup values at most 1.")
     if not config.evaluate.random_rates or min(config.evaluate.random_rates) <= 0:
         raise UserError("config.evaluate.random_rates needs at least one rate, and rates must be greater than 0.")
 

@@ -24,7 +24,12 @@ def parse(arguments: list[str]) -> tuple[ConfigDict, list[str], Path]:
     """
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file(
-        "config", None, "a file of configs/, perhaps with an argument after a colon", flag_values=values, lock_config=True
+        "config",
+        None,
+        "a file of configs/, perhaps with an argument after a colon",
+        flag_values=values,
+        lock_config=True,
+        sys_argv=["ddllm", *arguments],
     )
     flags.DEFINE_string("workdir", "", "where results go; by default runs/<config's name>", flag_values=values)
     flags.DEFINE_string("mode", "all", f"stages to run, separated by commas: {', '.join(STAGE_NAMES)}", flag_values=values)
@@ -33,6 +38,9 @@ def parse(arguments: list[str]) -> tuple[ConfigDict, list[str], Path]:
         raise UserError("which configuration? Give one, such as --config configs/quickstart.py (see the folder configs).")
     try:
         rest = values(["ddllm", *arguments])[1:]
+        # A file that could not be read is only complained of at first use.
+        config = holder.value
+        folder = Path("runs") / (config.name if config else "")
     except UserError:
         raise
     except OSError as error:
@@ -46,14 +54,14 @@ def parse(arguments: list[str]) -> tuple[ConfigDict, list[str], Path]:
         raise SystemExit(0)
     if rest:
         raise UserError(f"{rest[0]!r} is not understood; keys are set as --config.KEY=VALUE, with no blanks around =.")
-    config, mode = holder.value, str(values["mode"].value)
+    mode = str(values["mode"].value)
     if config is None:
         raise UserError("which configuration? Give one, such as --config configs/quickstart.py (see the folder configs).")
     names: list[str] = list(STAGE_NAMES) if mode == "all" else [name.strip() for name in mode.split(",")]
     for name in names:
         if name not in STAGE_NAMES:
             raise UserError(f"--mode has no stage {name!r}{suggest(name, STAGE_NAMES)}; the stages are {', '.join(STAGE_NAMES)}.")
-    return config, names, Path(values["workdir"].value or Path("runs") / config.name)
+    return config, names, Path(values["workdir"].value or folder)
 
 
 def main(arguments: list[str] | None = None) -> int:

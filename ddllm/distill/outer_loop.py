@@ -39,8 +39,8 @@ def outer_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     def for_part(rate: float) -> optax.GradientTransformation:
         schedule = outer_schedule(config, rate)
         if config.optimizer == "adam":
-            return optax.adam(schedule)
-        return optax.adamw(schedule, weight_decay=config.weight_decay)
+            return optax.adam(schedule, b2=config.second_moment)
+        return optax.adamw(schedule, b2=config.second_moment, weight_decay=config.weight_decay)
 
     rates = {
         "embeddings": config.rate_embeddings,
@@ -101,7 +101,7 @@ def distil(
 def explain_divergence(state: OuterState, figures: dict[str, float]) -> str:
     """What was learned before a step whose loss or gradient is not finite, and what to change."""
     rates = np.logaddexp(0, np.asarray(state.learned["rates"]))
-    norms = ", ".join(f"{part} {float(optax.global_norm(tree)):.3g}" for part, tree in state.learned.items())
+    norms = ", ".join(f"{part} {float(optax.tree.norm(tree)):.3g}" for part, tree in state.learned.items())
     return (
         f"Before it the inner rates lay between {rates.min():.3g} and {rates.max():.3g}, and the norms were: {norms}. Start anew, in another "
         "working directory, with a smaller config.distill.initial_rate, config.distill.rate_rates or config.distill.clip."

@@ -113,7 +113,7 @@ class OuterStep:
             decay = jnp.minimum(average, (1.0 + state.step) / (10.0 + state.step)) if average else 0.0
             mean = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.average, learned)
             new = OuterState(state.step + 1, learned, mean, optimizer_state, state.best)
-            return new, optax.global_norm(gradient)
+            return new, optax.tree.norm(gradient)
 
         self._train = jax.jit(train)
         # Every device unrolls the same inner loop, inside the same kind of map that pulls back, since a pullback can only be used where it was made.
