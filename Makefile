@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && python3.11 --version >/dev/null 2>&1 && echo python3.11 || echo python3)
 VENV ?= .venv
 ARGS ?=
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 help:
 	@echo "make quickstart   install, then distil, evaluate and report on real data (ARGS=... is handed to the command)"
-	@echo "make test         install with test packages, then run the tests (PYTEST_ARGS=... is handed to pytest)"
+	@echo "make test         install with test packages, then run the tests (PYTEST_ARGS=... is handed to pytest, by default -n 2)"
 	@echo "make lint         install with test packages, then run ruff and pyright"
 	@echo "make clean        remove the virtual environment and caches; runs/ stays"
 

@@ -131,6 +131,10 @@ def tiny_model(tmp_path_factory) -> Path:
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     (source / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **special}))
     table = np.random.default_rng(9).standard_normal((len(words), config.hidden)).astype(np.float32)
+    # What pretraining would have taught: the words of one class are alike.
+    direction = 2 * np.sign(table[0])
+    table[[words[name] for name in GOOD]] += direction
+    table[[words[name] for name in BAD]] -= direction
     pretrained = Pretrained("tiny", source, config, make_body(config), table, None, None, "")
     head = HeadConfig("bert", 2, 0.3)
     target = tmp_path_factory.mktemp("models") / "tiny"
