@@ -89,7 +89,7 @@ def default_config() -> ConfigDict:
     evaluate.heads = 100  # redrawn heads behind each mean and deviation
     evaluate.head_texts = 0  # test texts for the rows over redrawn heads; 0: all
     evaluate.random_draws = 5  # draws of random real examples
-    evaluate.random_rates = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # inner rates tried for them on validation texts
+    evaluate.random_rates = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)  # inner rates tried for them on validation texts
     evaluate.tuning_texts = 500  # validation texts behind that choice
     evaluate.batch_size = 64
 
