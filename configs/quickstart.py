@@ -29,24 +29,24 @@ def get_config(argument: str = "") -> ConfigDict:
     distill.head = "zero"  # the first step sets the head, the next ones steer the body
     distill.rates = "layer"
     distill.initial_rate = 0.05
-    distill.outer_steps = 230
-    distill.batch_size = 32
-    distill.rate_embeddings = 8e-3
-    distill.rate_rates = 3e-2
+    distill.outer_steps = 310
+    distill.batch_size = 16  # more steps learn more than larger batches do
+    distill.rate_embeddings = 1e-2
+    distill.rate_rates = 2e-2
     distill.second_moment = 0.99
-    distill.average = 0.95  # single outer steps are noisy
+    distill.average = 0.97  # single outer steps are noisy
     distill.warmup = 0.05
-    distill.validate_every = 115
-    distill.checkpoint_every = 23
+    distill.validate_every = 155
+    distill.checkpoint_every = 31
 
-    config.finetune.epochs = 1.25
+    config.finetune.epochs = 1.0
     config.finetune.rate = 3e-4
     config.finetune.train_words = False
     config.finetune.validations = 3
     config.finetune.checkpoints = 3
 
     config.evaluate.heads = 20
-    config.evaluate.head_texts = 400
+    config.evaluate.head_texts = 300
     config.evaluate.random_draws = 3
     config.evaluate.tuning_texts = 200
     return apply_argument(config, argument)
