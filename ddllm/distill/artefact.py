@@ -77,7 +77,8 @@ def save_distilled(folder: Path, data: DistilledData, recipe: Recipe, label_name
         raise UserError(f"{folder} holds something other than a distilled data set; choose another folder.")
     arrays = {name: np.ascontiguousarray(getattr(data, name), np.float32) for name in ("embeddings", "mask", "labels", "rates")}
     arrays |= {f"head.{name}": np.ascontiguousarray(value, np.float32) for name, value in _flatten(data.head or {}).items()}
-    content = save(arrays, metadata={"format": "ddllm", "schema": str(SCHEMA)})
+    # One entry only: the library writes several in no fixed order, and equal data should be equal files.
+    content = save(arrays, metadata={"format": "ddllm"})
     sizes = {"batches": arrays["embeddings"].shape[0], "examples": data.examples, "inner_steps": data.steps, "floats": data.floats}
     text = {
         "schema": SCHEMA,
