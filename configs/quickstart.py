@@ -1,7 +1,9 @@
 """Rotten Tomatoes snippets on MiniLM-L6, both from packages: the whole job on a laptop, with no hub and no PyTorch.
 
-make quickstart
-python -m ddllm.main --config configs/quickstart.py
+    make quickstart
+    python -m ddllm.main --config configs/quickstart.py
+
+Time: 16 minutes on two AVX2 cores that ran tests too. Score (test, one seed): distilled 78.8 of 83.6 for full data, 94.3 %.
 """
 
 from ml_collections import ConfigDict

@@ -41,8 +41,6 @@ def parse(arguments: list[str]) -> tuple[ConfigDict, list[str], Path]:
         # A file that could not be read is only complained of at first use.
         config = holder.value
         folder = Path("runs") / (config.name if config else "")
-    except UserError:
-        raise
     except OSError as error:
         raise UserError(_missing_config(arguments, error)) from None
     except (AttributeError, KeyError) as error:
