@@ -199,10 +199,7 @@ def load_own(run: Run) -> Distilled:
     if not run.workdir.distilled.exists():
         raise UserError(f"there is no distilled data set in {run.workdir.distilled}; run --mode=distill first.")
     distilled = load_distilled(run.workdir.distilled)
-    if distilled.card["base_model"]["fingerprint"] != run.prepared.pretrained.fingerprint:
-        raise UserError(
-            f"{run.workdir.distilled} was distilled for other weights than {run.config.model.name} has now; use another --workdir and distill again."
-        )
+    distilled.check_base(run.prepared.pretrained)
     return distilled
 
 

@@ -18,7 +18,6 @@ from ddllm.data.batches import evaluation_batches, length_buckets
 from ddllm.data.splits import Split
 from ddllm.data.tokens import load_tokenizer, tokenize_texts
 from ddllm.distill.artefact import Distilled, load_distilled
-from ddllm.errors import UserError
 from ddllm.evaluate.small import train_small
 from ddllm.models.encoder import Tree
 from ddllm.models.heads import HeadConfig
@@ -80,11 +79,7 @@ def train(folder: str | Path, model: str | None = None, seed: int = 0) -> Traine
     distilled = load_distilled(folder)
     base, head = distilled.card["base_model"], dict(distilled.card["head"])
     pretrained = load_pretrained(model or base["name"])
-    if pretrained.fingerprint != base["fingerprint"]:
-        raise UserError(
-            f"{folder} was distilled for other weights than {model or base['name']} has (their checksums differ); "
-            f"give the folder of {base['name']} as it was then."
-        )
+    distilled.check_base(pretrained)
     start, head_seed = head.pop("start"), head.pop("seed")
     learner = Learner(pretrained.config, HeadConfig(**head), start, head_seed)
     parts = Start(*jax.tree.map(jnp.asarray, (pretrained.body, pretrained.words, pretrained.pooler)))

@@ -43,6 +43,15 @@ class Distilled:
         """Class names in the order of the logits."""
         return tuple(self.card["label_names"])
 
+    def check_base(self, pretrained: Pretrained) -> None:
+        """Raise `UserError` unless these are the weights that the data set was distilled for."""
+        base = self.card["base_model"]
+        if pretrained.fingerprint != base["fingerprint"]:
+            raise UserError(
+                f"the data set was distilled for other weights than {pretrained.name} has now (their checksums differ); "
+                f"give {base['name']} as it was then, or distil again in another --workdir."
+            )
+
 
 def describe_base(pretrained: Pretrained, learner: Learner, text_length: int) -> dict[str, Any]:
     """What a distilled data set belongs to: model, head and how real texts are prepared."""
