@@ -1,7 +1,8 @@
 """Ways to differentiate through an inner gradient step: the same numbers at another cost.
 
 A method answers two questions: how the scaled inner gradient `rate ⊙ ∇_θ ℓ(θ, batch)` is computed so that it can itself be
-differentiated, and what is kept of a step for the backward pass. They are exchangeable: `unroll(…, method=Mixed())`.
+differentiated, and what is kept of a step for the backward pass. They are exchangeable: `unroll(…, method=Mixed())`. Parts of the parameters
+that do not move in a step can be named (`fixed`), and cost nothing then.
 
 | method | cost of a step, in forward passes | memory of S steps |
 |---|---|---|
@@ -28,8 +29,16 @@ def _scaled(gradient: Tree, rates_G: jax.Array) -> Tree:
     return jax.tree.map(jnp.multiply, gradient, spread_rates(rates_G, gradient))
 
 
-def _plain_gradient(loss: Loss) -> ScaledGradient:
-    return lambda params, batch, rates_G: _scaled(jax.grad(loss)(params, batch), rates_G)
+def _moving(params: Tree, fixed: tuple[str, ...]) -> Tree:
+    return {name: part for name, part in params.items() if name not in fixed}
+
+
+def _plain_gradient(loss: Loss, fixed: tuple[str, ...]) -> ScaledGradient:
+    def scaled_gradient(params: Tree, batch: Any, rates_G: jax.Array) -> Tree:
+        gradient = jax.grad(lambda moving: loss(params | moving, batch))(_moving(params, fixed))
+        return _scaled(gradient | {name: jax.tree.map(jnp.zeros_like, params[name]) for name in fixed}, rates_G)
+
+    return scaled_gradient
 
 
 @dataclass(frozen=True)
@@ -39,9 +48,9 @@ class Direct:
     Fewest operations; keeps every activation of every step's forward and backward pass, so that memory grows with S × activations.
     """
 
-    def gradient(self, loss: Loss) -> ScaledGradient:
+    def gradient(self, loss: Loss, fixed: tuple[str, ...] = ()) -> ScaledGradient:
         """The scaled inner gradient, left to JAX to differentiate."""
-        return _plain_gradient(loss)
+        return _plain_gradient(loss, fixed)
 
     def wrap(self, step: Callable) -> Callable:
         """The step as it is: everything it computed is kept."""
@@ -55,9 +64,9 @@ class Checkpointed:
     Keeps the parameters of every step, and the activations of one; one more gradient per step.
     """
 
-    def gradient(self, loss: Loss) -> ScaledGradient:
+    def gradient(self, loss: Loss, fixed: tuple[str, ...] = ()) -> ScaledGradient:
         """The scaled inner gradient, left to JAX to differentiate."""
-        return _plain_gradient(loss)
+        return _plain_gradient(loss, fixed)
 
     def wrap(self, step: Callable) -> Callable:
         """The step, keeping its inputs alone."""
@@ -76,9 +85,9 @@ class Mixed:
     mode, nor once more.
     """
 
-    def gradient(self, loss: Loss) -> ScaledGradient:
+    def gradient(self, loss: Loss, fixed: tuple[str, ...] = ()) -> ScaledGradient:
         """The scaled inner gradient with the backward pass above as its own rule."""
-        plain = _plain_gradient(loss)
+        plain = _plain_gradient(loss, fixed)
 
         @jax.custom_vjp
         def scaled_gradient(params: Tree, batch: Any, rates_G: jax.Array) -> Tree:
@@ -89,9 +98,11 @@ class Mixed:
 
         def backward(kept: tuple, cotangent: Tree) -> tuple[Tree, Any, jax.Array]:
             params, batch, rates_G = kept
-            direction = _scaled(cotangent, rates_G)
+            direction = _moving(_scaled(cotangent, rates_G), fixed)
             both = jax.grad(loss, argnums=(0, 1))
-            (gradient, _), (params_bar, batch_bar) = jax.jvp(lambda moved: both(moved, batch), (params,), (direction,))
+            start = (_moving(params, fixed),)
+            (gradient, _), (params_bar, batch_bar) = jax.jvp(lambda moving: both(params | moving, batch), start, (direction,))
+            gradient = gradient | {name: jax.tree.map(jnp.zeros_like, params[name]) for name in fixed}
             _, collect = jax.vjp(lambda rates: _scaled(gradient, rates), rates_G)
             return params_bar, batch_bar, collect(cotangent)[0]
 

@@ -14,7 +14,7 @@ import optax
 from ddllm.distill.dataset import DistilledData, Recipe, actual_rates, inner_order, spread_rates
 from ddllm.distill.gradients import Direct, Method
 from ddllm.models.encoder import Tree
-from ddllm.models.learner import Learner, cross_entropy, target_weights
+from ddllm.models.learner import Learner, Start, cross_entropy, target_weights
 
 # Direction of a step, before the learned rate scales it. `eps_root` keeps Adam's square root differentiable at zero.
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation] | None] = {
@@ -43,6 +43,7 @@ def unroll(
     method: Method | None = None,
     segments: int = 1,
     optimizer: optax.GradientTransformation | None = None,
+    first_fixed: tuple[str, ...] = (),
 ) -> Tree:
     """Train `params` on the distilled data and return what comes out.
 
@@ -53,9 +54,9 @@ def unroll(
         data: the distilled data set, with S = M x passes rows of rates.
         method: how a derivative through this function is computed (see gradients.py); makes no difference to the result.
         segments: group the steps into so many blocks, each computed again as a whole in a backward pass; S / segments + segments
-        parameter trees are then kept
-            instead of S. Must divide S.
+            parameter trees are then kept instead of S. Must divide S.
         optimizer: an Optax transformation used instead of the recipe's.
+        first_fixed: parts of `params` whose gradient is known to be zero at the first step, so that it need not be computed.
 
     Returns:
         Trained parameters, a tree like `params`.
@@ -67,25 +68,65 @@ def unroll(
         raise ValueError(f"{rates_SG.shape[0]} rows of rates for {order_S.shape[0]} inner steps")
     make = OPTIMIZERS[recipe.optimizer]
     transform = optimizer or (make() if make else None)
-    gradient = method.gradient(inner_loss(learner, recipe.labels))
     batches = {"embeddings": data.embeddings, "mask": data.mask, "labels": data.labels}
+    loss = inner_loss(learner, recipe.labels)
 
-    def step(carry: tuple[Tree, Any], inputs: tuple[jax.Array, jax.Array]) -> tuple[tuple[Tree, Any], None]:
-        params, state = carry
-        index, rates_G = inputs
-        batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), batches)
-        if transform is None:
-            change = gradient(params, batch, rates_G)
-        else:
-            direction, state = transform.update(gradient(params, batch, jnp.ones_like(rates_G)), state, params)
-            change = jax.tree.map(jnp.multiply, direction, spread_rates(rates_G, params))
-        return (jax.tree.map(jnp.subtract, params, change), state), None
+    def make_step(fixed: tuple[str, ...] = ()) -> Callable:
+        gradient = method.gradient(loss, fixed)
 
-    step = method.wrap(step)
+        def step(carry: tuple[Tree, Any], inputs: tuple[jax.Array, jax.Array]) -> tuple[tuple[Tree, Any], None]:
+            params, state = carry
+            index, rates_G = inputs
+            batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), batches)
+            if transform is None:
+                change = gradient(params, batch, rates_G)
+            else:
+                direction, state = transform.update(gradient(params, batch, jnp.ones_like(rates_G)), state, params)
+                change = jax.tree.map(jnp.multiply, direction, spread_rates(rates_G, params))
+            return (jax.tree.map(jnp.subtract, params, change), state), None
+
+        return method.wrap(step)
+
     carry = (params, transform.init(params) if transform else None)
     inputs = (order_S, rates_SG)
+    if segments == 1 and (first_fixed or len(order_S) == 1):
+        # By itself: nothing asks for the derivative by θ_0, and what stands outside the scan is not computed in vain.
+        carry, _ = make_step(first_fixed)(carry, jax.tree.map(lambda x: x[0], inputs))
+        inputs = jax.tree.map(lambda x: x[1:], inputs)
+    if not len(inputs[0]):
+        return carry[0]
     if segments == 1:
-        return jax.lax.scan(step, carry, inputs)[0][0]
+        return jax.lax.scan(make_step(), carry, inputs)[0][0]
+    step = make_step()
     inputs = jax.tree.map(lambda x: x.reshape(segments, -1, *x.shape[1:]), inputs)
     segment = jax.checkpoint(lambda carry, inputs: (jax.lax.scan(step, carry, inputs)[0], None))
     return jax.lax.scan(segment, carry, inputs)[0][0]
+
+
+def train(
+    learner: Learner,
+    recipe: Recipe,
+    start: Start,
+    data: DistilledData,
+    key: jax.Array | None = None,
+    method: Method | None = None,
+    segments: int = 1,
+) -> Tree:
+    """Fine-tune pretrained parameters on the distilled data, from the head that the learner starts with.
+
+    Args:
+        learner: encoder and head; `learner.start` says where the head comes from.
+        recipe: constants of the inner loop.
+        start: pretrained parameters.
+        data: the distilled data set; also a learned head.
+        key: of a redrawn head.
+        method: as in `unroll`.
+        segments: as in `unroll`.
+
+    Returns:
+        Trained parameters {"body", "head"}.
+    """
+    params = {"body": start.body, "head": learner.init_head(key, start.pooler, data.head)}
+    # Under a last layer of zeros nothing reaches the body.
+    fixed = ("body",) if learner.start == "zero" else ()
+    return unroll(learner, recipe, params, data, method, segments, first_fixed=fixed)

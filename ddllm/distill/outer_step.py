@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ddllm.data.batches import Batch
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.gradients import Method
-from ddllm.distill.inner_loop import unroll
+from ddllm.distill.inner_loop import train
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner, Start
 from ddllm.models.scoring import real_loss
@@ -84,18 +84,14 @@ class OuterStep:
         everywhere = NamedSharding(mesh, ALL)
         self.learner, self.optimizer = learner, optimizer
         self.everywhere, self.batches = everywhere, NamedSharding(mesh, EACH)
-        self.body = jax.device_put(start.body, everywhere)
-        self.words = jax.device_put(start.words, everywhere)
-        self.pooler = jax.device_put(start.pooler, everywhere)
+        self.start = jax.device_put(start, everywhere)
         self.fixed = jax.device_put(data, everywhere)
 
-        def train(learned: dict[str, Any], fixed: DistilledData, body: Tree, pooler: Tree | None, key: jax.Array) -> Tree:
-            filled = fixed.replace(**learned)
-            params = {"body": body, "head": learner.init_head(key, pooler, filled.head)}
-            return unroll(learner, recipe, params, filled, method, segments)
+        def trained(learned: dict[str, Any], fixed: DistilledData, start: Start, key: jax.Array) -> Tree:
+            return train(learner, recipe, start, fixed.replace(**learned), key, method, segments)
 
-        def begin(learned: dict[str, Any], fixed: DistilledData, body: Tree, pooler: Tree | None, key: jax.Array) -> tuple[Tree, Any]:
-            return jax.vjp(lambda parts: train(parts, fixed, body, pooler, key), learned)
+        def begin(learned: dict[str, Any], fixed: DistilledData, start: Start, key: jax.Array) -> tuple[Tree, Any]:
+            return jax.vjp(lambda parts: trained(parts, fixed, start, key), learned)
 
         def measure(trained: Tree, words: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, Tree]:
             (loss, correct), cotangent = jax.value_and_grad(real_loss, has_aux=True)(trained, learner, words, batch)
@@ -115,7 +111,7 @@ class OuterStep:
             new = OuterState(state.step + 1, learned, mean, optimizer_state, state.best)
             return new, optax.tree.norm(gradient)
 
-        self._train = jax.jit(train)
+        self._train = jax.jit(trained)
         # Every device unrolls the same inner loop, inside the same kind of map that pulls back, since a pullback can only be used where it was made.
         self._begin = jax.jit(jax.shard_map(begin, mesh=mesh, in_specs=ALL, out_specs=ALL, check_vma=False))
         self._measure = jax.jit(jax.shard_map(measure, mesh=mesh, in_specs=(ALL, ALL, EACH), out_specs=(ALL, ALL, EACH), check_vma=False))
@@ -132,11 +128,11 @@ class OuterStep:
         Returns:
             The state after it, and {"loss", "accuracy" on the real batch, "gradient_norm"} still on the device.
         """
-        trained, pullback = self._begin(state.learned, self.fixed, self.body, self.pooler, key)
-        loss, accuracy, cotangent = self._measure(trained, self.words, jax.device_put(batch, self.batches))
+        trained, pullback = self._begin(state.learned, self.fixed, self.start, key)
+        loss, accuracy, cotangent = self._measure(trained, self.start.words, jax.device_put(batch, self.batches))
         state, norm = self._finish(state, pullback, cotangent)
         return state, {"loss": loss, "accuracy": accuracy, "gradient_norm": norm}
 
     def train(self, learned: dict[str, Any], key: jax.Array) -> Tree:
         """Parameters trained on the distilled data as learned so far."""
-        return self._train(learned, self.fixed, self.body, self.pooler, key)
+        return self._train(learned, self.fixed, self.start, key)

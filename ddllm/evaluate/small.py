@@ -15,27 +15,13 @@ import numpy as np
 
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.initialise import assemble, pick_examples, real_data
-from ddllm.distill.inner_loop import unroll
-from ddllm.models.encoder import Tree
+from ddllm.distill.inner_loop import train
 from ddllm.models.learner import Learner, Start
 from ddllm.models.scoring import Scorer
 from ddllm.prepare import Prepared
 from ddllm.runtime.progress import Progress
 
-
-@partial(jax.jit, static_argnames=("learner", "recipe"))
-def train_small(learner: Learner, recipe: Recipe, start: Start, data: DistilledData, key: jax.Array) -> Tree:
-    """Parameters {"body", "head"} trained on a small data set.
-
-    Args:
-        learner: encoder and head; `learner.start` says where the head comes from.
-        recipe: constants of the inner loop.
-        start: pretrained parameters.
-        data: distilled or real examples.
-        key: of a redrawn head.
-    """
-    params = {"body": start.body, "head": learner.init_head(key, start.pooler, data.head)}
-    return unroll(learner, recipe, params, data)
+train_small = jax.jit(train, static_argnames=("learner", "recipe"))
 
 
 def training_seconds(learner: Learner, recipe: Recipe, start: Start, data: DistilledData) -> float:

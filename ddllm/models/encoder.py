@@ -57,8 +57,32 @@ class EncoderConfig:
     pad_token: int
 
 
+@jax.custom_jvp
+def gelu(x: jax.Array) -> jax.Array:
+    """Exact GELU, x Φ(x), whose derivatives are written out: each is one pass that shares Φ and the normal density with the others."""
+    return x * _normal_share(x)
+
+
+@jax.custom_jvp
+def gelu_slope(x: jax.Array) -> jax.Array:
+    """GELU's derivative, Φ(x) + x φ(x)."""
+    return _normal_share(x) + x * _normal_density(x)
+
+
+def _normal_share(x: jax.Array) -> jax.Array:
+    return 0.5 * (1 + jax.lax.erf(x * 0.5**0.5))
+
+
+def _normal_density(x: jax.Array) -> jax.Array:
+    return jnp.exp(-0.5 * x * x) * (2 * jnp.pi) ** -0.5
+
+
+gelu.defjvp(lambda x, moved: (gelu(*x), gelu_slope(*x) * moved[0]))
+# φ'(x) = −x φ(x), so that the second derivative is (2 − x²) φ(x).
+gelu_slope.defjvp(lambda x, moved: (gelu_slope(*x), (2 - x[0] * x[0]) * _normal_density(x[0]) * moved[0]))
+
 ACTIVATIONS = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
 }
@@ -70,8 +94,13 @@ def layer_name(index: int) -> str:
 
 
 def apply_dense(params: Tree, x: jax.Array) -> jax.Array:
-    """x [..., in] to [..., out]."""
-    return x @ params["kernel"] + params["bias"].reshape((1,) * (x.ndim - 1) + (-1,))
+    """x [..., in] to [..., out].
+
+    Rows are laid out flat: XLA then needs no transposed copy of the cotangent for the kernel's gradient, which cost a tenth of the time.
+    """
+    kernel = params["kernel"]
+    flat = x.reshape(-1, kernel.shape[0]) @ kernel + params["bias"][None]
+    return flat.reshape(*x.shape[:-1], kernel.shape[1])
 
 
 def apply_norm(params: Tree, x: jax.Array, epsilon: float) -> jax.Array:
@@ -89,8 +118,8 @@ def attend(params: Tree, heads: int, x_NTD: jax.Array, bias_N11T: jax.Array) -> 
     Written out rather than through a fused kernel: the fused ones cannot be differentiated twice.
     """
     batch, length, hidden = x_NTD.shape
-    qkv = apply_dense(params["qkv"], x_NTD).reshape(batch, length, 3, heads, hidden // heads)
-    q_NTHK, k_NTHK, v_NTHK = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+    parts = jnp.split(apply_dense(params["qkv"], x_NTD), 3, axis=-1)
+    q_NTHK, k_NTHK, v_NTHK = (part.reshape(batch, length, heads, hidden // heads) for part in parts)
     scores_NHTU = jnp.einsum("nthk,nuhk->nhtu", q_NTHK, k_NTHK) * (hidden // heads) ** -0.5
     weights_NHTU = jax.nn.softmax(scores_NHTU + bias_N11T, axis=-1)
     mixed_NTHK = jnp.einsum("nhtu,nuhk->nthk", weights_NHTU, v_NTHK)

@@ -12,7 +12,9 @@ from ddllm.distill.inner_loop import unroll
 KINDS = ("direct", "checkpointed", "mixed")
 
 
-def make_problem(tiny, steps: int, labels: str = "unrestricted", optimizer: str = "sgd", groups: int = 4, batches: int = 1):
+def make_problem(
+    tiny, steps: int, labels: str = "unrestricted", optimizer: str = "sgd", groups: int = 4, batches: int = 1, zero: bool = False
+):
     """Distilled data, parameters, and an outer loss of the learned parts, all in the float type that is on."""
     learner, params = tiny
     rng = np.random.default_rng(3)
@@ -30,8 +32,11 @@ def make_problem(tiny, steps: int, labels: str = "unrestricted", optimizer: str 
     real = jnp.asarray(rng.standard_normal((6, 7, learner.encoder.hidden)), dtype)
     targets = jnp.asarray(np.eye(3)[rng.integers(0, 3, 6)], dtype)
 
-    def outer_loss(learned, method=None, segments=1):
-        trained = unroll(learner, recipe, params, data.replace(**learned), method, segments)
+    if zero:
+        params["head"]["out"] = jax.tree.map(jnp.zeros_like, params["head"]["out"])
+
+    def outer_loss(learned, method=None, segments=1, first_fixed=()):
+        trained = unroll(learner, recipe, params, data.replace(**learned), method, segments, first_fixed=first_fixed)
         logits = learner.logits(trained, real, jnp.ones((6, 7), dtype))
         return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1))
 
@@ -64,8 +69,10 @@ def test_agrees_with_finite_differences(tiny, kind, steps):
                 assert abs(found - expected) < 1e-6 * np.linalg.norm(gradient[part]) * np.linalg.norm(direction) + 1e-10
 
 
-@pytest.mark.parametrize("labels", ["hard", "soft", "unrestricted"])
-@pytest.mark.parametrize("steps, batches, segments, groups", [(1, 1, 1, 1), (4, 1, 2, 4), (4, 2, 4, 1), (4, 2, 1, 4)])
+@pytest.mark.parametrize(
+    "labels, steps, batches, segments, groups",
+    [("unrestricted", 1, 1, 1, 1), ("soft", 4, 1, 2, 4), ("hard", 4, 2, 4, 1), ("unrestricted", 4, 2, 1, 4)],
+)
 def test_methods_agree_in_float64(tiny, labels, steps, batches, segments, groups):
     with jax.enable_x64(True):
         learned, outer_loss = make_problem(tiny, steps, labels, groups=groups, batches=batches)
@@ -118,3 +125,14 @@ def test_memory_of_checkpointed_and_mixed_is_smaller(wider):
     direct, checkpointed, mixed = (temporaries(kind) for kind in KINDS)
     assert checkpointed < 0.7 * direct
     assert mixed < 0.7 * direct
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps, optimizer", [(1, "sgd"), (3, "sgd"), (3, "momentum")])
+def test_a_zero_head_keeps_the_body_at_first(tiny, kind, steps, optimizer):
+    with jax.enable_x64(True):
+        learned, outer_loss = make_problem(tiny, steps, optimizer=optimizer, zero=True)
+        expected = jax.jit(jax.value_and_grad(outer_loss))(learned)
+        found = jax.jit(jax.value_and_grad(lambda x: outer_loss(x, METHODS[kind](), first_fixed=("body",))))(learned)
+        assert relative(found, expected) < 1e-10
+        assert np.linalg.norm(found[1]["embeddings"]) > 1e-6

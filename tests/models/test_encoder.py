@@ -143,3 +143,22 @@ def test_embedded_encoder_at_full_size(make_texts, run_torch, record_property):
         error = max(error, hidden_error(checkpoint, checkpoint.config, hidden, ids, mask, types))
     record_property("max_abs_error", float(error))
     assert error < TOLERANCE
+
+
+def test_derivatives_of_gelu_are_those_of_its_definition():
+    from jax.scipy.stats import norm
+
+    from ddllm.models.encoder import gelu
+
+    with jax.enable_x64(True):
+        x = jnp.linspace(-6, 6, 101)
+
+        def definition(x):
+            return x * norm.cdf(x)
+
+        first, second = jax.grad(gelu), jax.grad(jax.grad(gelu))
+        np.testing.assert_allclose(gelu(x), definition(x), atol=1e-14)
+        np.testing.assert_allclose(jax.vmap(first)(x), jax.vmap(jax.grad(definition))(x), atol=1e-13)
+        np.testing.assert_allclose(jax.vmap(second)(x), jax.vmap(jax.grad(jax.grad(definition)))(x), atol=1e-12)
+        third = jax.vmap(jax.grad(jax.grad(jax.grad(definition))))(x)
+        np.testing.assert_allclose(jax.vmap(jax.grad(second))(x), third, atol=1e-11)
