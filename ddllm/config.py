@@ -200,10 +200,9 @@ def suggest(name: str, known: tuple[str, ...] | list[str]) -> str:
 
 def flat_keys(config: ConfigDict) -> list[str]:
     """All keys with their sections, as they are typed on the command line after `--config.`."""
-    keys = []
-    for key, value in config.items():
-        keys += [f"{key}.{inner}" for inner in flat_keys(value)] if isinstance(value, ConfigDict) else [key]
-    return keys
+    from flax.traverse_util import flatten_dict  # only after a mistake: it imports jax
+
+    return list(flatten_dict(config.to_dict(), sep="."))
 
 
 def resolve(config: ConfigDict) -> dict[str, Any]:

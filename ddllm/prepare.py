@@ -49,10 +49,10 @@ class Prepared:
         """Number of classes C."""
         return len(self.tokens.label_names)
 
-    def scorer(self, split: TokenSplit, limit: int = 0, learner: Learner | None = None) -> Scorer:
+    def scorer(self, split: TokenSplit, limit: int = 0) -> Scorer:
         """Measures accuracy on a split, or on a fixed random part of `limit` texts."""
         config = self.config
-        return Scorer(learner or self.learner, self.start.words, split, config.evaluate.batch_size, self.buckets, limit, config.seed)
+        return Scorer(self.learner, self.start.words, split, config.evaluate.batch_size, self.buckets, limit, config.seed, self.mesh)
 
 
 def prepare(config: ConfigDict, cache: Path) -> Prepared:

@@ -8,7 +8,9 @@ trained.save("my-classifier")
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,12 +45,17 @@ class Trained:
     pretrained: Pretrained
     distilled: Distilled
 
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The base model's tokenizer, read at first use."""
+        return load_tokenizer(self.pretrained.folder)
+
     def logits(self, texts: list[str], batch_size: int = 32) -> np.ndarray:
         """Logits [n, C] of texts, cut to the length that the distilled data set was made for."""
         length = self.distilled.card["preprocessing"]["text_length"]
         # The row number takes the label's place, so that the texts' order can be restored.
         split = Split(list(texts), np.arange(len(texts), dtype=np.int32))
-        tokens, _ = tokenize_texts(load_tokenizer(self.pretrained.folder), split, length)
+        tokens, _ = tokenize_texts(self.tokenizer, split, length)
         words = jnp.asarray(self.pretrained.words)
         logits = np.zeros((len(texts), self.learner.head.classes), np.float32)
         for batch in evaluation_batches(tokens, batch_size, length_buckets(tokens.lengths, length)):

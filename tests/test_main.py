@@ -270,3 +270,10 @@ def test_importing_is_quick():
     code = "import time, sys; t = time.time(); import ddllm, ddllm.main; print(time.time() - t, 'transformers' in sys.modules)"
     seconds, loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
     assert loaded == "False" and np.isfinite(float(seconds))
+
+
+def test_the_command_knows_the_stages():
+    from ddllm.main import STAGE_NAMES
+    from ddllm.stages import STAGES
+
+    assert tuple(STAGES) == STAGE_NAMES

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.errors import UserError
-from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner
 from ddllm.models.pretrained import Pretrained
 
@@ -85,7 +85,7 @@ def save_distilled(folder: Path, data: DistilledData, recipe: Recipe, label_name
     if folder.exists() and any(folder.iterdir()) and not (folder / RECIPE).exists():
         raise UserError(f"{folder} holds something other than a distilled data set; choose another folder.")
     arrays = {name: np.ascontiguousarray(getattr(data, name), np.float32) for name in ("embeddings", "mask", "labels", "rates")}
-    arrays |= {f"head.{name}": np.ascontiguousarray(value, np.float32) for name, value in _flatten(data.head or {}).items()}
+    arrays |= {f"head.{name}": np.ascontiguousarray(value, np.float32) for name, value in flatten_dict(data.head or {}, sep=".").items()}
     # One entry only: the library writes several in no fixed order, and equal data should be equal files.
     content = save(arrays, metadata={"format": "ddllm"})
     sizes = {"batches": arrays["embeddings"].shape[0], "examples": data.examples, "inner_steps": data.steps, "floats": data.floats}
@@ -141,7 +141,7 @@ def load_distilled(folder: str | Path) -> Distilled:
         parts = {name: arrays.pop(name) for name in ("embeddings", "mask", "labels", "rates")}
     except (SafetensorError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is incomplete ({error}); get the folder again.") from None
-    head = _unflatten({name.removeprefix("head."): value for name, value in arrays.items()}) or None
+    head = unflatten_dict({name.removeprefix("head."): value for name, value in arrays.items()}, sep=".") or None
     data = DistilledData(head=head, **parts)
     _check(folder, data, recipe, card)
     return Distilled(data, recipe, card)
@@ -161,21 +161,3 @@ def _check(folder: Path, data: DistilledData, recipe: Recipe, card: dict[str, An
     for name in ("embeddings", "mask", "labels", "rates"):
         if not np.isfinite(getattr(data, name)).all():
             raise UserError(f"{name} in {folder / ARRAYS} holds values that are not finite numbers; the distillation had failed.")
-
-
-def _flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
-def _unflatten(flat: dict[str, Any]) -> Tree:
-    tree: Tree = {}
-    for name, value in flat.items():
-        *path, last = name.split(".")
-        inner = tree
-        for part in path:
-            inner = inner.setdefault(part, {})
-        inner[last] = value
-    return tree

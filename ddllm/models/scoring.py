@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddllm.data.batches import Batch, evaluation_batches
 from ddllm.data.tokens import TokenSplit
@@ -49,6 +50,7 @@ class Scorer:
         buckets: padded lengths used.
         limit: score a fixed random part of so many texts; 0 for all of them.
         seed: of that part.
+        mesh: devices with one axis "data" that batches are split over; left out, everything is where JAX puts it.
     """
 
     def __init__(
@@ -60,15 +62,19 @@ class Scorer:
         buckets: tuple[int, ...],
         limit: int = 0,
         seed: int = 0,
+        mesh: Mesh | None = None,
     ) -> None:
         if limit and limit < len(split):
             chosen = np.sort(np.random.default_rng([seed, 17]).permutation(len(split))[:limit])
             split = TokenSplit(split.ids[chosen], split.lengths[chosen], split.labels[chosen])
         self.learner, self.words, self.texts = learner, words_VD, len(split)
-        self.batches = [jax.tree.map(jnp.asarray, batch) for batch in evaluation_batches(split, batch_size, buckets)]
+        devices = mesh.size if mesh else 1
+        each, self._everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) if mesh else None for axes in (("data",), ()))
+        batch_size = -(-batch_size // devices) * devices
+        self.batches = [jax.device_put(batch, each) for batch in evaluation_batches(split, batch_size, buckets)]
 
     def accuracy(self, params: Tree, words_VD: jax.Array | None = None) -> float:
         """Share of the texts that are classified correctly, in [0, 1]."""
-        words_VD = self.words if words_VD is None else words_VD
+        params, words_VD = jax.device_put((params, self.words if words_VD is None else words_VD), self._everywhere)
         counts = [count_correct(params, words_VD, batch, self.learner) for batch in self.batches]
         return float(sum(float(count) for count in counts)) / self.texts

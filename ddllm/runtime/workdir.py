@@ -5,10 +5,13 @@ of two runs never mix. A lock keeps two processes out of one folder; the operati
 """
 
 import fcntl
+import json
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
+
+from flax.traverse_util import flatten_dict
 
 from ddllm.errors import UserError
 from ddllm.runtime.storage import guard_storage, read_json, write_json
@@ -154,7 +157,8 @@ def _lock(path: Path) -> TextIO:
 def _check_same(path: Path, there: Any, here: dict[str, Any]) -> None:
     if not isinstance(there, dict):
         raise UserError(f"{path / 'config.json'} holds no configuration: use another --workdir or remove the folder.")
-    old, new = _flatten(there), _flatten(here)
+    # As it comes back from JSON, which has lists for tuples.
+    old, new = (flatten_dict(json.loads(json.dumps(config)), sep=".") for config in (there, here))
     keys = [key for key in {**new, **old} if not _without_effect(key) and old.get(key, "absent") != new.get(key, "absent")]
     if not keys:
         return
@@ -167,14 +171,3 @@ def _check_same(path: Path, there: Any, here: dict[str, Any]) -> None:
 
 def _without_effect(key: str) -> bool:
     return any(key.startswith(known) if known.endswith(".") else key == known for known in WITHOUT_EFFECT)
-
-
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            # What comes out of JSON has lists for tuples.
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
