@@ -49,7 +49,7 @@ def default_config() -> ConfigDict:
     distill.labels = "unrestricted"  # hard | soft | unrestricted
     distill.initial = "noise"  # noise | real (random training texts) | a path to JSONL with text and label
     distill.head = "redrawn"  # redrawn (at every outer step) | fixed (by seed) | zero | learned
-    distill.rates = "step"  # step: one learned rate per inner step; layer: one per inner step and layer
+    distill.rates = "step"  # one learned rate per inner step; layer: per inner step and layer; tensor: per inner step and array
     distill.initial_rate = 1e-2  # inner learning rate at the start
     distill.inner_optimizer = "sgd"  # sgd | momentum | nesterov | adam
     distill.gradient = "mixed"  # direct | checkpointed | mixed: the same gradient at another cost
@@ -156,7 +156,7 @@ CHOICES = {
     "model.head": ("auto", "bert", "roberta", "distilbert", "mean"),
     "distill.labels": ("hard", "soft", "unrestricted"),
     "distill.head": ("redrawn", "fixed", "zero", "learned"),
-    "distill.rates": ("step", "layer"),
+    "distill.rates": ("step", "layer", "tensor"),
     "distill.inner_optimizer": ("sgd", "momentum", "nesterov", "adam"),
     "distill.gradient": ("direct", "checkpointed", "mixed"),
     "distill.optimizer": ("adamw", "adam"),

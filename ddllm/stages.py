@@ -129,7 +129,8 @@ def first_data(prepared: Prepared) -> DistilledData:
             split = read_examples(Path(config.initial), prepared.config.data, tokens.label_names, prepared.pretrained.folder, config.length)
             picked = initialise.pick_examples(split, classes, per_class, rng)
         embeddings, mask = initialise.real_data(words, split, picked, config.batches, config.length)
-    groups = group_names(prepared.pretrained.config.layers, config.rates)
+    head = init_head(jax.random.key(prepared.config.seed), prepared.learner.head, prepared.pretrained.config.hidden, prepared.start.pooler)
+    groups = group_names({"body": prepared.start.body, "head": head}, config.rates)
     data = initialise.assemble(
         embeddings,
         mask,
@@ -140,10 +141,7 @@ def first_data(prepared: Prepared) -> DistilledData:
         groups=len(groups),
         rate=config.initial_rate,
     )
-    if config.head != "learned":
-        return data
-    key = jax.random.key(prepared.config.seed)
-    return data.replace(head=init_head(key, prepared.learner.head, prepared.pretrained.config.hidden, prepared.start.pooler))
+    return data.replace(head=head) if config.head == "learned" else data
 
 
 def recipe_of(config: ConfigDict) -> Recipe:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddllm.models.encoder import Tree, layer_name
+from ddllm.models.encoder import Tree
 
 
 @jax.tree_util.register_dataclass
@@ -91,20 +91,31 @@ def raw_rate(rate: float) -> float:
     return float(rate + np.log(-np.expm1(-rate)))  # without overflow for large rates
 
 
-def group_names(layers: int, kind: str) -> tuple[str, ...]:
-    """Names of the parameter groups that have a rate of their own: all together, or embeddings, each layer and the head."""
+def group_names(params: Tree, kind: str) -> tuple[str, ...]:
+    """Names of the parameter groups that have a rate of their own, in the order of the rates' last axis.
+
+    Args:
+        params: parameters {"body", "head"}, or anything with their tree's shape.
+        kind: "step": all together; "layer": embeddings, each layer, and the head; "tensor": every array.
+    """
     if kind == "step":
         return ("all",)
-    return ("embeddings", *(layer_name(index) for index in range(layers)), "head")
+    if kind == "layer":
+        return ("embeddings", *sorted(params["body"]["layers"]), "head")
+    return tuple(jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree_util.tree_leaves_with_path(params))
 
 
 def spread_rates(rates_G: jax.Array, params: Tree) -> Tree:
-    """A tree like `params` whose leaves are the scalar rates of their groups; `rates_G` holds one rate, or one per group."""
-    if rates_G.shape[0] == 1:
+    """A tree like `params` whose leaves are the scalar rates of their groups, G as one of the kinds of `group_names` has."""
+    groups = rates_G.shape[0]
+    if groups == 1:
         return jax.tree.map(lambda _: rates_G[0], params)
     layers = sorted(params["body"]["layers"])
-    if rates_G.shape[0] != len(layers) + 2:
-        raise ValueError(f"{rates_G.shape[0]} rates for {len(layers)} layers: 1 or {len(layers) + 2} are needed")
+    leaves, structure = jax.tree.flatten(params)
+    if groups == len(leaves):
+        return jax.tree.unflatten(structure, [rates_G[index] for index in range(groups)])
+    if groups != len(layers) + 2:
+        raise ValueError(f"{groups} rates for {len(layers)} layers: 1, {len(layers) + 2} or {len(leaves)} are needed")
 
     def fill(index: int, tree: Tree) -> Tree:
         return jax.tree.map(lambda _: rates_G[index], tree)

@@ -82,5 +82,7 @@ def test_soft_labels_start_near_their_class():
 
 
 def test_groups_of_rates():
-    assert group_names(2, "step") == ("all",)
-    assert group_names(2, "layer") == ("embeddings", "00", "01", "head")
+    params = {"body": {"embeddings": {"norm": {"scale": 0}}, "layers": {"01": {"up": 0}, "00": {"up": 0}}}, "head": {"out": 0}}
+    assert group_names(params, "step") == ("all",)
+    assert group_names(params, "layer") == ("embeddings", "00", "01", "head")
+    assert group_names(params, "tensor") == ("body.embeddings.norm.scale", "body.layers.00.up", "body.layers.01.up", "head.out")

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 
-from ddllm.distill.dataset import DistilledData, Recipe, raw_rate, spread_rates
+from ddllm.distill.dataset import DistilledData, Recipe, group_names, raw_rate, spread_rates
 from ddllm.distill.inner_loop import inner_loss, unroll
 
 
@@ -65,5 +66,18 @@ def test_rates_are_spread_by_layer(tiny):
     assert float(spread["body"]["layers"]["00"]["attention"]["qkv"]["kernel"]) == 1
     assert float(spread["body"]["layers"]["01"]["feed_forward"]["up"]["bias"]) == 2
     assert float(spread["head"]["out"]["bias"]) == 3
-    with pytest.raises(ValueError, match="3 rates for 2 layers"):
+    with pytest.raises(ValueError, match="3 rates for 2 layers: 1, 4 or [0-9]+ are needed"):
         spread_rates(jnp.arange(3.0), params)
+
+
+@pytest.mark.parametrize("kind", ["step", "layer", "tensor"])
+def test_groups_have_names_in_the_order_of_their_rates(tiny, kind):
+    _, params = tiny
+    names = group_names(params, kind)
+    spread = flatten_dict(spread_rates(jnp.arange(float(len(names))), params), sep=".")
+    found = {names[int(rate)]: set() for rate in spread.values()}
+    for path, rate in spread.items():
+        found[names[int(rate)]].add(path)
+    assert sorted(found) == sorted(names)
+    for name, paths in found.items():
+        assert name == "all" or all(name in path.split(".") or name == path for path in paths)
