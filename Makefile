@@ -8,12 +8,13 @@ PYTEST_ARGS ?= -n 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart test lint bench clean
 
 help:
 	@echo "make quickstart   install, then distil, evaluate and report on real data (ARGS=... is handed to the command)"
 	@echo "make test         install with test packages, then run the tests (PYTEST_ARGS=... is handed to pytest, by default -n 2)"
 	@echo "make lint         install with test packages, then run ruff and pyright"
+	@echo "make bench        install with the peers, then measure time and memory beside them (ARGS=... is handed to the benchmark)"
 	@echo "make clean        remove the virtual environment and caches; runs/ stays"
 
 quickstart: $(VENV)/.runtime
@@ -25,6 +26,9 @@ test: $(VENV)/.test
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.meta_gradient $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
@@ -44,4 +48,9 @@ $(VENV)/.runtime: requirements.txt requirements-embedded.txt setup.cfg pyproject
 $(VENV)/.test: requirements-test.txt $(VENV)/.runtime
 	@echo "Installing test packages into $(VENV) ..."
 	$(PIP) -r requirements.txt -r requirements-test.txt
+	@touch $@
+
+$(VENV)/.bench: requirements-bench.txt $(VENV)/.test
+	@echo "Installing the benchmark's peers into $(VENV) ..."
+	$(PIP) -r requirements.txt -r requirements-test.txt -r requirements-bench.txt
 	@touch $@

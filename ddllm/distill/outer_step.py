@@ -1,10 +1,12 @@
 """One outer step: train on the distilled data, measure on a real batch, move the distilled data down the meta-gradient.
 
-It is three compiled programs, so that only the small middle one is compiled again for each padded length of real texts:
+The gradient is three compiled programs, so that only the small middle one is compiled again for each padded length of real texts:
 
     begin      (learned, head key)             ─► trained parameters, pullback
     measure    (trained parameters, batch)     ─► loss, ∂loss/∂parameters, each device with its own share of the batch
-    finish     (pullback, ∂loss/∂parameters)   ─► ∂loss/∂learned, averaged over devices; optimizer; new state
+    pull       (pullback, ∂loss/∂parameters)   ─► ∂loss/∂learned, averaged over devices
+
+`gradient` runs the three; a fourth, small one then moves the state.
 
 What is averaged over devices is the gradient of the small distilled data set alone: parameter-sized arrays never travel.
 """
@@ -101,8 +103,7 @@ class OuterStep:
         def pull(pullback: Any, cotangent: Tree) -> dict[str, Any]:
             return jax.lax.pmean(pullback(jax.tree.map(lambda x: x[0], cotangent))[0], "data")
 
-        def finish(state: OuterState, pullback: Any, cotangent: Tree) -> tuple[OuterState, jax.Array]:
-            gradient = jax.shard_map(pull, mesh=mesh, in_specs=(ALL, EACH), out_specs=ALL, check_vma=False)(pullback, cotangent)
+        def move(state: OuterState, gradient: dict[str, Any]) -> tuple[OuterState, jax.Array]:
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.learned)
             learned = jax.tree.map(jnp.add, state.learned, updates)
             # A short memory at first: the average must not remember the start for long.
@@ -115,7 +116,8 @@ class OuterStep:
         # Every device unrolls the same inner loop, inside the same kind of map that pulls back, since a pullback can only be used where it was made.
         self._begin = jax.jit(jax.shard_map(begin, mesh=mesh, in_specs=ALL, out_specs=ALL, check_vma=False))
         self._measure = jax.jit(jax.shard_map(measure, mesh=mesh, in_specs=(ALL, ALL, EACH), out_specs=(ALL, ALL, EACH), check_vma=False))
-        self._finish = jax.jit(finish)
+        self._pull = jax.jit(jax.shard_map(pull, mesh=mesh, in_specs=(ALL, EACH), out_specs=ALL, check_vma=False))
+        self._move = jax.jit(move)
 
     def __call__(self, state: OuterState, batch: Batch, key: jax.Array) -> tuple[OuterState, dict[str, jax.Array]]:
         """Do one outer step.
@@ -128,10 +130,15 @@ class OuterStep:
         Returns:
             The state after it, and {"loss", "accuracy" on the real batch, "gradient_norm"} still on the device.
         """
-        trained, pullback = self._begin(state.learned, self.fixed, self.start, key)
-        loss, accuracy, cotangent = self._measure(trained, self.start.words, jax.device_put(batch, self.batches))
-        state, norm = self._finish(state, pullback, cotangent)
+        loss, accuracy, gradient = self.gradient(state.learned, batch, key)
+        state, norm = self._move(state, gradient)
         return state, {"loss": loss, "accuracy": accuracy, "gradient_norm": norm}
+
+    def gradient(self, learned: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+        """Loss and accuracy on the real batch after training on the distilled data, and the loss's gradient by what is learned."""
+        trained, pullback = self._begin(learned, self.fixed, self.start, key)
+        loss, accuracy, cotangent = self._measure(trained, self.start.words, jax.device_put(batch, self.batches))
+        return loss, accuracy, self._pull(pullback, cotangent)
 
     def train(self, learned: dict[str, Any], key: jax.Array) -> Tree:
         """Parameters trained on the distilled data as learned so far."""

@@ -74,7 +74,7 @@ def test_no_parameter_sized_array_travels(tiny):
     step, state = make_step(tiny, 8)[:2]
     trained, pullback = step._begin(state.learned, step.fixed, step.start, jax.random.key(0))
     _, _, cotangent = step._measure(trained, step.start.words, jax.device_put(make_batch(), step.batches))
-    program = step._finish.lower(state, pullback, cotangent).compile().as_text()
+    program = step._pull.lower(pullback, cotangent).compile().as_text()
     reduced = [line for line in program.splitlines() if "all-reduce(" in line]
     assert reduced, "the gradient of the distilled data has to be averaged"
     hidden, inner = tiny[0].encoder.hidden, tiny[0].encoder.feed_forward
