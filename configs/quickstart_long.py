@@ -1,4 +1,4 @@
-"""The quickstart with more time: three epochs of full fine-tuning, a longer distillation, more heads and draws.
+"""The quickstart with more time: three epochs of full fine-tuning, more and shorter examples, a longer distillation, more heads and draws.
 
     python -m ddllm.main --config configs/quickstart_long.py
 
@@ -17,7 +17,10 @@ def get_config(argument: str = "") -> ConfigDict:
     """The configuration, changed by what stands after the colon."""
     config = runpy.run_path(str(Path(__file__).with_name("quickstart.py")))["get_config"]()
     config.name = "quickstart_long"
-    config.distill.outer_steps = 1500
+    config.distill.examples_per_class = 10
+    config.distill.batches = 5
+    config.distill.length = 16
+    config.distill.outer_steps = 1200
     config.distill.batch_size = 32
     config.distill.average = 0.99
     config.distill.validate_every = 100

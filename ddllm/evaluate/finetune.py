@@ -88,16 +88,18 @@ def finetune(prepared: Prepared, seed: int, checkpoints: Checkpoints, metrics: M
     def loss(params: Tree, words: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         return real_loss(params, learner, params.get("words", words), batch)
 
-    def step(params: Tree, memory: Any, words: jax.Array, batch: Batch) -> tuple[Tree, Any, jax.Array, jax.Array]:
-        (value, correct), gradient = jax.value_and_grad(loss, has_aux=True)(params, words, batch)
+    def move(params: Tree, memory: Any, gradient: Tree) -> tuple[Tree, Any]:
         updates, memory = optimizer.update(gradient, memory, params)
-        return jax.tree.map(jnp.add, params, updates), memory, value, correct
+        return jax.tree.map(jnp.add, params, updates), memory
 
-    compiled = jax.jit(step, donate_argnums=(0, 1))
+    # Two programs: only the first is compiled again for each padded length.
+    differentiate = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    compiled_move = jax.jit(move, donate_argnums=(0, 1))
 
     def advance(state: FinetuneState, index: int) -> tuple[FinetuneState, dict[str, jax.Array]]:
         batch = jax.device_put(stream.batch(index), split)
-        params, memory, value, correct = compiled(state.params, state.optimizer, words, batch)
+        (value, correct), gradient = differentiate(state.params, words, batch)
+        params, memory = compiled_move(state.params, state.optimizer, gradient)
         return FinetuneState(state.step + 1, params, memory, state.best), {"loss": value, "accuracy": correct}
 
     def validate(state: FinetuneState) -> tuple[FinetuneState, float]:
