@@ -109,7 +109,7 @@ def pytorch(problem: Problem, method: str) -> Run:
         return {name: value - change for (name, value), change in zip(params.items(), changes, strict=True)}
 
     if method == "torchopt":
-        import torchopt
+        import torchopt  # pyright: ignore[reportMissingImports]  requirements-bench.txt has it
 
         optimizer = torchopt.sgd(lr=1.0)
         memory = optimizer.init(tuple(start.values()))
