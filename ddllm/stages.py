@@ -16,19 +16,15 @@ from ml_collections import ConfigDict
 
 from ddllm.config import resolve, validate
 from ddllm.data.batches import BatchStream
-from ddllm.data.corpus import read_examples
-from ddllm.distill import initialise
 from ddllm.distill.artefact import Distilled, describe_base, load_distilled, save_distilled
-from ddllm.distill.dataset import DistilledData, Recipe, group_names, learned_parts
-from ddllm.distill.gradients import METHODS
+from ddllm.distill.dataset import learned_parts
 from ddllm.distill.outer_loop import STAGE as DISTILL
-from ddllm.distill.outer_loop import distil, outer_optimizer
-from ddllm.distill.outer_step import OuterStep
+from ddllm.distill.outer_loop import distil
+from ddllm.distill.plan import check_memory, first_data, make_outer_step, recipe_of
 from ddllm.errors import UserError
 from ddllm.evaluate.finetune import finetune as finetune_once
 from ddllm.evaluate.finetune import full_row, score_finetuned
 from ddllm.evaluate.small import evaluate_distilled, evaluate_random
-from ddllm.models.heads import init_head
 from ddllm.prepare import Prepared
 from ddllm.prepare import prepare as prepare_parts
 from ddllm.report.curve import draw_curve
@@ -112,49 +108,12 @@ def finetune(run: Run) -> None:
     record(run, [full_row(accuracies, seconds, len(prepared.tokens.train), run.config.finetune)])
 
 
-def first_data(prepared: Prepared) -> DistilledData:
-    """The distilled data set before the first outer step, as config.distill.initial says."""
-    config, tokens, classes = prepared.config.distill, prepared.tokens, prepared.classes
-    words = np.asarray(prepared.pretrained.words)
-    rng = np.random.default_rng([prepared.config.seed, 11])
-    per_class = config.examples_per_class
-    if config.initial == "noise":
-        shape = (config.batches, classes * per_class // config.batches, config.length)
-        embeddings, mask = initialise.noise_data(words, shape, rng)
-    else:
-        if config.initial == "real":
-            split = tokens.train
-            picked = initialise.pick_examples(split, classes, per_class, rng, at_least=config.length)
-        else:
-            split = read_examples(Path(config.initial), prepared.config.data, tokens.label_names, prepared.pretrained.folder, config.length)
-            picked = initialise.pick_examples(split, classes, per_class, rng)
-        embeddings, mask = initialise.real_data(words, split, picked, config.batches, config.length)
-    head = init_head(jax.random.key(prepared.config.seed), prepared.learner.head, prepared.pretrained.config.hidden, prepared.start.pooler)
-    groups = group_names({"body": prepared.start.body, "head": head}, config.rates)
-    data = initialise.assemble(
-        embeddings,
-        mask,
-        classes=classes,
-        per_class=per_class,
-        passes=config.passes,
-        kind=config.labels,
-        groups=len(groups),
-        rate=config.initial_rate,
-    )
-    return data.replace(head=head) if config.head == "learned" else data
-
-
-def recipe_of(config: ConfigDict) -> Recipe:
-    """The recipe that config.distill describes."""
-    return Recipe(config.labels, config.inner_optimizer, config.passes)
-
-
 def distill(run: Run) -> None:
     """Learn the distilled data set and export what the best validation had."""
     prepared, config = run.prepared, run.config.distill
     data, recipe = first_data(prepared), recipe_of(config)
-    method, optimizer = METHODS[config.gradient](), outer_optimizer(config)
-    step = OuterStep(prepared.learner, recipe, prepared.start, data, method, optimizer, prepared.mesh, config.segments, config.average)
+    step = make_outer_step(prepared, data, config.gradient, config.segments)
+    check_memory(prepared, step, data)
     stream = BatchStream(prepared.tokens.train, config.batch_size, run.config.seed, prepared.buckets)
     scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
     checkpoints, metrics = Checkpoints(run.workdir.checkpoints, config.checkpoints_kept), run.metrics()

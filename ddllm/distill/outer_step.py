@@ -69,6 +69,9 @@ class OuterStep:
         mesh: one axis called "data", over which real batches are split; their size must be a multiple of its.
         segments: see `unroll`.
         average: decay of the running average, 0 for none.
+
+    Attributes:
+        begin, measure, pull: the compiled programs of the gradient, as the module's docstring says.
     """
 
     def __init__(
@@ -114,9 +117,9 @@ class OuterStep:
 
         self._train = jax.jit(trained)
         # Every device unrolls the same inner loop, inside the same kind of map that pulls back, since a pullback can only be used where it was made.
-        self._begin = jax.jit(jax.shard_map(begin, mesh=mesh, in_specs=ALL, out_specs=ALL, check_vma=False))
-        self._measure = jax.jit(jax.shard_map(measure, mesh=mesh, in_specs=(ALL, ALL, EACH), out_specs=(ALL, ALL, EACH), check_vma=False))
-        self._pull = jax.jit(jax.shard_map(pull, mesh=mesh, in_specs=(ALL, EACH), out_specs=ALL, check_vma=False))
+        self.begin = jax.jit(jax.shard_map(begin, mesh=mesh, in_specs=ALL, out_specs=ALL, check_vma=False))
+        self.measure = jax.jit(jax.shard_map(measure, mesh=mesh, in_specs=(ALL, ALL, EACH), out_specs=(ALL, ALL, EACH), check_vma=False))
+        self.pull = jax.jit(jax.shard_map(pull, mesh=mesh, in_specs=(ALL, EACH), out_specs=ALL, check_vma=False))
         self._move = jax.jit(move)
 
     def __call__(self, state: OuterState, batch: Batch, key: jax.Array) -> tuple[OuterState, dict[str, jax.Array]]:
@@ -136,9 +139,9 @@ class OuterStep:
 
     def gradient(self, learned: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
         """Loss and accuracy on the real batch after training on the distilled data, and the loss's gradient by what is learned."""
-        trained, pullback = self._begin(learned, self.fixed, self.start, key)
-        loss, accuracy, cotangent = self._measure(trained, self.start.words, jax.device_put(batch, self.batches))
-        return loss, accuracy, self._pull(pullback, cotangent)
+        trained, pullback = self.begin(learned, self.fixed, self.start, key)
+        loss, accuracy, cotangent = self.measure(trained, self.start.words, jax.device_put(batch, self.batches))
+        return loss, accuracy, self.pull(pullback, cotangent)
 
     def train(self, learned: dict[str, Any], key: jax.Array) -> Tree:
         """Parameters trained on the distilled data as learned so far."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import psutil
 from ml_collections import ConfigDict
 
 import ddllm
@@ -62,6 +63,14 @@ def choose_devices(runtime: ConfigDict) -> list[Any]:
             f"config.runtime.devices is {runtime.devices}, but JAX finds {len(devices)} here ({devices[0].device_kind}): use 0 for all of them."
         )
     return devices[: runtime.devices or None]
+
+
+def free_memory(device: Any) -> int:
+    """Bytes that a device can still give; for a CPU device, those of the machine shared out over all of them."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return psutil.virtual_memory().available // jax.local_device_count()
 
 
 def describe_environment() -> dict[str, Any]:

@@ -72,15 +72,15 @@ def test_eight_devices_give_the_numbers_of_one(tiny):
 
 def test_no_parameter_sized_array_travels(tiny):
     step, state = make_step(tiny, 8)[:2]
-    trained, pullback = step._begin(state.learned, step.fixed, step.start, jax.random.key(0))
-    _, _, cotangent = step._measure(trained, step.start.words, jax.device_put(make_batch(), step.batches))
-    program = step._pull.lower(pullback, cotangent).compile().as_text()
+    trained, pullback = step.begin(state.learned, step.fixed, step.start, jax.random.key(0))
+    _, _, cotangent = step.measure(trained, step.start.words, jax.device_put(make_batch(), step.batches))
+    program = step.pull.lower(pullback, cotangent).compile().as_text()
     reduced = [line for line in program.splitlines() if "all-reduce(" in line]
     assert reduced, "the gradient of the distilled data has to be averaged"
     hidden, inner = tiny[0].encoder.hidden, tiny[0].encoder.feed_forward
     for line in reduced:
         assert f"[{hidden},{3 * hidden}]" not in line and f"[{hidden},{inner}]" not in line
-    measured = step._measure.lower(trained, step.start.words, jax.device_put(make_batch(), step.batches)).compile().as_text()
+    measured = step.measure.lower(trained, step.start.words, jax.device_put(make_batch(), step.batches)).compile().as_text()
     shapes = [line.split("all-reduce(")[0] for line in measured.splitlines() if "all-reduce(" in line]
     assert all("," not in shape.split("f32[")[1].split("]")[0] for shape in shapes if "f32[" in shape)
 

@@ -1,0 +1,97 @@
+"""From a configuration to what the outer loop needs: the first distilled data set, the recipe, the outer step, and whether that fits the devices."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddllm.data.corpus import read_examples
+from ddllm.distill import initialise
+from ddllm.distill.dataset import DistilledData, Recipe, group_names, learned_parts
+from ddllm.distill.gradients import METHODS
+from ddllm.distill.memory import predict_memory
+from ddllm.distill.outer_loop import outer_optimizer
+from ddllm.distill.outer_step import OuterStep
+from ddllm.errors import UserError
+from ddllm.models.heads import init_head
+from ddllm.prepare import Prepared
+from ddllm.runtime.devices import free_memory
+from ddllm.runtime.progress import say
+
+
+def first_data(prepared: Prepared) -> DistilledData:
+    """The distilled data set before the first outer step, as config.distill.initial says."""
+    config, tokens, classes = prepared.config.distill, prepared.tokens, prepared.classes
+    words = np.asarray(prepared.pretrained.words)
+    rng = np.random.default_rng([prepared.config.seed, 11])
+    per_class = config.examples_per_class
+    if config.initial == "noise":
+        shape = (config.batches, classes * per_class // config.batches, config.length)
+        embeddings, mask = initialise.noise_data(words, shape, rng)
+    else:
+        if config.initial == "real":
+            split = tokens.train
+            picked = initialise.pick_examples(split, classes, per_class, rng, at_least=config.length)
+        else:
+            split = read_examples(Path(config.initial), prepared.config.data, tokens.label_names, prepared.pretrained.folder, config.length)
+            picked = initialise.pick_examples(split, classes, per_class, rng)
+        embeddings, mask = initialise.real_data(words, split, picked, config.batches, config.length)
+    head = init_head(jax.random.key(prepared.config.seed), prepared.learner.head, prepared.pretrained.config.hidden, prepared.start.pooler)
+    groups = group_names({"body": prepared.start.body, "head": head}, config.rates)
+    data = initialise.assemble(
+        embeddings,
+        mask,
+        classes=classes,
+        per_class=per_class,
+        passes=config.passes,
+        kind=config.labels,
+        groups=len(groups),
+        rate=config.initial_rate,
+    )
+    return data.replace(head=head) if config.head == "learned" else data
+
+
+def recipe_of(config: ConfigDict) -> Recipe:
+    """The recipe that config.distill describes."""
+    return Recipe(config.labels, config.inner_optimizer, config.passes)
+
+
+def make_outer_step(prepared: Prepared, data: DistilledData, gradient: str, segments: int) -> OuterStep:
+    """The outer step of config.distill, with a gradient method and a number of segments."""
+    config = prepared.config.distill
+    recipe, optimizer, method = recipe_of(config), outer_optimizer(config), METHODS[gradient]()
+    return OuterStep(prepared.learner, recipe, prepared.start, data, method, optimizer, prepared.mesh, segments, config.average)
+
+
+def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData) -> None:
+    """Say how much memory an outer step needs.
+
+    Raises:
+        UserError: there is not as much; the sentence says what other gradient methods would need.
+    """
+    config, free = prepared.config.distill, free_memory(prepared.mesh.local_devices[0])
+
+    def need(step: OuterStep) -> int:
+        return predict_memory(step, learned_parts(data, recipe_of(config)), config.batch_size, max(prepared.buckets))
+
+    needed = need(step)
+    if needed <= free:
+        say(f"  an outer step needs {_gigabytes(needed)} beside the model, on each device; {_gigabytes(free)} are free")
+        return
+    segments = max(n for n in range(1, data.steps + 1) if data.steps % n == 0 and n * n <= data.steps)
+    others = {(name, count) for name in METHODS for count in (1, segments)} - {(config.gradient, config.segments)}
+    needs = {other: need(make_outer_step(prepared, data, *other)) for other in sorted(others)}
+    listed = "; ".join(
+        f"config.distill.gradient={name} with config.distill.segments={count} would need {_gigabytes(size)}"
+        for (name, count), size in needs.items()
+        if size < needed
+    )
+    raise UserError(
+        f"an outer step needs {_gigabytes(needed)} on each device, but only {_gigabytes(free)} are free: {listed or 'no other method needs less'}; "
+        "shorter or fewer examples and smaller batches need less too."
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
