@@ -113,12 +113,13 @@ def distill(run: Run) -> None:
     prepared, config = run.prepared, run.config.distill
     data, recipe = first_data(prepared), recipe_of(config)
     step = make_outer_step(prepared, data, config.gradient, config.segments)
-    check_memory(prepared, step, data)
     stream = BatchStream(prepared.tokens.train, config.batch_size, run.config.seed, prepared.buckets)
     scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
     checkpoints, metrics = Checkpoints(run.workdir.checkpoints, config.checkpoints_kept), run.metrics()
     loop = Loop(DISTILL, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics)
     try:
+        if (checkpoints.latest() or 0) < config.outer_steps:  # a finished run compiles nothing
+            check_memory(prepared, step, data)
         state, seconds = distil(loop, step, learned_parts(data, recipe), stream, scorer, config.validation_heads, run.config.seed)
     finally:
         checkpoints.close()
