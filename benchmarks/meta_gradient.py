@@ -23,6 +23,7 @@ from rich.table import Table
 
 from benchmarks.workloads import WORKLOADS
 from ddllm.config import default_config
+from ddllm.runtime.huge_pages import start_with_huge_pages
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "meta_gradient.json"
@@ -183,4 +184,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()  # for all contestants alike
     main()

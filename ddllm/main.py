@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from ddllm.config import default_config, flat_keys, suggest
 from ddllm.errors import UserError
+from ddllm.runtime.huge_pages import start_with_huge_pages
 
 STAGE_NAMES = ("prepare", "finetune", "distill", "evaluate", "report")
 
@@ -108,4 +109,5 @@ def _missing_config(arguments: list[str], error: OSError) -> str:
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     sys.exit(main())

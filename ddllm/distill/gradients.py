@@ -1,14 +1,16 @@
-"""Ways to differentiate through an inner gradient step: the same numbers at another cost.
+"""Ways to differentiate through inner gradient steps: the same numbers at another cost.
 
-A method answers two questions: how the scaled inner gradient `rate ⊙ ∇_θ ℓ(θ, batch)` is computed so that it can itself be
-differentiated, and what is kept of a step for the backward pass. They are exchangeable: `unroll(…, method=Mixed())`. Parts of the parameters
-that do not move in a step can be named (`fixed`), and cost nothing then.
+A method answers three questions: how the scaled inner gradient `rate ⊙ ∇_θ ℓ(θ, batch)` is computed so that it can itself be
+differentiated, what is kept of a step for the backward pass, and how a whole descent (steps of plain SGD) is. They are exchangeable:
+`unroll(…, method=Mixed())`. Parts of the parameters that do not move in a step can be named (`fixed`), and cost nothing then.
 
 | method | cost of a step, in forward passes | memory of S steps |
 |---|---|---|
 | `Direct` | 9 | S × activations of a gradient |
 | `Checkpointed` | 12 | S × parameters + one step |
 | `Mixed` | 11 | S × parameters + one forward pass |
+
+An inner gradient is three passes (forward, by the input, by the kernel) over the matrix products of the encoder, its derivative six.
 """
 
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from ddllm.models.encoder import Tree
 
 Loss = Callable[[Tree, Any], jax.Array]
 ScaledGradient = Callable[[Tree, Any, jax.Array], Tree]
+Descent = Callable[[Tree, Any, jax.Array, jax.Array], Tree]  # (params, batches [M, …], order [S], rates [S, G]) to params
 
 
 def _scaled(gradient: Tree, rates_G: jax.Array) -> Tree:
@@ -41,6 +44,24 @@ def _plain_gradient(loss: Loss, fixed: tuple[str, ...]) -> ScaledGradient:
     return scaled_gradient
 
 
+def take_batch(batches: Any, index: jax.Array) -> Any:
+    """Inner batch `index` of arrays [M, …]."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), batches)
+
+
+def _stepwise(method: "Method", loss: Loss) -> Descent:
+    gradient = method.gradient(loss)
+
+    def descend(params: Tree, batches: Any, order_S: jax.Array, rates_SG: jax.Array) -> Tree:
+        def step(params: Tree, inputs: tuple[jax.Array, jax.Array]) -> tuple[Tree, None]:
+            index, rates_G = inputs
+            return jax.tree.map(jnp.subtract, params, gradient(params, take_batch(batches, index), rates_G)), None
+
+        return jax.lax.scan(method.wrap(step), params, (order_S, rates_SG))[0]
+
+    return descend
+
+
 @dataclass(frozen=True)
 class Direct:
     """Ordinary reverse over reverse: `jax.grad` through the scan.
@@ -55,6 +76,10 @@ class Direct:
     def wrap(self, step: Callable) -> Callable:
         """The step as it is: everything it computed is kept."""
         return step
+
+    def descend(self, loss: Loss) -> Descent:
+        """Steps of SGD, one after the other."""
+        return _stepwise(self, loss)
 
 
 @dataclass(frozen=True)
@@ -72,6 +97,10 @@ class Checkpointed:
         """The step, keeping its inputs alone."""
         return jax.checkpoint(step)
 
+    def descend(self, loss: Loss) -> Descent:
+        """Steps of SGD, one after the other."""
+        return _stepwise(self, loss)
+
 
 @dataclass(frozen=True)
 class Mixed:
@@ -81,8 +110,9 @@ class Mixed:
 
         θ̄ = ∂_θ[∇_θ ℓ · v] = jvp of ∇_θ ℓ along (v, 0),   φ̄ = ∂_φ[∇_θ ℓ · v] = jvp of ∇_φ ℓ along (v, 0),   rate̅ = ⟨∇_θ ℓ, u⟩
 
-    so activations of a backward pass are never stored (MixFlow-MG, arXiv 2505.00793). The result cannot be differentiated in forward
-    mode, nor once more.
+    so activations of a backward pass are never stored (MixFlow-MG, arXiv 2505.00793). A descent keeps the gradient of each step instead of
+    its parameters, which the backward pass gets back by undoing the step (θ_t = θ_{t+1} + rate ⊙ g_t): the gradient is then not computed
+    again for the rates. The result cannot be differentiated in forward mode, nor once more.
     """
 
     def gradient(self, loss: Loss, fixed: tuple[str, ...] = ()) -> ScaledGradient:
@@ -112,6 +142,48 @@ class Mixed:
     def wrap(self, step: Callable) -> Callable:
         """The step as it is: the gradient's own rule already keeps its inputs alone."""
         return step
+
+    def descend(self, loss: Loss) -> Descent:
+        """Steps of SGD with a backward pass of their own, as the class's docstring says."""
+        both = jax.grad(loss, argnums=(0, 1))
+
+        def run(params: Tree, batches: Any, order_S: jax.Array, rates_SG: jax.Array) -> tuple[Tree, Tree]:
+            def step(params: Tree, inputs: tuple[jax.Array, jax.Array]) -> tuple[Tree, Tree]:
+                index, rates_G = inputs
+                gradient = jax.grad(loss)(params, take_batch(batches, index))
+                return jax.tree.map(jnp.subtract, params, _scaled(gradient, rates_G)), gradient
+
+            return jax.lax.scan(step, params, (order_S, rates_SG))
+
+        @jax.custom_vjp
+        def descend(params: Tree, batches: Any, order_S: jax.Array, rates_SG: jax.Array) -> Tree:
+            return run(params, batches, order_S, rates_SG)[0]
+
+        def forward(params: Tree, batches: Any, order_S: jax.Array, rates_SG: jax.Array) -> tuple[Tree, tuple]:
+            params, gradients = run(params, batches, order_S, rates_SG)
+            return params, (params, gradients, batches, order_S, rates_SG)
+
+        def backward(kept: tuple, cotangent: Tree) -> tuple[Tree, Any, None, jax.Array]:
+            params, gradients, batches, order_S, rates_SG = kept
+
+            def undo(carry: tuple[Tree, Tree], inputs: tuple[jax.Array, jax.Array, Tree]) -> tuple[tuple[Tree, Tree], tuple]:
+                params, cotangent = carry
+                index, rates_G, gradient = inputs
+                change, collect = jax.vjp(lambda rates: _scaled(gradient, rates), rates_G)
+                params = jax.tree.map(jnp.add, params, change)
+                batch, direction = take_batch(batches, index), _scaled(cotangent, rates_G)
+                # The gradient itself comes out too, unused: nothing of it is computed.
+                _, (params_bar, batch_bar) = jax.jvp(lambda moved: both(moved, batch), (params,), (direction,))
+                cotangent = jax.tree.map(jnp.subtract, cotangent, params_bar)
+                return (params, cotangent), jax.tree.map(jnp.negative, (batch_bar, collect(carry[1])[0]))
+
+            inputs = (order_S, rates_SG, gradients)
+            (_, cotangent), (bars_S, rates_bar_SG) = jax.lax.scan(undo, (params, cotangent), inputs, reverse=True)
+            batches_bar = jax.tree.map(lambda x, bar_S: jnp.zeros_like(x).at[order_S].add(bar_S), batches, bars_S)
+            return cotangent, batches_bar, None, rates_bar_SG
+
+        descend.defvjp(forward, backward)
+        return descend
 
 
 METHODS = {"direct": Direct, "checkpointed": Checkpointed, "mixed": Mixed}

@@ -95,6 +95,12 @@ def unroll(
         inputs = jax.tree.map(lambda x: x[1:], inputs)
     if not len(inputs[0]):
         return carry[0]
+    if transform is None:
+        descend = method.descend(loss)
+        if segments == 1:
+            return descend(carry[0], batches, *inputs)
+        inputs = jax.tree.map(lambda x: x.reshape(segments, -1, *x.shape[1:]), inputs)
+        return jax.lax.scan(jax.checkpoint(lambda params, x: (descend(params, batches, *x), None)), carry[0], inputs)[0]
     if segments == 1:
         return jax.lax.scan(make_step(), carry, inputs)[0][0]
     step = make_step()

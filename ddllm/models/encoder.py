@@ -118,11 +118,15 @@ def attend(params: Tree, heads: int, x_NTD: jax.Array, bias_N11T: jax.Array) -> 
     Written out rather than through a fused kernel: the fused ones cannot be differentiated twice.
     """
     batch, length, hidden = x_NTD.shape
+    size = hidden // heads
     parts = jnp.split(apply_dense(params["qkv"], x_NTD), 3, axis=-1)
-    q_NTHK, k_NTHK, v_NTHK = (part.reshape(batch, length, heads, hidden // heads) for part in parts)
-    scores_NHTU = jnp.einsum("nthk,nuhk->nhtu", q_NTHK, k_NTHK) * (hidden // heads) ** -0.5
-    weights_NHTU = jax.nn.softmax(scores_NHTU + bias_N11T, axis=-1)
-    mixed_NTHK = jnp.einsum("nhtu,nuhk->nthk", weights_NHTU, v_NTHK)
+    q_NTHK, k_NTHK, v_NTHK = (part.reshape(batch, length, heads, size) for part in parts)
+    scores_NHTU = jnp.einsum("nthk,nuhk->nhtu", q_NTHK * size**-0.5, k_NTHK) + bias_N11T
+    top_NHT1 = jax.lax.stop_gradient(jnp.max(scores_NHTU, axis=-1, keepdims=True))
+    weights_NHTU = jnp.exp(scores_NHTU - top_NHT1)
+    # Normalised after the product: K numbers to divide for each query and head instead of T, in every derivative.
+    total_NTH1 = jnp.sum(weights_NHTU, axis=-1).transpose(0, 2, 1)[..., None]
+    mixed_NTHK = jnp.einsum("nhtu,nuhk->nthk", weights_NHTU, v_NTHK) / total_NTH1
     return apply_dense(params["out"], mixed_NTHK.reshape(batch, length, hidden))
 
 
