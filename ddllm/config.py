@@ -53,9 +53,7 @@ def default_config() -> ConfigDict:
     distill.initial_rate = 1e-2  # inner learning rate at the start
     distill.inner_optimizer = "sgd"  # sgd | momentum | nesterov | adam | learned_momentum, or one of Optax's: "adamw(weight_decay=0.01)"
     distill.initial_momentum = 0.9  # of learned_momentum, which has a coefficient for each inner step, learned at rate_rates
-    distill.order = (
-        "fixed"  # fixed | shuffled (dealt into the batches anew in every pass) | learned (all batches in every step, in learned shares)
-    )
+    distill.order = "fixed"  # fixed | shuffled (dealt into the batches anew in every pass) | learned (shares of all batches in a step)
     distill.gradient = "mixed"  # direct | checkpointed | mixed: the same gradient at another cost
     distill.segments = 1  # nested rematerialisation: inner steps (of the window, where truncated) are grouped into so many segments
     distill.truncate = 0  # inner steps that the gradient reaches: a window of so many; 0: all
@@ -68,7 +66,7 @@ def default_config() -> ConfigDict:
     distill.rate_labels = 1e-2
     distill.rate_rates = 1e-2
     distill.rate_head = 1e-3
-    distill.rate_order = 1e-2
+    distill.rate_order = 1e-2  # of a learned order
     distill.weight_decay = 0.0
     distill.warmup = 0.1  # fraction of the outer steps in which the outer rate rises
     distill.decay = "linear"  # linear | cosine | constant, after the warm-up

@@ -42,7 +42,7 @@ def unroll(
     data: DistilledData,
     method: Method | None = None,
     segments: int = 1,
-    optimizer: optax.GradientTransformationExtraArgs | None = None,
+    optimizer: optax.GradientTransformation | None = None,
     first_fixed: tuple[str, ...] = (),
     key: jax.Array | None = None,
     truncation: Truncation | None = None,
@@ -71,7 +71,7 @@ def unroll(
     steps = rates_SG.shape[0]
     if feed_S.shape[0] != steps:
         raise ValueError(f"{steps} rows of rates for {feed_S.shape[0]} inner steps")
-    transform = optimizer or make_optimizer(recipe.optimizer)
+    transform = optax.with_extra_args_support(optimizer) if optimizer else make_optimizer(recipe.optimizer)
     batches = {"embeddings": data.embeddings, "mask": data.mask, "labels": data.labels}
     loss = inner_loss(learner, recipe.labels)
 

@@ -48,6 +48,8 @@ def test_momentum_follows_its_coefficients():
     state = transform.init(PARAMS)
     for gradient, coefficient in zip(GRADIENTS, (0.7, 0.25), strict=True):
         direction, state = transform.update(gradient, state, PARAMS, momentum=jnp.asarray(coefficient))
+    with pytest.raises(ValueError, match="needs coefficients"):
+        transform.update(GRADIENTS[0], state, PARAMS)
     jax.tree.map(lambda d, a, b: np.testing.assert_allclose(d, 0.25 * a + b, rtol=1e-6), direction, *GRADIENTS)
 
 
