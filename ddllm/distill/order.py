@@ -80,7 +80,7 @@ def pick_batch(batches: dict[str, Any], choice: jax.Array, order: str) -> dict[s
     """
     if order == "fixed":
         return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, choice, keepdims=False), batches)
-    flat = jax.tree.map(lambda x: jnp.reshape(x, (-1, *x.shape[2:])), batches)
+    flat = jax.tree.map(lambda x: jnp.asarray(x).reshape(-1, *x.shape[2:]), batches)
     if order == "shuffled":
         return jax.tree.map(lambda x: x.at[choice].get(unique_indices=True, mode="promise_in_bounds"), flat)
     examples = batches["mask"].shape[1]
