@@ -51,9 +51,13 @@ def default_config() -> ConfigDict:
     distill.head = "redrawn"  # redrawn (at every outer step) | fixed (by seed) | zero | learned
     distill.rates = "step"  # one learned rate per inner step; layer: per inner step and layer; tensor: per inner step and array
     distill.initial_rate = 1e-2  # inner learning rate at the start
-    distill.inner_optimizer = "sgd"  # sgd | momentum | nesterov | adam
+    distill.inner_optimizer = "sgd"  # sgd | momentum | nesterov | adam | learned_momentum, or one of Optax's: "adamw(weight_decay=0.01)"
+    distill.initial_momentum = 0.9  # of learned_momentum, which has a coefficient for each inner step, learned at rate_rates
+    distill.order = "fixed"  # fixed | shuffled (dealt into the batches anew in every pass) | learned (shares of all batches in a step)
     distill.gradient = "mixed"  # direct | checkpointed | mixed: the same gradient at another cost
-    distill.segments = 1  # nested rematerialisation: inner steps are grouped into so many segments
+    distill.segments = 1  # nested rematerialisation: inner steps (of the window, where truncated) are grouped into so many segments
+    distill.truncate = 0  # inner steps that the gradient reaches: a window of so many; 0: all
+    distill.window = "last"  # last (inner steps) | random (the training ends after a random number of steps; the last ones of those)
     distill.outer_steps = 3000
     distill.batch_size = 32  # real texts per outer step
     distill.optimizer = "adamw"  # adamw (no weight decay unless set) | adam
@@ -62,6 +66,7 @@ def default_config() -> ConfigDict:
     distill.rate_labels = 1e-2
     distill.rate_rates = 1e-2
     distill.rate_head = 1e-3
+    distill.rate_order = 1e-2  # of a learned order
     distill.weight_decay = 0.0
     distill.warmup = 0.1  # fraction of the outer steps in which the outer rate rises
     distill.decay = "linear"  # linear | cosine | constant, after the warm-up
@@ -139,6 +144,8 @@ NOT_NEGATIVE = (
     "distill.rate_labels",
     "distill.rate_rates",
     "distill.rate_head",
+    "distill.rate_order",
+    "distill.truncate",
     "distill.weight_decay",
     "distill.warmup",
     "distill.clip",
@@ -157,7 +164,8 @@ CHOICES = {
     "distill.labels": ("hard", "soft", "unrestricted"),
     "distill.head": ("redrawn", "fixed", "zero", "learned"),
     "distill.rates": ("step", "layer", "tensor"),
-    "distill.inner_optimizer": ("sgd", "momentum", "nesterov", "adam"),
+    "distill.order": ("fixed", "shuffled", "learned"),
+    "distill.window": ("last", "random"),
     "distill.gradient": ("direct", "checkpointed", "mixed"),
     "distill.optimizer": ("adamw", "adam"),
     "distill.decay": ("linear", "cosine", "constant"),
@@ -183,13 +191,42 @@ def validate(config: ConfigDict) -> None:
             f"config.distill.batches is {distill.batches}, which does not divide config.distill.examples_per_class="
             f"{distill.examples_per_class}; every inner batch needs the same number of examples of every class."
         )
-    steps = distill.batches * distill.passes
-    if steps % distill.segments:
-        raise UserError(f"config.distill.segments is {distill.segments}, which does not divide the {steps} inner steps (batches x passes).")
+    _validate_inner_loop(distill)
     if distill.average >= 1 or distill.second_moment >= 1 or distill.warmup > 1 or config.finetune.warmup > 1:
         raise UserError("config.distill.average and config.distill.second_moment must be below 1, and both warmup values at most 1.")
     if not config.evaluate.random_rates or min(config.evaluate.random_rates) <= 0:
         raise UserError("config.evaluate.random_rates needs at least one rate, and rates must be greater than 0.")
+
+
+def _validate_inner_loop(distill: ConfigDict) -> None:
+    steps = distill.batches * distill.passes
+    reached, what = distill.truncate or steps, "steps of config.distill.truncate" if distill.truncate else "inner steps (batches x passes)"
+    if distill.truncate > steps:
+        raise UserError(f"config.distill.truncate is {distill.truncate}, but there are only {steps} inner steps (batches x passes).")
+    if reached % distill.segments:
+        raise UserError(f"config.distill.segments is {distill.segments}, which does not divide the {reached} {what}.")
+    if distill.window == "random" and not distill.truncate:
+        raise UserError("config.distill.window is 'random', but no window is set; say how many steps it has with config.distill.truncate.")
+    if distill.window == "last" and reached < steps:
+        if distill.order == "fixed" and reached < distill.batches:
+            raise UserError(
+                f"config.distill.truncate is {reached}, so that {distill.batches - reached} of the {distill.batches} inner batches would never "
+                "be learned; make it config.distill.batches or more, or use config.distill.window=random or another config.distill.order."
+            )
+        if distill.head == "learned":
+            raise UserError(
+                "config.distill.head is 'learned', but the last inner steps alone do not reach the head that training starts from; "
+                "set config.distill.truncate=0 or config.distill.window=random."
+            )
+    if distill.order != "fixed" and distill.batches == 1:
+        raise UserError(
+            f"config.distill.order is {distill.order!r}, but there is only one inner batch; set config.distill.batches to 2 or more."
+        )
+    if not 0 < distill.initial_momentum < 1:
+        raise UserError(f"config.distill.initial_momentum is {distill.initial_momentum!r}, but must lie between 0 and 1.")
+    from ddllm.distill.optimizers import make_optimizer  # imports jax, which the command line does without
+
+    make_optimizer(distill.inner_optimizer, "config.distill.inner_optimizer")
 
 
 def suggest(name: str, known: tuple[str, ...] | list[str]) -> str:

@@ -18,6 +18,7 @@ from ddllm.config import resolve, validate
 from ddllm.data.batches import BatchStream
 from ddllm.distill.artefact import Distilled, describe_base, load_distilled, save_distilled
 from ddllm.distill.dataset import learned_parts
+from ddllm.distill.optimizers import check_derivative
 from ddllm.distill.outer_loop import STAGE as DISTILL
 from ddllm.distill.outer_loop import distil
 from ddllm.distill.plan import check_memory, first_data, make_outer_step, recipe_of
@@ -73,6 +74,7 @@ def open_run(config: ConfigDict, folder: str | Path, command: str = "") -> Run:
     validate(config)
     workdir = Workdir.open(Path(folder), resolve(config), command)
     set_up(config.runtime)
+    check_derivative(config.distill.inner_optimizer, "config.distill.inner_optimizer")
     return Run(config, workdir)
 
 

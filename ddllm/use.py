@@ -78,7 +78,7 @@ def train(folder: str | Path, model: str | None = None, seed: int = 0) -> Traine
     Args:
         folder: what a run wrote to <workdir>/distilled.
         model: the pretrained model, where it lies elsewhere than the recipe says: hub name or local folder.
-        seed: of the head, where the recipe redraws it.
+        seed: of what the recipe leaves to chance: a redrawn head, a shuffled order.
 
     Raises:
         UserError: the folder is broken, or the model is not the one that it was distilled for.

@@ -91,6 +91,12 @@ def tiny():
 
 
 @pytest.fixture
+def shallow():
+    """An encoder of no layers, for what does not depend on them: only a normalisation stands between inputs and head."""
+    return make_learner(8, layers=0)
+
+
+@pytest.fixture
 def wider():
     return make_learner(64)
 

@@ -109,6 +109,34 @@ def test_other_recipes(arguments, tiny_corpus, tmp_path, head, labels, initial):
     assert (distilled.data.head is not None) == (head == "learned")
 
 
+def test_other_inner_loops(arguments, tmp_path, capsys):
+    overrides = {
+        "distill.passes": 2,
+        "distill.inner_optimizer": "learned_momentum",
+        "distill.order": "learned",
+        "distill.truncate": 2,
+        "distill.window": "random",
+        "evaluate.heads": 2,
+    }
+    assert main(arguments(mode="distill", **overrides)) == 0
+    distilled = load_distilled(tmp_path / "run" / "distilled")
+    assert distilled.recipe.order == "learned" and distilled.data.order.shape == (6, 3) and distilled.data.momentum.shape == (6,)
+    assert len(set(distilled.data.momentum[1:].tolist())) == 5, "momentum was not learned at every step"
+    overrides |= {
+        "distill.inner_optimizer": "scale_by_rms(decay=0.5)",
+        "distill.order": "shuffled",
+        "distill.window": "last",
+        "workdir": tmp_path / "b",
+    }
+    assert main(arguments(mode="distill,evaluate", **overrides)) == 0
+    rows = {row["name"]: row for row in json.loads((tmp_path / "b" / "results.json").read_text())["rows"]}
+    assert rows["distilled"]["runs"] == 2 and "orders redrawn" in rows["distilled"]["note"]
+    assert load_distilled(tmp_path / "b" / "distilled").recipe.optimizer == "scale_by_rms(decay=0.5)"
+    overrides |= {"distill.inner_optimizer": "radam", "workdir": tmp_path / "c"}
+    assert main(arguments(mode="distill", **overrides)) == 2
+    assert "config.distill.inner_optimizer is 'radam', whose derivative is not finite" in capsys.readouterr().err
+
+
 def start(line):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen([sys.executable, "-m", "ddllm.main", *line], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -231,6 +259,7 @@ def test_bad_data(arguments, tmp_path, capsys):
         ([f"--config={QUICKSTART}", "--config.distill.outer_steps=0"], "must be greater than 0"),
         ([f"--config={QUICKSTART}", "--config.distill.head=zeroes"], "did you mean zero?"),
         ([f"--config={QUICKSTART}", "--config.distill.batches=2"], "does not divide"),
+        ([f"--config={QUICKSTART}", "--config.distill.inner_optimizer=adm"], "did you mean adam?"),
         ([f"--config={QUICKSTART}", "--mode=distil"], "did you mean distill?"),
         ([f"--config={QUICKSTART}", "--wrkdir=x"], "workdir"),
         ([f"--config={QUICKSTART}", "extra"], "'extra' is not understood"),

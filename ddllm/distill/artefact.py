@@ -16,12 +16,16 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ddllm.distill.dataset import DistilledData, Recipe
+from ddllm.distill.optimizers import LEARNED_MOMENTUM, SGD, SHORT, make_optimizer
+from ddllm.distill.order import ORDERS
 from ddllm.errors import UserError
 from ddllm.models.learner import Learner
 from ddllm.models.pretrained import Pretrained
 
-SCHEMA = 1
+# 1: fixed order and the optimizers by their short names; 2: every order and every optimizer. A folder is of the lowest schema that can say what it holds.
+SCHEMA = 2
 ARRAYS, RECIPE = "distilled.safetensors", "recipe.json"
+ALWAYS, SOMETIMES = ("embeddings", "mask", "labels", "rates"), ("momentum", "order")
 
 
 @dataclass(frozen=True)
@@ -84,18 +88,28 @@ def save_distilled(folder: Path, data: DistilledData, recipe: Recipe, label_name
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / RECIPE).exists():
         raise UserError(f"{folder} holds something other than a distilled data set; choose another folder.")
-    arrays = {name: np.ascontiguousarray(getattr(data, name), np.float32) for name in ("embeddings", "mask", "labels", "rates")}
+    present = [*ALWAYS, *(name for name in SOMETIMES if getattr(data, name) is not None)]
+    arrays = {name: np.ascontiguousarray(getattr(data, name), np.float32) for name in present}
     arrays |= {f"head.{name}": np.ascontiguousarray(value, np.float32) for name, value in flatten_dict(data.head or {}, sep=".").items()}
     # One entry only: the library writes several in no fixed order, and equal data should be equal files.
     content = save(arrays, metadata={"format": "ddllm"})
     sizes = {"batches": arrays["embeddings"].shape[0], "examples": data.examples, "inner_steps": data.steps, "floats": data.floats}
+    constants, schema = asdict(recipe), 2
+    if recipe.order == "fixed" and recipe.optimizer in (SGD, *SHORT):
+        del constants["order"]
+        schema = 1
+    readable = {"learning_rates": np.logaddexp(0, arrays["rates"]).tolist()}
+    if data.momentum is not None:
+        readable["momentum"] = np.exp(-np.logaddexp(0, -arrays["momentum"])).tolist()
+    if data.order is not None:
+        readable["batch_shares"] = np.exp(arrays["order"] - np.logaddexp.reduce(arrays["order"], axis=1, keepdims=True)).tolist()
     text = {
-        "schema": SCHEMA,
+        "schema": schema,
         "sha256": hashlib.sha256(content).hexdigest(),
         "label_names": list(label_names),
         **sizes,
-        "recipe": asdict(recipe),
-        "learning_rates": np.logaddexp(0, arrays["rates"]).tolist(),
+        "recipe": constants,
+        **readable,
         **card,
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -138,9 +152,12 @@ def load_distilled(folder: str | Path) -> Distilled:
     try:
         arrays = load(content)
         recipe = Recipe(**card["recipe"])
-        parts = {name: arrays.pop(name) for name in ("embeddings", "mask", "labels", "rates")}
+        parts = {name: arrays.pop(name) for name in (*ALWAYS, *(name for name in SOMETIMES if name in arrays))}
     except (SafetensorError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is incomplete ({error}); get the folder again.") from None
+    unknown = [name for name in arrays if not name.startswith("head.")]
+    if unknown:
+        raise UserError(f"{folder / ARRAYS} holds {', '.join(unknown)}, which no recipe has; get the folder again.")
     head = unflatten_dict({name.removeprefix("head."): value for name, value in arrays.items()}, sep=".") or None
     data = DistilledData(head=head, **parts)
     _check(folder, data, recipe, card)
@@ -148,6 +165,11 @@ def load_distilled(folder: str | Path) -> Distilled:
 
 
 def _check(folder: Path, data: DistilledData, recipe: Recipe, card: dict[str, Any]) -> None:
+    if recipe.order not in ORDERS:
+        raise UserError(
+            f"the order in {folder / RECIPE} is {recipe.order!r}, but must be one of {', '.join(ORDERS)}; get the folder again."
+        )
+    make_optimizer(str(recipe.optimizer), f"the inner optimizer in {folder / RECIPE}")
     shape = data.embeddings.shape
     fits = (
         len(shape) == 4
@@ -155,9 +177,12 @@ def _check(folder: Path, data: DistilledData, recipe: Recipe, card: dict[str, An
         and data.labels.shape == (*shape[:2], len(card["label_names"]))
         and data.rates.ndim == 2
         and data.rates.shape[0] == shape[0] * recipe.passes
+        and (None if data.momentum is None else data.momentum.shape)
+        == (data.rates.shape[:1] if recipe.optimizer == LEARNED_MOMENTUM else None)
+        and (None if data.order is None else data.order.shape) == ((data.rates.shape[0], shape[0]) if recipe.order == "learned" else None)
     )
     if not fits:
         raise UserError(f"the arrays in {folder / ARRAYS} do not fit together or not with {RECIPE}; get the folder again.")
-    for name in ("embeddings", "mask", "labels", "rates"):
-        if not np.isfinite(getattr(data, name)).all():
+    for name in (*ALWAYS, *SOMETIMES):
+        if not np.isfinite(getattr(data, name) if getattr(data, name) is not None else 0).all():
             raise UserError(f"{name} in {folder / ARRAYS} holds values that are not finite numbers; the distillation had failed.")

@@ -1,7 +1,7 @@
 """The distilled data set: one pytree that stands for a whole learning recipe.
 
-It holds what is fed (embeddings, mask, labels), in which order (inner batches, gone through `passes` times) and at which rates. `Recipe`
-holds the constants that turn the arrays into a training run. Everything that learns from distilled data takes these two and nothing else.
+It holds what is fed (embeddings, mask, labels), in which order (inner batches, gone through `passes` times; see order.py) and at which rates.
+`Recipe` holds the constants that turn the arrays into a training run. Everything that learns from distilled data takes these two and nothing else.
 """
 
 import dataclasses
@@ -26,6 +26,8 @@ class DistilledData:
         labels: [M, N, C], read as the recipe's label kind says; not learned where that is "hard".
         rates: raw learning rates [S, G] per inner step and parameter group; softplus gives the rate.
         head: initial head, where it is learned with the data; else None.
+        momentum: raw coefficients [S] of learned momentum, sigmoid gives the coefficient; None for every other optimizer.
+        order: logits [S, M] of the inner batches at each inner step, where the order is learned; else None.
     """
 
     embeddings: Any
@@ -33,6 +35,8 @@ class DistilledData:
     labels: Any
     rates: Any
     head: Tree | None = None
+    momentum: Any = None
+    order: Any = None
 
     def replace(self, **changes: Any) -> "DistilledData":
         """A copy with some parts exchanged."""
@@ -53,7 +57,11 @@ class DistilledData:
         """How many learned numbers the data set holds, padding left out."""
         positions = int(np.sum(np.asarray(self.mask) > 0))
         size = positions * self.embeddings.shape[-1] + self.labels.size + self.rates.size
-        return int(size + sum(leaf.size for leaf in jax.tree.leaves(self.head)))
+        return int(size + sum(leaf.size for leaf in jax.tree.leaves((self.head, self.momentum, self.order))))
+
+
+# Parts that only some recipes have.
+OPTIONAL = ("head", "momentum", "order")
 
 
 @dataclass(frozen=True)
@@ -62,13 +70,15 @@ class Recipe:
 
     Attributes:
         labels: "hard", "soft" or "unrestricted".
-        optimizer: name of the inner optimizer (see inner_loop.OPTIMIZERS).
-        passes: how often the inner batches are gone through, in their stored order.
+        optimizer: the inner optimizer, in the words of `optimizers.make_optimizer`.
+        passes: how often the inner batches are gone through.
+        order: "fixed" (as they are stored), "shuffled" or "learned"; see order.py.
     """
 
     labels: str
     optimizer: str = "sgd"
     passes: int = 1
+    order: str = "fixed"
 
 
 def learned_parts(data: DistilledData, recipe: Recipe) -> dict[str, Any]:
@@ -76,19 +86,20 @@ def learned_parts(data: DistilledData, recipe: Recipe) -> dict[str, Any]:
     parts = {"embeddings": data.embeddings, "rates": data.rates}
     if recipe.labels != "hard":
         parts["labels"] = data.labels
-    if data.head is not None:
-        parts["head"] = data.head
+    for name in OPTIONAL:
+        if getattr(data, name) is not None:
+            parts[name] = getattr(data, name)
     return parts
-
-
-def inner_order(data: DistilledData, recipe: Recipe) -> np.ndarray:
-    """Index of the inner batch fed at each inner step, [S]."""
-    return np.tile(np.arange(data.embeddings.shape[0], dtype=np.int32), recipe.passes)
 
 
 def raw_rate(rate: float) -> float:
     """The number whose softplus is `rate`."""
     return float(rate + np.log(-np.expm1(-rate)))  # without overflow for large rates
+
+
+def raw_share(share: float) -> float:
+    """The number whose sigmoid is `share`."""
+    return float(np.log(share / (1 - share)))
 
 
 def group_names(params: Tree, kind: str) -> tuple[str, ...]:
@@ -128,3 +139,8 @@ def spread_rates(rates_G: jax.Array, params: Tree) -> Tree:
 def actual_rates(data: DistilledData) -> jax.Array:
     """Learning rates [S, G], all positive."""
     return jax.nn.softplus(jnp.asarray(data.rates))
+
+
+def actual_momentum(data: DistilledData) -> jax.Array | None:
+    """Coefficients of learned momentum [S], between 0 and 1, where there are any."""
+    return None if data.momentum is None else jax.nn.sigmoid(jnp.asarray(data.momentum))

@@ -25,7 +25,8 @@ from ddllm.models.encoder import Tree
 
 Loss = Callable[[Tree, Any], jax.Array]
 ScaledGradient = Callable[[Tree, Any, jax.Array], Tree]
-Descent = Callable[[Tree, Any, jax.Array, jax.Array], Tree]  # (params, batches [M, …], order [S], rates [S, G]) to params
+Pick = Callable[[Any, jax.Array], Any]  # all batches and what chooses from them at a step, to the step's batch
+Descent = Callable[[Tree, Any, jax.Array, jax.Array], Tree]  # (params, batches [M, …], choices [S, …], rates [S, G]) to params
 
 
 def _scaled(gradient: Tree, rates_G: jax.Array) -> Tree:
@@ -44,20 +45,15 @@ def _plain_gradient(loss: Loss, fixed: tuple[str, ...]) -> ScaledGradient:
     return scaled_gradient
 
 
-def take_batch(batches: Any, index: jax.Array) -> Any:
-    """Inner batch `index` of arrays [M, …]."""
-    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), batches)
-
-
-def _stepwise(method: "Method", loss: Loss) -> Descent:
+def _stepwise(method: "Method", loss: Loss, pick: Pick) -> Descent:
     gradient = method.gradient(loss)
 
-    def descend(params: Tree, batches: Any, order_S: jax.Array, rates_SG: jax.Array) -> Tree:
+    def descend(params: Tree, batches: Any, feed_S: jax.Array, rates_SG: jax.Array) -> Tree:
         def step(params: Tree, inputs: tuple[jax.Array, jax.Array]) -> tuple[Tree, None]:
-            index, rates_G = inputs
-            return jax.tree.map(jnp.subtract, params, gradient(params, take_batch(batches, index), rates_G)), None
+            choice, rates_G = inputs
+            return jax.tree.map(jnp.subtract, params, gradient(params, pick(batches, choice), rates_G)), None
 
-        return jax.lax.scan(method.wrap(step), params, (order_S, rates_SG))[0]
+        return jax.lax.scan(method.wrap(step), params, (feed_S, rates_SG))[0]
 
     return descend
 
@@ -77,9 +73,9 @@ class Direct:
         """The step as it is: everything it computed is kept."""
         return step
 
-    def descend(self, loss: Loss) -> Descent:
+    def descend(self, loss: Loss, pick: Pick) -> Descent:
         """Steps of SGD, one after the other."""
-        return _stepwise(self, loss)
+        return _stepwise(self, loss, pick)
 
 
 @dataclass(frozen=True)
@@ -97,9 +93,9 @@ class Checkpointed:
         """The step, keeping its inputs alone."""
         return jax.checkpoint(step)
 
-    def descend(self, loss: Loss) -> Descent:
+    def descend(self, loss: Loss, pick: Pick) -> Descent:
         """Steps of SGD, one after the other."""
-        return _stepwise(self, loss)
+        return _stepwise(self, loss, pick)
 
 
 @dataclass(frozen=True)
@@ -143,44 +139,46 @@ class Mixed:
         """The step as it is: the gradient's own rule already keeps its inputs alone."""
         return step
 
-    def descend(self, loss: Loss) -> Descent:
+    def descend(self, loss: Loss, pick: Pick) -> Descent:
         """Steps of SGD with a backward pass of their own, as the class's docstring says."""
         both = jax.grad(loss, argnums=(0, 1))
 
-        def run(params: Tree, batches: Any, order_S: jax.Array, rates_SG: jax.Array) -> tuple[Tree, Tree]:
+        def run(params: Tree, batches: Any, feed_S: jax.Array, rates_SG: jax.Array) -> tuple[Tree, Tree]:
             def step(params: Tree, inputs: tuple[jax.Array, jax.Array]) -> tuple[Tree, Tree]:
-                index, rates_G = inputs
-                gradient = jax.grad(loss)(params, take_batch(batches, index))
+                choice, rates_G = inputs
+                gradient = jax.grad(loss)(params, pick(batches, choice))
                 return jax.tree.map(jnp.subtract, params, _scaled(gradient, rates_G)), gradient
 
-            return jax.lax.scan(step, params, (order_S, rates_SG))
+            return jax.lax.scan(step, params, (feed_S, rates_SG))
 
         @jax.custom_vjp
-        def descend(params: Tree, batches: Any, order_S: jax.Array, rates_SG: jax.Array) -> Tree:
-            return run(params, batches, order_S, rates_SG)[0]
+        def descend(params: Tree, batches: Any, feed_S: jax.Array, rates_SG: jax.Array) -> Tree:
+            return run(params, batches, feed_S, rates_SG)[0]
 
-        def forward(params: Tree, batches: Any, order_S: jax.Array, rates_SG: jax.Array) -> tuple[Tree, tuple]:
-            params, gradients = run(params, batches, order_S, rates_SG)
-            return params, (params, gradients, batches, order_S, rates_SG)
+        def forward(params: Tree, batches: Any, feed_S: jax.Array, rates_SG: jax.Array) -> tuple[Tree, tuple]:
+            params, gradients = run(params, batches, feed_S, rates_SG)
+            return params, (params, gradients, batches, feed_S, rates_SG)
 
-        def backward(kept: tuple, cotangent: Tree) -> tuple[Tree, Any, None, jax.Array]:
-            params, gradients, batches, order_S, rates_SG = kept
+        def backward(kept: tuple, cotangent: Tree) -> tuple[Tree, Any, jax.Array | None, jax.Array]:
+            params, gradients, batches, feed_S, rates_SG = kept
+            learned_feed = jnp.issubdtype(feed_S.dtype, jnp.floating)
 
-            def undo(carry: tuple[Tree, Tree], inputs: tuple[jax.Array, jax.Array, Tree]) -> tuple[tuple[Tree, Tree], tuple]:
-                params, cotangent = carry
-                index, rates_G, gradient = inputs
-                change, collect = jax.vjp(lambda rates: _scaled(gradient, rates), rates_G)
+            def undo(carry: tuple[Tree, Tree, Any], inputs: tuple[jax.Array, jax.Array, Tree]) -> tuple[tuple, tuple]:
+                params, cotangent, batches_bar = carry
+                choice, rates_G, gradient = inputs
+                change, collect_rates = jax.vjp(lambda rates: _scaled(gradient, rates), rates_G)
                 params = jax.tree.map(jnp.add, params, change)
-                batch, direction = take_batch(batches, index), _scaled(cotangent, rates_G)
+                batch, collect = jax.vjp(pick, batches, choice)
                 # The gradient itself comes out too, unused: nothing of it is computed.
-                _, (params_bar, batch_bar) = jax.jvp(lambda moved: both(moved, batch), (params,), (direction,))
-                cotangent = jax.tree.map(jnp.subtract, cotangent, params_bar)
-                return (params, cotangent), jax.tree.map(jnp.negative, (batch_bar, collect(carry[1])[0]))
+                _, (params_bar, batch_bar) = jax.jvp(lambda moved: both(moved, batch), (params,), (_scaled(cotangent, rates_G),))
+                fed_bar, choice_bar = collect(batch_bar)
+                bars = (choice_bar if learned_feed else None, collect_rates(cotangent)[0])
+                cotangent, batches_bar = jax.tree.map(jnp.subtract, (cotangent, batches_bar), (params_bar, fed_bar))
+                return (params, cotangent, batches_bar), jax.tree.map(jnp.negative, bars)
 
-            inputs = (order_S, rates_SG, gradients)
-            (_, cotangent), (bars_S, rates_bar_SG) = jax.lax.scan(undo, (params, cotangent), inputs, reverse=True)
-            batches_bar = jax.tree.map(lambda x, bar_S: jnp.zeros_like(x).at[order_S].add(bar_S), batches, bars_S)
-            return cotangent, batches_bar, None, rates_bar_SG
+            carry = (params, cotangent, jax.tree.map(jnp.zeros_like, batches))
+            (_, cotangent, batches_bar), bars_S = jax.lax.scan(undo, carry, (feed_S, rates_SG, gradients), reverse=True)
+            return cotangent, batches_bar, *bars_S
 
         descend.defvjp(forward, backward)
         return descend

@@ -1,36 +1,37 @@
 """The inner loop: learn from a distilled data set, differentiably.
 
 The only place where parameters are trained on distilled (or as few real) examples: distillation differentiates it, evaluation merely runs
-it. Step t changes the parameters by θ ← θ − η_t ⊙ update(∇_θ ℓ(θ, batch_t)), one `jax.lax.scan` over t.
+it. Step t changes the parameters by θ ← θ − η_t ⊙ update(∇_θ ℓ(θ, batch_t)), one `jax.lax.scan` over t. Which direction `update` gives is the
+optimizer's matter (optimizers.py), what batch_t is the order's (order.py), and which of the steps a derivative reaches truncation's (truncation.py).
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ddllm.distill.dataset import DistilledData, Recipe, actual_rates, inner_order, spread_rates
+from ddllm.distill.dataset import DistilledData, Recipe, actual_momentum, actual_rates, spread_rates
 from ddllm.distill.gradients import Direct, Method
+from ddllm.distill.optimizers import make_optimizer
+from ddllm.distill.order import choose_feed, pick_batch
+from ddllm.distill.truncation import Truncation
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner, Start, cross_entropy, target_weights
 
-# Direction of a step, before the learned rate scales it. `eps_root` keeps Adam's square root differentiable at zero.
-OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation] | None] = {
-    "sgd": None,
-    "momentum": lambda: optax.trace(decay=0.9),
-    "nesterov": lambda: optax.trace(decay=0.9, nesterov=True),
-    "adam": lambda: optax.scale_by_adam(eps=1e-8, eps_root=1e-12),
-}
-
 
 def inner_loss(learner: Learner, labels: str) -> Callable[[Tree, dict[str, jax.Array]], jax.Array]:
-    """The loss of one inner batch `{"embeddings" [N, T, D], "mask" [N, T], "labels" [N, C]}`: mean cross-entropy, a scalar."""
+    """The loss of one inner batch `{"embeddings" [N, T, D], "mask" [N, T], "labels" [N, C]}`: mean cross-entropy, a scalar.
+
+    With "weights" [N] in the batch, the sum weighted by them instead of the mean.
+    """
 
     def loss(params: Tree, batch: dict[str, jax.Array]) -> jax.Array:
         logits_NC = learner.logits(params, batch["embeddings"], jax.lax.stop_gradient(batch["mask"]))
-        return jnp.mean(cross_entropy(logits_NC, target_weights(batch["labels"], labels)))
+        losses_N = cross_entropy(logits_NC, target_weights(batch["labels"], labels))
+        return jnp.sum(batch["weights"] * losses_N) if "weights" in batch else jnp.mean(losses_N)
 
     return loss
 
@@ -44,69 +45,92 @@ def unroll(
     segments: int = 1,
     optimizer: optax.GradientTransformation | None = None,
     first_fixed: tuple[str, ...] = (),
+    key: jax.Array | None = None,
+    truncation: Truncation | None = None,
 ) -> Tree:
     """Train `params` on the distilled data and return what comes out.
 
     Args:
         learner: encoder, head and their loss.
-        recipe: label kind, inner optimizer and number of passes.
+        recipe: label kind, inner optimizer, number of passes and order.
         params: initial parameters {"body", "head"}.
         data: the distilled data set, with S = M x passes rows of rates.
         method: how a derivative through this function is computed (see gradients.py); makes no difference to the result.
         segments: group the steps into so many blocks, each computed again as a whole in a backward pass; S / segments + segments
-            parameter trees are then kept instead of S. Must divide S.
+            parameter trees are then kept instead of S. Must divide S, or the steps of a truncation's window.
         optimizer: an Optax transformation used instead of the recipe's.
         first_fixed: parts of `params` whose gradient is known to be zero at the first step, so that it need not be computed.
+        key: of a shuffled order and of a random window; not needed without them.
+        truncation: which steps a derivative reaches (see truncation.py); all of them without it. A random window ends the training early.
 
     Returns:
         Trained parameters, a tree like `params`.
     """
     method = method or Direct()
-    order_S = jnp.asarray(inner_order(data, recipe))
+    feed_S = choose_feed(data, recipe, key)
     rates_SG = actual_rates(data)
-    if order_S.shape[0] != rates_SG.shape[0]:
-        raise ValueError(f"{rates_SG.shape[0]} rows of rates for {order_S.shape[0]} inner steps")
-    make = OPTIMIZERS[recipe.optimizer]
-    transform = optimizer or (make() if make else None)
+    steps = rates_SG.shape[0]
+    if feed_S.shape[0] != steps:
+        raise ValueError(f"{steps} rows of rates for {feed_S.shape[0]} inner steps")
+    transform = optax.with_extra_args_support(optimizer) if optimizer else make_optimizer(recipe.optimizer)
     batches = {"embeddings": data.embeddings, "mask": data.mask, "labels": data.labels}
     loss = inner_loss(learner, recipe.labels)
 
-    def make_step(fixed: tuple[str, ...] = ()) -> Callable:
+    def make_step(batches: dict[str, Any], method: Method, fixed: tuple[str, ...] = ()) -> Callable:
         gradient = method.gradient(loss, fixed)
 
-        def step(carry: tuple[Tree, Any], inputs: tuple[jax.Array, jax.Array]) -> tuple[tuple[Tree, Any], None]:
+        def step(carry: tuple[Tree, Any], inputs: tuple[Any, ...]) -> tuple[tuple[Tree, Any], None]:
             params, state = carry
-            index, rates_G = inputs
-            batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), batches)
+            choice, rates_G, momentum = inputs
+            batch = pick_batch(batches, choice, recipe.order)
             if transform is None:
                 change = gradient(params, batch, rates_G)
             else:
-                direction, state = transform.update(gradient(params, batch, jnp.ones_like(rates_G)), state, params)
+                more = {} if momentum is None else {"momentum": momentum}
+                direction, state = transform.update(gradient(params, batch, jnp.ones_like(rates_G)), state, params, **more)
                 change = jax.tree.map(jnp.multiply, direction, spread_rates(rates_G, params))
             return (jax.tree.map(jnp.subtract, params, change), state), None
 
         return method.wrap(step)
 
     carry = (params, transform.init(params) if transform else None)
-    inputs = (order_S, rates_SG)
-    if segments == 1 and (first_fixed or len(order_S) == 1):
+    inputs = (feed_S, rates_SG, actual_momentum(data))
+    if truncation is not None and truncation.steps < steps:
+        begin = truncation.begin(steps, key)
+        carry = _run_before(lambda batches, fixed: make_step(batches, Direct(), fixed), carry, inputs, batches, begin, first_fixed)
+        inputs = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, begin, truncation.steps), inputs)
+        steps, first_fixed = truncation.steps, ()
+    if segments == 1 and (first_fixed or steps == 1):
         # By itself: nothing asks for the derivative by θ_0, and what stands outside the scan is not computed in vain.
-        carry, _ = make_step(first_fixed)(carry, jax.tree.map(lambda x: x[0], inputs))
+        carry, _ = make_step(batches, method, first_fixed)(carry, jax.tree.map(lambda x: x[0], inputs))
         inputs = jax.tree.map(lambda x: x[1:], inputs)
     if not len(inputs[0]):
         return carry[0]
-    if transform is None:
-        descend = method.descend(loss)
-        if segments == 1:
-            return descend(carry[0], batches, *inputs)
-        inputs = jax.tree.map(lambda x: x.reshape(segments, -1, *x.shape[1:]), inputs)
-        return jax.lax.scan(jax.checkpoint(lambda params, x: (descend(params, batches, *x), None)), carry[0], inputs)[0]
+    descend, step = method.descend(loss, partial(pick_batch, order=recipe.order)), make_step(batches, method)
+
+    def run(carry: tuple[Tree, Any], inputs: tuple[Any, ...]) -> tuple[Tree, Any]:
+        if transform is None:
+            return descend(carry[0], batches, *inputs[:2]), None
+        return jax.lax.scan(step, carry, inputs)[0]
+
     if segments == 1:
-        return jax.lax.scan(make_step(), carry, inputs)[0][0]
-    step = make_step()
+        return run(carry, inputs)[0]
     inputs = jax.tree.map(lambda x: x.reshape(segments, -1, *x.shape[1:]), inputs)
-    segment = jax.checkpoint(lambda carry, inputs: (jax.lax.scan(step, carry, inputs)[0], None))
-    return jax.lax.scan(segment, carry, inputs)[0][0]
+    return jax.lax.scan(jax.checkpoint(lambda carry, inputs: (run(carry, inputs), None)), carry, inputs)[0][0]
+
+
+def _run_before(
+    make_step: Callable, carry: tuple[Tree, Any], inputs: Any, batches: Any, begin: int | jax.Array, first_fixed: tuple[str, ...]
+) -> tuple[Tree, Any]:
+    """Parameters and optimizer state after the first `begin` steps, as constants: a derivative neither follows these steps nor keeps anything of them."""
+    carry, inputs, batches = jax.lax.stop_gradient((carry, inputs, batches))
+    first = 0
+    if first_fixed and isinstance(begin, int):  # where the window may hold the first step, what is fixed in it is computed as zero
+        carry, _ = make_step(batches, first_fixed)(carry, jax.tree.map(lambda x: x[0], inputs))
+        first = 1
+    step = make_step(batches, ())
+    # Of a length known only when it runs, so that one program serves every random window and does no step in vain.
+    return jax.lax.fori_loop(first, begin, lambda index, carry: step(carry, jax.tree.map(lambda x: x[index], inputs))[0], carry)
 
 
 def train(
@@ -117,6 +141,7 @@ def train(
     key: jax.Array | None = None,
     method: Method | None = None,
     segments: int = 1,
+    truncation: Truncation | None = None,
 ) -> Tree:
     """Fine-tune pretrained parameters on the distilled data, from the head that the learner starts with.
 
@@ -125,9 +150,10 @@ def train(
         recipe: constants of the inner loop.
         start: pretrained parameters.
         data: the distilled data set; also a learned head.
-        key: of a redrawn head.
+        key: of everything random: a redrawn head, a shuffled order, a random window.
         method: as in `unroll`.
         segments: as in `unroll`.
+        truncation: as in `unroll`.
 
     Returns:
         Trained parameters {"body", "head"}.
@@ -135,4 +161,9 @@ def train(
     params = {"body": start.body, "head": learner.init_head(key, start.pooler, data.head)}
     # Under a last layer of zeros nothing reaches the body.
     fixed = ("body",) if learner.start == "zero" else ()
-    return unroll(learner, recipe, params, data, method, segments, first_fixed=fixed)
+    return unroll(learner, recipe, params, data, method, segments, first_fixed=fixed, key=key, truncation=truncation)
+
+
+def same_every_time(learner: Learner, recipe: Recipe) -> bool:
+    """True where nothing in a training is random, so that results have no spread over keys."""
+    return learner.same_every_time and recipe.order != "shuffled"

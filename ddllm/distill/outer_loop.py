@@ -11,6 +11,8 @@ import optax
 from ml_collections import ConfigDict
 
 from ddllm.data.batches import BatchStream
+from ddllm.distill.inner_loop import same_every_time
+from ddllm.distill.optimizers import LEARNED_MOMENTUM
 from ddllm.distill.outer_step import OuterState, OuterStep, initial_state
 from ddllm.models.scoring import Scorer
 from ddllm.runtime.loop import Loop, keep_best
@@ -48,6 +50,11 @@ def outer_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         "rates": config.rate_rates,
         "head": config.rate_head,
     }
+    # Only where they are learned: the optimizer's state of other runs stays what their checkpoints hold.
+    if config.inner_optimizer == LEARNED_MOMENTUM:
+        rates["momentum"] = config.rate_rates
+    if config.order == "learned":
+        rates["order"] = config.rate_order
     return optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         optax.multi_transform(
@@ -74,8 +81,8 @@ def distil(
         learned: first values of the learned parts.
         stream: real batches, a function of (seed, step).
         scorer: measures accuracy on validation texts.
-        heads: redrawn heads behind each validation; a head that is the same every time needs one.
-        seed: of redrawn heads.
+        heads: trainings behind each validation, each with its own redrawn head or shuffled order; one where nothing is redrawn.
+        seed: of redrawn heads and orders.
 
     Returns:
         The last state, whose `best` holds what the best validation had, and the seconds of all starts together.
@@ -86,7 +93,7 @@ def distil(
     key = jax.random.key(seed)
     # Far from the keys of outer steps, and the same at every validation, so that validations differ by the data alone.
     apart = jax.random.fold_in(key, 2**31 - 1)
-    keys = [jax.random.fold_in(apart, draw) for draw in range(1 if step.learner.same_every_time else heads)]
+    keys = [jax.random.fold_in(apart, draw) for draw in range(1 if same_every_time(step.learner, step.recipe) else heads)]
 
     def advance(state: OuterState, index: int) -> tuple[OuterState, dict[str, jax.Array]]:
         return step(state, stream.batch(index), jax.random.fold_in(key, index))

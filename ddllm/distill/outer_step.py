@@ -22,6 +22,7 @@ from ddllm.data.batches import Batch
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.gradients import Method
 from ddllm.distill.inner_loop import train
+from ddllm.distill.truncation import Truncation
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner, Start
 from ddllm.models.scoring import real_loss
@@ -69,6 +70,7 @@ class OuterStep:
         mesh: one axis called "data", over which real batches are split; their size must be a multiple of its.
         segments: see `unroll`.
         average: decay of the running average, 0 for none.
+        truncation: of the gradient alone; `train` always runs all inner steps.
 
     Attributes:
         begin, measure, pull: the compiled programs of the gradient, as the module's docstring says.
@@ -85,18 +87,19 @@ class OuterStep:
         mesh: Mesh,
         segments: int = 1,
         average: float = 0.0,
+        truncation: Truncation | None = None,
     ) -> None:
         everywhere = NamedSharding(mesh, ALL)
-        self.learner, self.optimizer = learner, optimizer
+        self.learner, self.recipe, self.optimizer = learner, recipe, optimizer
         self.everywhere, self.batches = everywhere, NamedSharding(mesh, EACH)
         self.start = jax.device_put(start, everywhere)
         self.fixed = jax.device_put(data, everywhere)
 
-        def trained(learned: dict[str, Any], fixed: DistilledData, start: Start, key: jax.Array) -> Tree:
-            return train(learner, recipe, start, fixed.replace(**learned), key, method, segments)
+        def trained(learned: dict[str, Any], fixed: DistilledData, start: Start, key: jax.Array, *how: Any) -> Tree:
+            return train(learner, recipe, start, fixed.replace(**learned), key, method, *how)
 
         def begin(learned: dict[str, Any], fixed: DistilledData, start: Start, key: jax.Array) -> tuple[Tree, Any]:
-            return jax.vjp(lambda parts: trained(parts, fixed, start, key), learned)
+            return jax.vjp(lambda parts: trained(parts, fixed, start, key, segments, truncation), learned)
 
         def measure(trained: Tree, words: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, Tree]:
             (loss, correct), cotangent = jax.value_and_grad(real_loss, has_aux=True)(trained, learner, words, batch)
@@ -128,7 +131,7 @@ class OuterStep:
         Args:
             state: before the step.
             batch: real texts; its size is a multiple of the mesh's.
-            key: of a redrawn head.
+            key: of a redrawn head, a shuffled order, a random window.
 
         Returns:
             The state after it, and {"loss", "accuracy" on the real batch, "gradient_norm"} still on the device.

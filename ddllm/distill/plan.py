@@ -8,11 +8,14 @@ from ml_collections import ConfigDict
 
 from ddllm.data.corpus import read_examples
 from ddllm.distill import initialise
-from ddllm.distill.dataset import DistilledData, Recipe, group_names, learned_parts
+from ddllm.distill.dataset import DistilledData, Recipe, group_names, learned_parts, raw_share
 from ddllm.distill.gradients import METHODS
 from ddllm.distill.memory import predict_memory
+from ddllm.distill.optimizers import LEARNED_MOMENTUM
+from ddllm.distill.order import first_order
 from ddllm.distill.outer_loop import outer_optimizer
 from ddllm.distill.outer_step import OuterStep
+from ddllm.distill.truncation import Truncation
 from ddllm.errors import UserError
 from ddllm.models.heads import init_head
 from ddllm.prepare import Prepared
@@ -49,19 +52,31 @@ def first_data(prepared: Prepared) -> DistilledData:
         groups=len(groups),
         rate=config.initial_rate,
     )
-    return data.replace(head=head) if config.head == "learned" else data
+    if config.head == "learned":
+        data = data.replace(head=head)
+    if config.inner_optimizer == LEARNED_MOMENTUM:
+        data = data.replace(momentum=np.full(data.steps, raw_share(config.initial_momentum), np.float32))
+    if config.order == "learned":
+        data = data.replace(order=first_order(config.batches, config.passes))
+    return data
 
 
 def recipe_of(config: ConfigDict) -> Recipe:
     """The recipe that config.distill describes."""
-    return Recipe(config.labels, config.inner_optimizer, config.passes)
+    return Recipe(config.labels, config.inner_optimizer, config.passes, config.order)
+
+
+def truncation_of(config: ConfigDict) -> Truncation | None:
+    """The truncation that config.distill describes, if any."""
+    return Truncation(config.truncate, config.window == "random") if config.truncate else None
 
 
 def make_outer_step(prepared: Prepared, data: DistilledData, gradient: str, segments: int) -> OuterStep:
     """The outer step of config.distill, with a gradient method and a number of segments."""
     config = prepared.config.distill
     recipe, optimizer, method = recipe_of(config), outer_optimizer(config), METHODS[gradient]()
-    return OuterStep(prepared.learner, recipe, prepared.start, data, method, optimizer, prepared.mesh, segments, config.average)
+    fixed = (prepared.learner, recipe, prepared.start, data, method, optimizer, prepared.mesh)
+    return OuterStep(*fixed, segments, config.average, truncation_of(config))
 
 
 def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData) -> None:
@@ -79,7 +94,8 @@ def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData) -> No
     if needed <= free:
         say(f"  an outer step needs {_gigabytes(needed)} beside the model, on each device; {_gigabytes(free)} are free")
         return
-    segments = max(n for n in range(1, data.steps + 1) if data.steps % n == 0 and n * n <= data.steps)
+    reached = config.truncate or data.steps
+    segments = max(n for n in range(1, reached + 1) if reached % n == 0 and n * n <= reached)
     others = {(name, count) for name in METHODS for count in (1, segments)} - {(config.gradient, config.segments)}
     needs = {other: need(make_outer_step(prepared, data, *other)) for other in sorted(others)}
     listed = "; ".join(

@@ -15,7 +15,7 @@ import numpy as np
 
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.initialise import assemble, pick_examples, real_data
-from ddllm.distill.inner_loop import train
+from ddllm.distill.inner_loop import same_every_time, train
 from ddllm.models.learner import Learner, Start
 from ddllm.models.scoring import Scorer
 from ddllm.prepare import Prepared
@@ -63,6 +63,8 @@ def small_row(name: str, accuracies: list[float], data: DistilledData, classes: 
 def evaluate_distilled(prepared: Prepared, data: DistilledData, recipe: Recipe) -> list[dict[str, Any]]:
     """Test accuracy of a distilled data set: with its recipe's head and, where that is the same every time, over redrawn heads too.
 
+    A shuffled order is drawn anew with each key, so that a head that is the same every time has a spread too.
+
     Returns:
         Rows of the results: "distilled", and perhaps "distilled, redrawn heads".
     """
@@ -70,19 +72,25 @@ def evaluate_distilled(prepared: Prepared, data: DistilledData, recipe: Recipe) 
     test = prepared.tokens.test
     data = jax.tree.map(jnp.asarray, data)
     keys = head_keys(prepared, config.heads)
+    own = keys[:1] if same_every_time(learner, recipe) else keys
     seconds = training_seconds(learner, recipe, start, data)
     texts = config.head_texts or len(test)
+    shuffled = ", orders redrawn" if recipe.order == "shuffled" else ""
     rows = []
-    with Progress(len(keys) + learner.same_every_time, "evaluate: distilled") as progress:
+    with Progress(len(keys) + learner.same_every_time * len(own), "evaluate: distilled") as progress:
         if learner.same_every_time:
-            accuracies = score_heads(learner, recipe, start, data, prepared.scorer(test), keys[:1], progress)
-            note = f"{learner.start} head: the same every time, so there is no deviation over heads"
-            rows.append(small_row("distilled", accuracies, data, prepared.classes, seconds, head=learner.start, texts=len(test), note=note))
+            scorer = prepared.scorer(test, texts if shuffled else 0)
+            accuracies = score_heads(learner, recipe, start, data, scorer, own, progress)
+            note = f"{learner.start} head" + (shuffled or ": the same every time, so there is no deviation over heads")
+            note += _of_texts(scorer.texts, len(test))
+            rows.append(
+                small_row("distilled", accuracies, data, prepared.classes, seconds, head=learner.start, texts=scorer.texts, note=note)
+            )
         redrawn = replace(learner, start="redrawn")
         scorer = prepared.scorer(test, texts)
         accuracies = score_heads(redrawn, recipe, start, data.replace(head=None), scorer, keys, progress)
         name = "distilled, redrawn heads" if rows else "distilled"
-        note = f"heads redrawn from N(0, {learner.head.deviation:g}²)" + _of_texts(scorer.texts, len(test))
+        note = f"heads redrawn from N(0, {learner.head.deviation:g}²){shuffled}" + _of_texts(scorer.texts, len(test))
         rows.append(small_row(name, accuracies, data, prepared.classes, seconds, head="redrawn", texts=scorer.texts, note=note))
     return rows
 
@@ -128,7 +136,7 @@ def evaluate_random(prepared: Prepared, like: DistilledData, recipe: Recipe) -> 
 
 
 def head_keys(prepared: Prepared, count: int) -> list[jax.Array]:
-    """Keys of the heads that results are averaged over, other ones than distillation saw."""
+    """Keys of the heads (and shuffled orders) that results are averaged over, other ones than distillation saw."""
     base = jax.random.fold_in(jax.random.key(prepared.config.seed), 2**31 - 2)
     return [jax.random.fold_in(base, index) for index in range(count)]
 

@@ -44,6 +44,42 @@ def test_comes_back_whole(folder):
     np.testing.assert_allclose(loaded.card["learning_rates"], np.log1p(np.exp(data.rates)), rtol=1e-5)
 
 
+def test_momentum_and_order_come_back(folder):
+    path, data = folder
+    rng = np.random.default_rng(1)
+    order, momentum = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 2), (4,)))
+    fuller = data.replace(order=order, momentum=momentum)
+    recipe = Recipe("soft", "learned_momentum", 2, "learned")
+    save_distilled(path, fuller, recipe, ("bad", "good"))
+    loaded = load_distilled(path)
+    jax.tree.map(np.testing.assert_array_equal, loaded.data, fuller)
+    assert loaded.recipe == recipe and fuller.floats == data.floats + 8 + 4
+    np.testing.assert_allclose(loaded.card["momentum"], 1 / (1 + np.exp(-momentum)), rtol=1e-5)
+    np.testing.assert_allclose(np.sum(loaded.card["batch_shares"], axis=1), 1, rtol=1e-5)
+    for change, message in (
+        (lambda arrays, card: arrays.update(order=order[:, :1].copy()), "do not fit"),
+        (lambda arrays, card: (arrays.update(order=order), arrays.pop("momentum")), "do not fit"),
+        (lambda arrays, card: arrays.update(momentum=np.full(4, np.inf, np.float32)), "momentum .* not finite"),
+        (lambda arrays, card: arrays.update(momentum=momentum, colour=momentum), "colour"),
+    ):
+        rewrite(path, change)
+        with pytest.raises(UserError, match=message):
+            load_distilled(path)
+
+
+def test_is_of_the_lowest_schema_that_can_say_it(folder):
+    path, data = folder
+
+    def card(**recipe):
+        save_distilled(path, data, Recipe("soft", **recipe, passes=2), ("bad", "good"))
+        return json.loads((path / RECIPE).read_text())
+
+    assert card()["schema"] == 1 and card()["recipe"] == {"labels": "soft", "optimizer": "sgd", "passes": 2}
+    assert card(optimizer="adam")["schema"] == 1
+    assert card(optimizer="adamw(b1=0.8)")["schema"] == 2 and load_distilled(path).recipe.optimizer == "adamw(b1=0.8)"
+    assert card(order="shuffled")["schema"] == 2 and load_distilled(path).recipe.order == "shuffled"
+
+
 def test_is_replaced_whole(folder):
     path, data = folder
     save_distilled(path, data.replace(head=None), Recipe("soft", "sgd", 2), ("bad", "good"))
@@ -81,6 +117,9 @@ def test_missing_and_damaged_files(folder, tmp_path):
         (lambda arrays, card: arrays.update(labels=np.zeros((2, 2, 3), np.float32)), "do not fit"),
         (lambda arrays, card: card["recipe"].update(passes=3), "do not fit"),
         (lambda arrays, card: card["recipe"].update(colour="red"), "incomplete"),
+        (lambda arrays, card: card["recipe"].update(order="random"), "order .* is 'random', but must be one of"),
+        (lambda arrays, card: card["recipe"].update(optimizer="__import__('os').getpid()"), "inner optimizer .* named arguments"),
+        (lambda arrays, card: card["recipe"].update(optimizer="learned_momentum"), "do not fit"),
         (lambda arrays, card: arrays["rates"].fill(np.nan), "rates .* not finite"),
     ],
 )

@@ -13,30 +13,41 @@ KINDS = ("direct", "checkpointed", "mixed")
 
 
 def make_problem(
-    tiny, steps: int, labels: str = "unrestricted", optimizer: str = "sgd", groups: int = 4, batches: int = 1, zero: bool = False
+    tiny,
+    steps: int,
+    labels: str = "unrestricted",
+    optimizer: str = "sgd",
+    groups: int = 4,
+    batches: int = 1,
+    zero: bool = False,
+    order: str = "fixed",
 ):
     """Distilled data, parameters, and an outer loss of the learned parts, all in the float type that is on."""
     learner, params = tiny
     rng = np.random.default_rng(3)
     dtype = jax.dtypes.canonicalize_dtype(float)
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
-    mask = np.ones((batches, 2, 5))
+    classes = [0, 2] if order == "fixed" else [0, 1, 2]
+    mask = np.ones((batches, len(classes), 5))
     mask[:, 1, 4:] = 0
     data = DistilledData(
-        embeddings=jnp.asarray(0.5 * rng.standard_normal((batches, 2, 5, learner.encoder.hidden)), dtype),
+        embeddings=jnp.asarray(0.5 * rng.standard_normal((*mask.shape, learner.encoder.hidden)), dtype),
         mask=jnp.asarray(mask, dtype),
-        labels=jnp.asarray(np.eye(3)[np.array([[0, 2]] * batches)] + 0.1 * rng.standard_normal((batches, 2, 3)), dtype),
+        labels=jnp.asarray(np.eye(3)[np.array([classes] * batches)] + 0.1 * rng.standard_normal((*mask.shape[:2], 3)), dtype),
         rates=jnp.asarray(raw_rate(0.3) + 0.1 * rng.standard_normal((steps, groups)), dtype),
     )
-    recipe = Recipe(labels, optimizer, passes=steps // batches)
+    recipe = Recipe(labels, optimizer, steps // batches, order)
     real = jnp.asarray(rng.standard_normal((6, 7, learner.encoder.hidden)), dtype)
     targets = jnp.asarray(np.eye(3)[rng.integers(0, 3, 6)], dtype)
-
+    if optimizer == "learned_momentum":
+        data = data.replace(momentum=jnp.asarray(rng.standard_normal(steps), dtype))
+    if order == "learned":
+        data = data.replace(order=jnp.asarray(rng.standard_normal((steps, batches)), dtype))
     if zero:
         params["head"]["out"] = jax.tree.map(jnp.zeros_like, params["head"]["out"])
 
-    def outer_loss(learned, method=None, segments=1, first_fixed=()):
-        trained = unroll(learner, recipe, params, data.replace(**learned), method, segments, first_fixed=first_fixed)
+    def outer_loss(learned, method=None, segments=1, **how):
+        trained = unroll(learner, recipe, params, data.replace(**learned), method, segments, **how)
         logits = learner.logits(trained, real, jnp.ones((6, 7), dtype))
         return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1))
 
@@ -82,23 +93,51 @@ def test_methods_agree_in_float64(tiny, labels, steps, batches, segments, groups
             assert relative(found, expected) < 1e-10, kind
 
 
-@pytest.mark.parametrize("optimizer", ["momentum", "nesterov", "adam"])
-def test_other_inner_optimizers(tiny, optimizer):
+def assert_slopes(value_and_gradient, learned, tolerance=2e-4, step=1e-5):
+    """A gradient agrees with central differences in one random direction for each part."""
+    gradient = value_and_gradient(learned)[1]
+    for part in learned:
+        direction = np.random.default_rng(0).standard_normal(learned[part].shape)
+        ahead, _ = value_and_gradient({**learned, part: learned[part] + step * direction})
+        behind, _ = value_and_gradient({**learned, part: learned[part] - step * direction})
+        expected = float(ahead - behind) / (2 * step)
+        assert abs(expected) > 1e-6, f"nothing to compare for {part}"
+        assert np.sum(gradient[part] * direction) == pytest.approx(expected, rel=tolerance, abs=1e-8), part
+    return gradient
+
+
+@pytest.mark.parametrize(
+    "optimizer, kind",
+    [
+        ("momentum", "mixed"),
+        ("nesterov", "mixed"),
+        ("adam", "mixed"),
+        ("adamw(weight_decay=0.5)", "mixed"),
+        ("learned_momentum", "mixed"),
+        ("learned_momentum", "checkpointed"),
+    ],
+)
+def test_other_inner_optimizers(shallow, optimizer, kind):
     with jax.enable_x64(True):
-        learned, outer_loss = make_problem(tiny, 3, optimizer=optimizer)
-        if optimizer == "adam":
+        learned, outer_loss = make_problem(shallow, 3, optimizer=optimizer, groups=2)
+        if optimizer.startswith("adam"):
             learned["rates"] = learned["rates"] - 3
-        plain, _ = make_problem(tiny, 3)
-        expected = jax.jit(jax.grad(outer_loss))(learned)
-        found = jax.jit(jax.grad(lambda x: outer_loss(x, METHODS["mixed"]())))(learned)
+        expected = assert_slopes(jax.jit(jax.value_and_grad(outer_loss)), learned)
+        found = jax.jit(jax.grad(lambda x: outer_loss(x, METHODS[kind]())))(learned)
         assert relative(found, expected) < 1e-9
-        direction = np.random.default_rng(0).standard_normal(learned["embeddings"].shape)
-        value, step = jax.jit(outer_loss), 1e-5
-        ahead = value({**learned, "embeddings": learned["embeddings"] + step * direction})
-        behind = value({**learned, "embeddings": learned["embeddings"] - step * direction})
-        expected_slope = float(ahead - behind) / (2 * step)
-        assert np.sum(found["embeddings"] * direction) == pytest.approx(expected_slope, rel=2e-4, abs=1e-7)
-        assert jax.tree.structure(plain) == jax.tree.structure(learned)
+        assert set(learned) == {"embeddings", "labels", "rates", *(["momentum"] if "learned" in optimizer else [])}
+
+
+@pytest.mark.parametrize("order, kinds", [("shuffled", ["mixed"]), ("learned", ["mixed", "checkpointed"])])
+def test_other_orders(shallow, order, kinds):
+    with jax.enable_x64(True):
+        learned, outer_loss = make_problem(shallow, 4, groups=2, batches=2, order=order)
+        key = jax.random.key(6)
+        expected = assert_slopes(jax.jit(jax.value_and_grad(lambda x: outer_loss(x, key=key))), learned)
+        for kind in kinds:
+            found = jax.jit(jax.grad(lambda x, kind=kind: outer_loss(x, METHODS[kind](), 2, key=key)))(learned)
+            assert relative(found, expected) < 1e-10, kind
+        assert ("order" in learned) == (order == "learned")
 
 
 def test_methods_agree_in_float32(tiny):

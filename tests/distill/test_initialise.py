@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ddllm.data.tokens import TokenSplit
-from ddllm.distill.dataset import Recipe, actual_rates, group_names, inner_order, learned_parts
+from ddllm.distill.dataset import Recipe, actual_rates, group_names, learned_parts
 from ddllm.distill.initialise import assemble, deal_labels, first_labels, noise_data, pick_examples, real_data
 from ddllm.errors import UserError
 
@@ -72,7 +72,6 @@ def test_assembled_data(kind, parts):
     assert data.floats == 12 * 4 * 6 + 12 * 3 + 6 * 5
     np.testing.assert_allclose(actual_rates(data), 0.02, rtol=1e-5)
     assert set(learned_parts(data, Recipe(kind))) == parts
-    np.testing.assert_array_equal(inner_order(data, Recipe(kind, passes=3)), [0, 1, 0, 1, 0, 1])
 
 
 def test_soft_labels_start_near_their_class():

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType
-from ml_collections import ConfigDict
 
+from ddllm.config import default_config
 from ddllm.data.batches import Batch
 from ddllm.distill import plan
 from ddllm.distill.dataset import Recipe, learned_parts
@@ -59,8 +59,9 @@ def _pair(made):
 def test_too_much_is_refused_with_what_would_need_less(tiny, monkeypatch, capsys):
     step, data = make_step(tiny, "direct")
 
-    values = {"gradient": "direct", "segments": 1, "batch_size": 4, "labels": "unrestricted", "inner_optimizer": "sgd", "passes": 4}
-    prepared = SimpleNamespace(config=ConfigDict({"distill": values}), mesh=step.everywhere.mesh, buckets=(4, 6))
+    config = default_config()
+    config.distill.update({"gradient": "direct", "batch_size": 4, "passes": 4})
+    prepared = SimpleNamespace(config=config, mesh=step.everywhere.mesh, buckets=(4, 6))
     monkeypatch.setattr(plan, "make_outer_step", lambda prepared, data, *other: make_step(tiny, other[0], 1, other[1])[0])
     monkeypatch.setattr(plan, "free_memory", lambda device: 10)
     with pytest.raises(UserError, match="but only 0.0 GB are free: .*config.distill.gradient=mixed with config.distill.segments=2"):

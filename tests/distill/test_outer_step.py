@@ -1,5 +1,7 @@
 """The outer step: the same numbers in one program as in three, on one device as on eight; no parameters travel; averages and optimizers."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,22 +13,24 @@ from ddllm.data.batches import Batch
 from ddllm.distill.dataset import Recipe, learned_parts
 from ddllm.distill.gradients import Direct, Mixed
 from ddllm.distill.initialise import assemble, noise_data
-from ddllm.distill.inner_loop import unroll
+from ddllm.distill.inner_loop import train, unroll
 from ddllm.distill.outer_step import OuterStep, initial_state
+from ddllm.distill.truncation import Truncation
 from ddllm.models.learner import Start
 from ddllm.models.scoring import real_loss
 
 RECIPE = Recipe("unrestricted", "sgd", passes=2)
 
 
-def make_step(learned_from, devices: int, method=None, average: float = 0.0, optimizer=None):
+def make_step(learned_from, devices: int, method=None, average: float = 0.0, optimizer=None, truncation=None, recipe=RECIPE):
     learner, params = learned_from
     words = np.random.default_rng(5).standard_normal((50, learner.encoder.hidden)).astype(np.float32)
     embeddings, mask = noise_data(words, (2, 3, 4), np.random.default_rng(6))
-    data = assemble(embeddings, mask, classes=3, per_class=2, passes=2, kind="unrestricted", groups=4, rate=0.2)
+    data = assemble(embeddings, mask, classes=3, per_class=2, passes=2, kind="unrestricted", groups=learner.encoder.layers + 2, rate=0.2)
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     start = Start(jax.tree.map(jnp.asarray, params["body"]), jnp.asarray(words))
-    step = OuterStep(learner, RECIPE, start, data, method or Mixed(), optimizer or optax.adam(1e-2), mesh, average=average)
+    fixed = (learner, recipe, start, data, method or Mixed(), optimizer or optax.adam(1e-2), mesh)
+    step = OuterStep(*fixed, average=average, truncation=truncation)
     return step, initial_state(learned_parts(data, RECIPE), step.optimizer, step.everywhere), data, start
 
 
@@ -92,3 +96,20 @@ def test_average_follows_what_is_learned(tiny):
     averaged, state = make_step(tiny, 1, average=0.9)[:2]
     last = run(averaged, state, 3)[0]
     assert np.abs(np.asarray(last.average["embeddings"]) - np.asarray(last.learned["embeddings"])).max() > 1e-4
+
+
+def test_truncation_and_shuffling_follow_the_key_and_end_no_training_but_the_gradients(shallow):
+    recipe = replace(RECIPE, order="shuffled")
+    step, state, data, start = make_step(shallow, 8, truncation=Truncation(2, random=True), recipe=recipe)
+    learned, begun = state.learned, {}
+    for seed in range(8):
+        key = jax.random.key(seed)
+        begin = int(Truncation(2, random=True).begin(4, key))
+        begun[begin] = float(optax.tree.norm(step.begin(learned, step.fixed, step.start, key)[0]))
+        gradient = step.gradient(learned, make_batch(), key)[2]
+        assert list(np.flatnonzero(np.asarray(gradient["rates"]).any(axis=1))) == [begin, begin + 1]
+        whole = float(optax.tree.norm(step.train(learned, key)))
+        expected = train(shallow[0], recipe, start, data.replace(**learned), key)
+        assert whole == pytest.approx(float(optax.tree.norm(expected)), rel=1e-6)
+        assert (begun[begin] == pytest.approx(whole, rel=1e-6)) == (begin == 2)
+    assert set(begun) == {0, 1, 2}
