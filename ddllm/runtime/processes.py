@@ -29,7 +29,8 @@ T = TypeVar("T")
 
 CHUNK = 2**24  # bytes that are broadcast at once
 BEAT = 1.0  # seconds between looks at the others
-PATIENCE = 5.0  # seconds that an ending process waits for the others to take notice
+PATIENCE = 8.0  # seconds that an ending process waits for the others to take notice
+OWN_WORDS = 3.0  # seconds in which process 0 may find out by itself what another one has failed with
 GO_ON = "The same command goes on from the last checkpoint."
 LOST = ("Gloo", "NCCL", "UNAVAILABLE", "Connection", "CANCELLED")  # in errors of a computation whose peers have gone
 
@@ -174,8 +175,12 @@ class _Bond:
         self._thread.join()
 
     def _watch(self) -> None:
-        beat, missed = 0, 0
+        beat, missed, looked = 0, 0, time.monotonic()
         while not self._stop.wait(BEAT):
+            looked, before = time.monotonic(), looked
+            if looked - before > 5 * BEAT:
+                # This process was stopped for a while, and did not hear because it did not listen.
+                self._heard = {number: (beat, looked) for number, (beat, _) in self._heard.items()}
             try:
                 beat += 1
                 self._client.key_value_set(f"ddllm/alive/{self.place.number}", str(beat), allow_overwrite=True)
@@ -203,7 +208,7 @@ class _Bond:
         """End because of another process."""
         if self.place.number == 0:
             # The main thread may be about to fail for the same reason, with its own words.
-            if self._failing.wait(1.0):
+            if self._failing.wait(OWN_WORDS):
                 return
             self._leave_last(int(status), sentence)
         self._leave(int(status))
