@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help:
 	@echo "make quickstart   install, then distil, evaluate and report on real data (ARGS=... is handed to the command)"
 	@echo "make test         install with test packages, then run the tests (PYTEST_ARGS=... is handed to pytest, by default -n 2)"
-	@echo "make lint         install with test packages, then run ruff and pyright"
+	@echo "make lint         install with test packages, then run ruff, pyright and shellcheck"
 	@echo "make bench        install with the peers, then measure time and memory beside them (ARGS=... is handed to the benchmark)"
 	@echo "make clean        remove the virtual environment and caches; runs/ stays"
 
@@ -26,6 +26,7 @@ test: $(VENV)/.test
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/shellcheck launch/*.sh
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.meta_gradient $(ARGS)

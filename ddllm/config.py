@@ -102,6 +102,13 @@ def default_config() -> ConfigDict:
     runtime.devices = 0  # devices used, the real batch is sharded over them; 0: all
     runtime.compilation_cache = "auto"  # folder of compiled programs; auto: in the user's cache folder; empty: none
     runtime.tensorboard = True  # write event files beside metrics.jsonl
+    # Several processes compute one run together when each is started with the same command and knows its place among them.
+    runtime.distributed = "auto"  # auto: where the keys below, their variables or the cluster (Slurm, TPU pod, Open MPI) say so | off
+    runtime.coordinator = ""  # host:port of process 0; empty: the variable JAX_COORDINATOR_ADDRESS
+    runtime.processes = 0  # how many in all; 0: the variable JAX_NUM_PROCESSES
+    runtime.process = -1  # number of this one, from 0; -1: the variable JAX_PROCESS_ID
+    runtime.join_timeout = 300  # seconds in which all must have come
+    runtime.silence_timeout = 100  # seconds after which a process that is not heard of counts as dead
     return config
 
 
@@ -131,6 +138,8 @@ POSITIVE = (
     "evaluate.tuning_texts",
     "evaluate.batch_size",
     "model.head_deviation",
+    "runtime.join_timeout",
+    "runtime.silence_timeout",
 )
 
 NOT_NEGATIVE = (
@@ -157,6 +166,7 @@ NOT_NEGATIVE = (
     "finetune.clip",
     "evaluate.head_texts",
     "runtime.devices",
+    "runtime.processes",
 )
 
 CHOICES = {
@@ -169,6 +179,7 @@ CHOICES = {
     "distill.gradient": ("direct", "checkpointed", "mixed"),
     "distill.optimizer": ("adamw", "adam"),
     "distill.decay": ("linear", "cosine", "constant"),
+    "runtime.distributed": ("auto", "off"),
 }
 
 

@@ -69,10 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config, names, folder = parse(arguments)
         # Only now: the stages import jax, and a mistyped key should not have to wait for that.
+        from ddllm.runtime.processes import ending_together
         from ddllm.runtime.workdir import guard_storage
         from ddllm.stages import open_run, run_stages
 
-        with guard_storage(folder):
+        with ending_together(), guard_storage(folder):
             run = open_run(config, folder, " ".join(["python -m ddllm.main", *arguments]))
             with run.workdir:
                 run_stages(run, names)

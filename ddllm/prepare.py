@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from ddllm.data.batches import length_buckets
@@ -19,7 +19,8 @@ from ddllm.models.heads import HeadConfig
 from ddllm.models.learner import Learner, Start
 from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.models.scoring import Scorer
-from ddllm.runtime.devices import choose_devices
+from ddllm.runtime.devices import choose_devices, place
+from ddllm.runtime.processes import check_same
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,13 @@ def prepare(config: ConfigDict, cache: Path) -> Prepared:
     learner = Learner(pretrained.config, head, config.distill.head, config.seed)
     start = Start(*jax.tree.map(jnp.asarray, (pretrained.body, pretrained.words, pretrained.pooler)))
     buckets = length_buckets(tokens.train.lengths, config.data.length)
-    return Prepared(config, tokens, pretrained, start, learner, buckets, make_mesh(config))
+    mesh = make_mesh(config)
+    if mesh.is_multi_process:
+        # Each process has read data and model on its own disk.
+        check_same("the corpus or its tokenizer", tokens.fingerprint)
+        check_same("the pretrained model", pretrained.fingerprint)
+        start = place(start, NamedSharding(mesh, PartitionSpec()))
+    return Prepared(config, tokens, pretrained, start, learner, buckets, mesh)
 
 
 def make_mesh(config: ConfigDict) -> Mesh:

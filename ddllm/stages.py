@@ -5,6 +5,7 @@
 A notebook calls them just as the command does: `run = open_run(config, "runs/mine"); distill(run)`.
 """
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,9 +33,10 @@ from ddllm.report.curve import draw_curve
 from ddllm.report.results import add_rows, read_results
 from ddllm.report.table import make_title, markdown_table, print_table
 from ddllm.runtime.checkpoints import Checkpoints
-from ddllm.runtime.devices import describe_environment, set_up
+from ddllm.runtime.devices import describe_environment, set_up, user_cache
 from ddllm.runtime.loop import Loop
 from ddllm.runtime.metrics import Metrics, read_metrics
+from ddllm.runtime.processes import check_same, from_first, is_first, join
 from ddllm.runtime.progress import say
 from ddllm.runtime.storage import write_atomically
 from ddllm.runtime.workdir import Workdir
@@ -46,7 +48,7 @@ class Run:
 
     Attributes:
         config: the whole configuration.
-        workdir: where everything is written, and locked for this run.
+        workdir: where everything is written, and locked for this run; of several processes, by the first one alone.
     """
 
     config: ConfigDict
@@ -62,19 +64,28 @@ class Run:
 
     def metrics(self) -> Metrics:
         """Where figures of long work go."""
+        if not is_first():
+            return Metrics(None)
         return Metrics(self.workdir.metrics, self.workdir.events if self.config.runtime.tensorboard else None)
 
 
 def open_run(config: ConfigDict, folder: str | Path, command: str = "") -> Run:
-    """Check the configuration, set the devices up, and open the working directory.
+    """Check the configuration, set the devices up, join other processes of the run, and open the working directory.
 
     Raises:
-        UserError: a value cannot be meant, or the folder holds a different run.
+        UserError: a value cannot be meant, other processes do not come, or the folder holds a different run.
     """
     validate(config)
-    workdir = Workdir.open(Path(folder), resolve(config), command)
     set_up(config.runtime)
+    join(config.runtime)
     check_derivative(config.distill.inner_optimizer, "config.distill.inner_optimizer")
+    resolved = resolve(config)
+    if is_first():
+        workdir = Workdir.open(Path(folder), resolved, command)
+    else:
+        workdir = Workdir.elsewhere(user_cache("processes") or Path(tempfile.mkdtemp(prefix="ddllm-")))
+    # Where a process stands among the others is its own, everything else is common.
+    check_same("the configuration", {**resolved, "runtime": {}})
     return Run(config, workdir)
 
 
@@ -126,6 +137,8 @@ def distill(run: Run) -> None:
     finally:
         checkpoints.close()
         metrics.close()
+    if not is_first():
+        return
     best = jax.tree.map(np.asarray, state.best)
     save_distilled(
         run.workdir.distilled,
@@ -156,21 +169,29 @@ def load_own(run: Run) -> Distilled:
     Raises:
         UserError: it has not run to its end, or its result belongs to other weights.
     """
-    if not run.workdir.distilled.exists():
-        raise UserError(f"there is no distilled data set in {run.workdir.distilled}; run --mode=distill first.")
-    distilled = load_distilled(run.workdir.distilled)
+
+    def load() -> Distilled:
+        if not run.workdir.distilled.exists():
+            raise UserError(f"there is no distilled data set in {run.workdir.distilled}; run --mode=distill first.")
+        return load_distilled(run.workdir.distilled)
+
+    distilled = from_first(load)
     distilled.check_base(run.prepared.pretrained)
     return distilled
 
 
 def record(run: Run, rows: list[dict[str, Any]]) -> None:
     """Put rows into results.json, with the configuration and the surroundings."""
+    if not is_first():
+        return
     notes = {"data": run.prepared.tokens.name, "model": run.prepared.pretrained.name, "texts": run.prepared.tokens.notes}
     add_rows(run.workdir.results, rows, resolve(run.config), describe_environment() | notes)
 
 
 def report(run: Run) -> None:
     """Show the table, write it as Markdown, draw the curve, and say where everything is."""
+    if not is_first():
+        return
     results = read_results(run.workdir.results)
     print_table(results)
     with write_atomically(run.workdir.path / "results.md") as temporary:

@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 
 from ddllm.data.batches import Batch
 from ddllm.distill.outer_step import OuterStep
+from ddllm.runtime.devices import place
 
 
 def predict_memory(step: OuterStep, learned: dict[str, Any], batch_size: int, length: int) -> int:
@@ -25,7 +26,7 @@ def predict_memory(step: OuterStep, learned: dict[str, Any], batch_size: int, le
     Returns:
         The largest need of the three programs, each with what the earlier ones have handed on.
     """
-    learned = jax.device_put(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), learned), step.everywhere)
+    learned = place(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), learned), step.everywhere)
     inputs = (learned, step.fixed, step.start, jax.random.key(0))
     trained, pullback = _placed(jax.eval_shape(step.begin, *inputs), step.everywhere)
     shape, row = (batch_size, length), (batch_size,)

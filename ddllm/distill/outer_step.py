@@ -26,6 +26,7 @@ from ddllm.distill.truncation import Truncation
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner, Start
 from ddllm.models.scoring import real_loss
+from ddllm.runtime.devices import place
 from ddllm.runtime.loop import no_best
 
 EACH = PartitionSpec("data")
@@ -54,7 +55,7 @@ def initial_state(learned: dict[str, Any], optimizer: optax.GradientTransformati
     """The state before the first outer step, placed on every device."""
     learned = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), learned)
     state = OuterState(jnp.asarray(0, jnp.int32), learned, learned, optimizer.init(learned), no_best({"learned": learned}))
-    return jax.device_put(state, sharding)
+    return place(state, sharding)
 
 
 class OuterStep:
@@ -92,8 +93,8 @@ class OuterStep:
         everywhere = NamedSharding(mesh, ALL)
         self.learner, self.recipe, self.optimizer = learner, recipe, optimizer
         self.everywhere, self.batches = everywhere, NamedSharding(mesh, EACH)
-        self.start = jax.device_put(start, everywhere)
-        self.fixed = jax.device_put(data, everywhere)
+        self.start = place(start, everywhere)
+        self.fixed = place(data, everywhere)
 
         def trained(learned: dict[str, Any], fixed: DistilledData, start: Start, key: jax.Array, *how: Any) -> Tree:
             return train(learner, recipe, start, fixed.replace(**learned), key, method, *how)
@@ -143,7 +144,7 @@ class OuterStep:
     def gradient(self, learned: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
         """Loss and accuracy on the real batch after training on the distilled data, and the loss's gradient by what is learned."""
         trained, pullback = self.begin(learned, self.fixed, self.start, key)
-        loss, accuracy, cotangent = self.measure(trained, self.start.words, jax.device_put(batch, self.batches))
+        loss, accuracy, cotangent = self.measure(trained, self.start.words, place(batch, self.batches))
         return loss, accuracy, self.pull(pullback, cotangent)
 
     def train(self, learned: dict[str, Any], key: jax.Array) -> Tree:

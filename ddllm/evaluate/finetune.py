@@ -20,6 +20,7 @@ from ddllm.models.heads import init_head
 from ddllm.models.scoring import real_loss
 from ddllm.prepare import Prepared
 from ddllm.runtime.checkpoints import Checkpoints
+from ddllm.runtime.devices import place
 from ddllm.runtime.loop import Loop, keep_best, no_best
 from ddllm.runtime.metrics import Metrics
 
@@ -83,7 +84,7 @@ def finetune(prepared: Prepared, seed: int, checkpoints: Checkpoints, metrics: M
     head = init_head(jax.random.key(seed), learner.head, learner.encoder.hidden, start.pooler)
     params = {"body": start.body, "head": head} | ({"words": start.words} if config.train_words else {})
     state = FinetuneState(jnp.asarray(0, jnp.int32), copied(params), optimizer.init(params), no_best({"params": copied(params)}))
-    state, words = jax.device_put((state, start.words), NamedSharding(prepared.mesh, ALL))
+    state, words = place((state, start.words), NamedSharding(prepared.mesh, ALL))
 
     def loss(params: Tree, words: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         return real_loss(params, learner, params.get("words", words), batch)
@@ -97,7 +98,7 @@ def finetune(prepared: Prepared, seed: int, checkpoints: Checkpoints, metrics: M
     compiled_move = jax.jit(move, donate_argnums=(0, 1))
 
     def advance(state: FinetuneState, index: int) -> tuple[FinetuneState, dict[str, jax.Array]]:
-        batch = jax.device_put(stream.batch(index), split)
+        batch = place(stream.batch(index), split)
         (value, correct), gradient = differentiate(state.params, words, batch)
         params, memory = compiled_move(state.params, state.optimizer, gradient)
         return FinetuneState(state.step + 1, params, memory, state.best), {"loss": value, "accuracy": correct}

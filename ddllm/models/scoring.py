@@ -15,6 +15,7 @@ from ddllm.data.batches import Batch, evaluation_batches
 from ddllm.data.tokens import TokenSplit
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner
+from ddllm.runtime.devices import place
 
 
 @partial(jax.jit, static_argnames="learner")
@@ -71,10 +72,11 @@ class Scorer:
         devices = mesh.size if mesh else 1
         each, self._everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) if mesh else None for axes in (("data",), ()))
         batch_size = -(-batch_size // devices) * devices
-        self.batches = [jax.device_put(batch, each) for batch in evaluation_batches(split, batch_size, buckets)]
+        self.batches = [place(batch, each) if each else jax.device_put(batch) for batch in evaluation_batches(split, batch_size, buckets)]
 
     def accuracy(self, params: Tree, words_VD: jax.Array | None = None) -> float:
         """Share of the texts that are classified correctly, in [0, 1]."""
-        params, words_VD = jax.device_put((params, self.words if words_VD is None else words_VD), self._everywhere)
+        arrays = (params, self.words if words_VD is None else words_VD)
+        params, words_VD = place(arrays, self._everywhere) if self._everywhere else jax.device_put(arrays)
         counts = [count_correct(params, words_VD, batch, self.learner) for batch in self.batches]
         return float(sum(float(count) for count in counts)) / self.texts

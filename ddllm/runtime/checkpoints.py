@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from ddllm.errors import UserError
+from ddllm.runtime.processes import count, from_first, is_first
 from ddllm.runtime.storage import describe_refusal
 
 State = TypeVar("State")
@@ -24,6 +25,8 @@ State = TypeVar("State")
 class Checkpoints:
     """The checkpoints in one folder, the newest few of which are kept.
 
+    Of several processes the first one alone writes and reads; the others get what it finds, and all have to call each method together.
+
     Args:
         folder: where they lie; made if it is not there. What a killed process left half-written there is removed.
         keep: how many to keep.
@@ -31,8 +34,10 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int):
         self.folder = Path(folder).absolute()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._manager = _manager(self.folder, keep)
+        self._manager = None
+        if is_first():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._manager = _manager(self.folder, keep)
 
     def save(self, step: int, state: Any, wait: bool = False) -> None:
         """Save a copy of `state`, in the background unless `wait`; a step that is already there stays as it is.
@@ -43,7 +48,7 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        if step in self._manager.all_steps():
+        if self._manager is None or step in self._manager.all_steps():
             return
         # Arrays on the CPU may share memory with buffers that the next step donates.
         tree = _name(jax.tree.map(lambda leaf: np.array(leaf, copy=True), state))
@@ -54,11 +59,12 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until everything is on disk; raises what went wrong there."""
-        self._manager.wait_until_finished()
+        if self._manager is not None:
+            self._manager.wait_until_finished()
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
-        return self._manager.latest_step()
+        return from_first(lambda: self._manager.latest_step() if self._manager else None)
 
     def restore(self, template: State, step: int | None = None) -> State:
         """The state at `step` (None: the latest) as NumPy arrays in the structure of `template`.
@@ -69,13 +75,19 @@ class Checkpoints:
         Raises:
             UserError: there is no such checkpoint, it does not fit the template, or it cannot be read.
         """
-        step = self.latest() if step is None else step
+        paths, structure = jax.tree_util.tree_flatten_with_path(template)
+        wanted = {_keys(path): (tuple(np.shape(leaf)), _dtype(leaf)) for path, leaf in paths}
+        found = from_first(lambda: self._read(wanted, step))
+        return jax.tree.unflatten(structure, [found[keys] for keys in wanted])
+
+    def _read(self, wanted: dict[tuple[str, ...], Any], step: int | None) -> dict[tuple[str, ...], np.ndarray]:
+        """Arrays by the names of their places, checked against the shapes and dtypes that are wanted."""
+        assert self._manager is not None
+        step = self._manager.latest_step() if step is None else step
         if step is None or step not in self._manager.all_steps():
             raise UserError(
                 f"There is no checkpoint{'' if step is None else f' of step {step}'} in {self.folder}: run the stage that writes it first."
             )
-        paths, structure = jax.tree_util.tree_flatten_with_path(template)
-        wanted = {_keys(path): (tuple(np.shape(leaf)), _dtype(leaf)) for path, leaf in paths}
         tree = _read(self._manager, self.folder, step)
         found = {_keys(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
         for keys in [*wanted, *(keys for keys in found if keys not in wanted)]:
@@ -86,11 +98,12 @@ class Checkpoints:
                     f"The checkpoint in {self.folder / str(step)} does not fit this run: {'/'.join(keys)} is {there} there and {here} here; "
                     "use another --workdir or remove the folder."
                 )
-        return jax.tree.unflatten(structure, [found[keys] for keys in wanted])
+        return found
 
     def close(self) -> None:
         """Wait for the last save and end the background threads."""
-        self._manager.close()
+        if self._manager is not None:
+            self._manager.close()
 
     def _probe(self, size: int) -> None:
         # A save whose folder cannot be made leaves Orbax threads behind that hold up the exit for minutes, so refusals are met here first.
@@ -126,13 +139,19 @@ def _manager(folder: Path, keep: int | None) -> Any:
     if not any(isinstance(known, _QuietOrbax) for known in log.filters):
         log.addFilter(_QuietOrbax())
     policy = None if keep is None else ocp.checkpoint_managers.LatestN(keep)
+    # Left to itself, Orbax waits for all processes at every turn.
+    alone = (
+        ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}) if count() > 1 else ocp.options.MultiprocessingOptions()
+    )
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy,
+        create=False,
+        multiprocessing_options=alone,
         cleanup_tmp_directories=keep is not None,
         enable_async_checkpointing=keep is not None,
         read_only=keep is None,
     )
-    return ocp.CheckpointManager(folder, options=options, item_handlers=ocp.StandardCheckpointHandler())
+    return ocp.CheckpointManager(folder, options=options, item_handlers=ocp.StandardCheckpointHandler(multiprocessing_options=alone))
 
 
 class _QuietOrbax(logging.Filter):

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import psutil
 from ml_collections import ConfigDict
 
 import ddllm
 from ddllm.errors import UserError
+from ddllm.runtime import processes
 
 PACKAGES = ("jax", "jaxlib", "optax", "numpy", "orbax-checkpoint", "transformers")
 
@@ -39,10 +41,16 @@ def cache_folder(setting: str) -> Path | None:
     """The folder for compiled programs, made if need be: `setting` itself, the user's cache folder for "auto"; None for "" or an unwritable one."""
     if not setting:
         return None
-    if setting == "auto":
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        setting = os.path.join(base, "ddllm", "compilation")
-    folder = Path(setting).absolute()
+    return user_cache("compilation") if setting == "auto" else _writable(Path(setting).absolute())
+
+
+def user_cache(name: str) -> Path | None:
+    """A folder of this name in the user's cache folder, made if need be; None for an unwritable one."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return _writable(Path(base, "ddllm", name).absolute())
+
+
+def _writable(folder: Path) -> Path | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -52,17 +60,41 @@ def cache_folder(setting: str) -> Path | None:
 
 
 def choose_devices(runtime: ConfigDict) -> list[Any]:
-    """The first `runtime.devices` devices; all of them for 0.
+    """The first `runtime.devices` devices, of each process as many; all of them for 0.
 
     Raises:
-        UserError: more are asked for than there are.
+        UserError: more are asked for than there are, or they do not divide over the processes.
     """
     devices = jax.devices()
     if runtime.devices > len(devices):
         raise UserError(
             f"config.runtime.devices is {runtime.devices}, but JAX finds {len(devices)} here ({devices[0].device_kind}): use 0 for all of them."
         )
-    return devices[: runtime.devices or None]
+    if runtime.devices % processes.count():
+        raise UserError(
+            f"config.runtime.devices is {runtime.devices}, which does not divide over {processes.count()} processes: use a multiple or 0 for all."
+        )
+    each = runtime.devices // processes.count() or None
+    return [device for number in range(processes.count()) for device in jax.local_devices(number)[:each]]
+
+
+def place(tree: Any, sharding: Any) -> Any:
+    """Put arrays where a sharding says; of one that spans processes each process fills its own part, from equal arrays.
+
+    Args:
+        tree: any pytree of arrays; on several processes every one holds the whole of it.
+        sharding: for all leaves.
+    """
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def fill(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(fill, tree)
 
 
 def free_memory(device: Any) -> int:
@@ -86,6 +118,7 @@ def describe_environment() -> dict[str, Any]:
         "backend": devices[0].platform,
         "device": devices[0].device_kind,
         "devices": len(devices),
+        "processes": processes.count(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
 

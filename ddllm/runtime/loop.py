@@ -15,6 +15,7 @@ import numpy as np
 
 from ddllm.errors import UserError
 from ddllm.runtime.checkpoints import Checkpoints
+from ddllm.runtime.devices import place
 from ddllm.runtime.metrics import Metrics, read_metrics
 from ddllm.runtime.progress import Progress
 
@@ -91,7 +92,7 @@ class Loop:
         if self.checkpoints.latest() is None:
             return state, 0
         restored = self.checkpoints.restore(state)
-        state = jax.tree.map(lambda old, new: jax.device_put(jnp.asarray(new, old.dtype), old.sharding), state, restored)
+        state = jax.tree.map(lambda old, new: place(jnp.asarray(new, old.dtype), old.sharding), state, restored)
         return state, int(state.step)
 
     def _seconds(self) -> float:

@@ -24,6 +24,18 @@ def say(text: str) -> None:
     _console.print(text, markup=False, soft_wrap=True)
 
 
+def be_quiet() -> None:
+    """Show nothing from now on: of several processes that compute together only the first one speaks."""
+    _console.quiet = True
+
+
+def restore_terminal() -> None:
+    """Give back the cursor that a bar hides, where the process ends under a bar."""
+    if _console.is_terminal:
+        _console.show_cursor(True)
+        _console.print()
+
+
 class Progress:
     """A bar over `total` steps, used as a context manager.
 

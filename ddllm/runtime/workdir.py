@@ -22,12 +22,13 @@ __all__ = ["Workdir", "guard_storage", "read_json", "write_json"]
 WITHOUT_EFFECT = ("runtime.", "distill.checkpoint_every", "distill.checkpoints_kept")
 MOST_DIFFERENCES = 5
 LOCK = ".lock"
+LOG, MEMBER = "log.txt", "member.json"  # what a sweep puts beside the files of each of its runs
 
 
 class Workdir:
     """The paths of one run. Made by `Workdir.open`; use it as a context manager, or `close` it, to let go of the lock."""
 
-    def __init__(self, path: Path, lock: TextIO):
+    def __init__(self, path: Path, lock: TextIO | None):
         self.path = path
         self._lock = lock
 
@@ -59,7 +60,7 @@ class Workdir:
             workdir = cls(path, _lock(path))
             try:
                 if config_path.exists():
-                    _check_same(path, read_json(config_path), config)
+                    check_same_run(path, read_json(config_path), config)
                 else:
                     write_json(config_path, config)
                 with open(path / "commands.txt", "a", encoding="utf-8") as file:
@@ -69,9 +70,15 @@ class Workdir:
                 raise
         return workdir
 
+    @classmethod
+    def elsewhere(cls, scratch: Path) -> Self:
+        """What a process that does not own the run's folder has in its place: nothing but tokens is ever written there, so it needs no lock."""
+        return cls(scratch, None)
+
     def close(self) -> None:
         """Let other runs use the folder."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -137,8 +144,8 @@ class Workdir:
 
 
 def _is_ours(name: str) -> bool:
-    # Left behind when a start was killed before config.json was in place.
-    return name == LOCK or name.startswith(".config.")
+    # Locks and parts of files are left behind when a start was killed before config.json was in place.
+    return name in (LOCK, LOG, MEMBER) or name.startswith(".config.")
 
 
 def _lock(path: Path) -> TextIO:
@@ -154,7 +161,12 @@ def _lock(path: Path) -> TextIO:
     return file
 
 
-def _check_same(path: Path, there: Any, here: dict[str, Any]) -> None:
+def check_same_run(path: Path, there: Any, here: dict[str, Any]) -> None:
+    """Make sure that the configuration kept in a folder is the one at hand, keys without effect on results left out.
+
+    Raises:
+        UserError: it is not; the sentence names the keys.
+    """
     if not isinstance(there, dict):
         raise UserError(f"{path / 'config.json'} holds no configuration: use another --workdir or remove the folder.")
     # As it comes back from JSON, which has lists for tuples.

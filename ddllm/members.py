@@ -1,0 +1,214 @@
+"""The members of a sweep: each an ordinary run in a process and a folder of its own, started, watched and recorded by `run_members`.
+
+What became of a member is kept in its folder as member.json: {"status": "finished" | "failed" | "waiting", "seconds", "error", "stages"}.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddllm.config import resolve
+from ddllm.errors import UserError
+from ddllm.runtime.storage import read_json, write_json
+from ddllm.runtime.workdir import LOG, MEMBER, Workdir
+
+FINISHED, FAILED, WAITING = "finished", "failed", "waiting"
+# Members that share a machine are runs of their own, even where the surroundings speak of several processes.
+APART = "--config.runtime.distributed=off"
+WITHOUT_FINETUNING = ("name", "distill", "evaluate")  # sections that fine-tuning on all texts does not depend on
+
+
+@dataclass(frozen=True)
+class Member:
+    """One combination of the varied values.
+
+    Attributes:
+        values: the varied keys with their values as typed.
+        folder: its working directory.
+        line: its command line for `ddllm.main`.
+        config: its whole configuration.
+        stages: the stages that are asked for.
+    """
+
+    values: dict[str, str]
+    folder: Path
+    line: list[str]
+    config: ConfigDict
+    stages: list[str]
+
+    @property
+    def title(self) -> str:
+        """The varied keys with their values, as text."""
+        return describe_values(self.values)
+
+    def record(self) -> dict[str, Any]:
+        """What is known of its earlier starts: status, seconds, error, and the stages that were asked for."""
+        path = self.folder / MEMBER
+        known = read_json(path) if path.exists() else {"status": WAITING, "seconds": 0.0, "error": "", "stages": []}
+        return known if set(self.stages) <= set(known["stages"]) else known | {"status": WAITING, "error": ""}
+
+
+def run_members(members: list[Member], processes: int, retry: bool) -> None:
+    """Run what is left of the members, so many at a time."""
+    left = [member for member in members if member.record()["status"] not in ((FINISHED,) if retry else (FINISHED, FAILED))]
+    for member in members:
+        if member not in left:
+            _say(f"{member.title}: {member.record()['status']} before")
+    shares: SimpleQueue[dict[str, Any]] = SimpleQueue()
+    for share in _share_out(min(processes, max(len(left), 1))):
+        shares.put(share)
+    running: list[subprocess.Popen[bytes]] = []
+    stopping = False
+
+    def run(member: Member) -> None:
+        share = shares.get()
+        if stopping:
+            return
+        if share["cores"]:
+            # Of this thread alone, from which the member's process inherits it: XLA makes as many threads as it may use cores.
+            os.sched_setaffinity(0, share["cores"])
+        try:
+            take_over(member, members)
+        except UserError:
+            pass  # The member will say it itself.
+        _say(f"{member.title}: started, see {member.folder / LOG}")
+        run_member(member, [*member.line, APART], share["environment"], running)
+        record = member.record()
+        _say(f"{member.title}: {record['status']} after {record['seconds']:.0f} s {record['error']}".rstrip())
+        shares.put(share)
+
+    with ThreadPoolExecutor(processes) as pool:
+        futures = [pool.submit(run, member) for member in left]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            stopping = True
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                process.send_signal(signal.SIGINT)
+            raise
+
+
+def take_over(member: Member, members: list[Member]) -> None:
+    """Give a member that has not started yet the fine-tuning of one that has finished and would have done the same.
+
+    Its checkpoints and figures are all that is needed: the stage resumes from them, finds nothing left to train, and scores.
+    """
+
+    def decisive(config: ConfigDict) -> dict[str, Any]:
+        return {key: value for key, value in resolve(config).items() if key not in WITHOUT_FINETUNING}
+
+    if (member.folder / "config.json").exists():
+        return
+    for other in members:
+        source = Workdir(other.folder, None)
+        if other.record()["status"] != FINISHED or not source.finetune.exists() or decisive(other.config) != decisive(member.config):
+            continue
+        with Workdir.open(member.folder, resolve(member.config), f"# fine-tuning taken over from {other.folder}") as target:
+            lines = source.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["stage"].startswith("finetune")]
+            target.metrics.write_text("".join(kept), encoding="utf-8")
+            # Renamed when whole, since half a checkpoint would be taken for a whole one.
+            part = target.path / ".finetune"
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(source.finetune, part, copy_function=_link)
+            part.rename(target.finetune)
+        return
+
+
+def _link(source: str, target: str) -> None:
+    # Checkpoints are never changed in place, so that both folders can have the same files.
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def run_member(member: Member, line: list[str], environment: dict[str, str], running: list[subprocess.Popen[bytes]] | None = None) -> int:
+    """Run one member to its end by a command line, its output in its log, and record what became of it. Returns its exit status."""
+    member.folder.mkdir(parents=True, exist_ok=True)
+    before, began = member.record()["seconds"], time.monotonic()
+    with open(member.folder / LOG, "ab") as log:
+        start = log.tell()
+        command = [sys.executable, "-m", "ddllm.main", *line]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | environment) as process:
+            if running is not None:
+                running.append(process)
+            status = process.wait()
+    record = {"status": WAITING, "seconds": before + time.monotonic() - began, "error": "", "stages": member.stages}
+    if status == 0:
+        record["status"] = FINISHED
+    elif status > 0 and status != 130:
+        with open(member.folder / LOG, "rb") as log:
+            log.seek(start)
+            record |= {"status": FAILED, "error": last_sentence(log.read().decode(errors="replace"))}
+    # A signal says nothing about the member: it goes on at the next start.
+    write_json(member.folder / MEMBER, record)
+    return status
+
+
+def run_one(members: list[Member], number: int, retry: bool) -> int:
+    """Run one member here, as a task of an array does; of several processes that compute it together each comes here with the same number."""
+    member = members[number]
+    status = member.record()["status"]
+    if status == FINISHED or (status == FAILED and not retry):
+        _say(f"{member.title}: {status} before")
+        return int(status == FAILED)
+    _say(f"{member.title}: started, see {member.folder / LOG}")
+    first = (os.environ.get("JAX_PROCESS_ID") or os.environ.get("SLURM_PROCID") or "0") == "0"
+    if first:
+        return run_member(member, member.line, {})
+    return subprocess.run([sys.executable, "-m", "ddllm.main", *member.line], stdin=subprocess.DEVNULL).returncode
+
+
+def last_sentence(log: str) -> str:
+    """Why a run failed: its last message to the user, or else its last line."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    messages = [line.removeprefix("ddllm: ") for line in lines if line.startswith("ddllm: ")]
+    return (messages or lines or ["it left no word"])[-1]
+
+
+def _share_out(processes: int) -> list[dict[str, Any]]:
+    """The cores and GPUs of this machine in equal shares, one for each process; all have everything where there are fewer than processes."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    each = len(cores) // processes
+    devices = _gpus()
+    shares = []
+    for number in range(processes):
+        mine = cores[number * each : (number + 1) * each] if processes > 1 else []
+        environment = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} if devices and processes > 1 else {}
+        shares.append({"cores": mine, "environment": environment})
+    return shares
+
+
+def _gpus() -> list[str]:
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return []
+    if os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+    try:
+        query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+
+
+def describe_values(values: dict[str, str]) -> str:
+    """Keys with their values, as text."""
+    return " ".join(f"{key}={value}" for key, value in values.items())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,63 @@
+"""The table of a sweep: a row for each member, printed and written as sweep.md and sweep.json."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from ddllm.members import FAILED, Member
+from ddllm.report.results import read_results
+from ddllm.report.table import NOTHING
+from ddllm.runtime.storage import write_atomically, write_json
+
+Row = dict[str, Any]
+HEADINGS = ("accuracy, %", "% of full", "seconds", "status")
+DISTILLED = "distilled"
+
+
+def report_sweep(folder: Path, members: list[Member], console: Console | None = None) -> int:
+    """Show and write the table; returns 1 where a member has failed, else 0."""
+    rows = [make_row(member) for member in members]
+    keys = list(members[0].values)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "sweep.json", {"varied": keys, "members": rows})
+    headings = (*keys, *HEADINGS)
+    cells = [(*row["values"].values(), *_figures(row)) for row in rows]
+    lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
+    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in cells]
+    with write_atomically(folder / "sweep.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for heading in headings:
+        # Long keys break after their section.
+        table.add_column(heading.replace(".", ".\n"), justify="left" if heading == "status" else "right", overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    console = console or Console(highlight=False, markup=False)
+    console.print(table)
+    console.print(
+        f"Distilled accuracy on the test texts: mean ± standard deviation (number of runs). Written to {folder / 'sweep.md'} and sweep.json."
+    )
+    return int(any(row["status"] == FAILED for row in rows))
+
+
+def make_row(member: Member) -> Row:
+    """What became of a member: its values, status, and the figures of its row "distilled" where it has one."""
+    path = member.folder / "results.json"
+    found = read_results(path)["rows"] if path.exists() else []
+    row = next((row for row in found if row["name"] == DISTILLED), {})
+    figures = {name: row.get(name) for name in ("accuracy_mean", "accuracy_std", "runs", "percent_of_full")}
+    return {"values": member.values, "folder": str(member.folder), **member.record(), **figures}
+
+
+def _figures(row: Row) -> tuple[str, ...]:
+    mean, deviation, runs, percent = (row[name] for name in ("accuracy_mean", "accuracy_std", "runs", "percent_of_full"))
+    spread = "" if mean is None else f" ± {100 * deviation:.1f} ({runs})" if runs > 1 else f" ± {NOTHING}"
+    return (
+        NOTHING if mean is None else f"{100 * mean:.1f}{spread}",
+        NOTHING if percent is None else f"{percent:.1f}",
+        f"{row['seconds']:,.0f}",
+        f"{row['status']}: {row['error']}" if row["error"] else row["status"],
+    )

@@ -1,0 +1,126 @@
+"""Several runs at once: `python -m ddllm.sweep --config FILE --vary KEY=VALUE,VALUE [--vary …] [--processes N] [--workdir DIR] [--config.KEY=VALUE …]`.
+
+The members are all combinations of the varied values. Each is an ordinary run in a folder of its own, so that it resumes, with its output
+in log.txt there; one that fails does not stop the others. The table of all is printed and written to sweep.md and sweep.json. A second
+start of the same command does what is left: members that have finished or failed are not repeated, the latter unless --retry is given.
+Fine-tuning on all texts is taken over from a member that has finished, where no key that it depends on differs.
+"""
+
+import argparse
+import re
+import sys
+from itertools import product
+from pathlib import Path
+
+from ddllm.config import resolve, validate
+from ddllm.errors import UserError
+from ddllm.main import parse
+from ddllm.members import Member, describe_values, run_members, run_one
+from ddllm.runtime.storage import guard_storage, read_json
+from ddllm.runtime.workdir import MEMBER, check_same_run
+
+SEPARATOR = re.compile(r",(?![^(\[]*[)\]])")  # commas outside of brackets
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status: 1 where a member has failed."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        _parser().print_help()
+        return 0
+    try:
+        options, folder, members = plan(arguments)
+        with guard_storage(folder):
+            if options.member is not None:
+                return run_one(members, options.member, options.retry)
+            if not options.table:
+                run_members(members, options.processes, options.retry)
+            from ddllm.report.sweep import report_sweep  # only now: a mistyped key should not have to wait for it
+
+            return report_sweep(folder, members)
+    except UserError as error:
+        print(f"ddllm: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nddllm: interrupted; the same command does what is left.", file=sys.stderr)
+        return 130
+
+
+def plan(arguments: list[str]) -> tuple[argparse.Namespace, Path, list[Member]]:
+    """Options, the sweep's folder, and its members with every configuration checked.
+
+    Raises:
+        UserError: something on the command line is wrong, or the folder holds another sweep's members.
+    """
+    parser = _parser()
+    try:
+        options, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; correct it on the command line.") from None
+    if options.processes < 1:
+        raise UserError(f"--processes is {options.processes}, but must be at least 1.")
+    varied = [_read_values(text) for text in options.vary]
+    keys = [key for key, _ in varied]
+    if not keys:
+        raise UserError("what varies? Give at least one --vary KEY=VALUE,VALUE, such as --vary seed=0,1,2.")
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UserError(f"--vary {key} is given twice; put all its values into one.")
+    base, _, _ = parse(rest)
+    folder = Path(options.workdir or f"runs/sweep-{base.name}")
+    members = []
+    for values in product(*(values for _, values in varied)):
+        chosen = dict(zip(keys, values, strict=True))
+        place = folder / _folder_name(chosen, keys)
+        overrides = [f"--config.{key}={value}" for key, value in chosen.items()]
+        config, stages, _ = parse([*rest, *overrides])
+        try:
+            validate(config)
+        except UserError as error:
+            raise UserError(f"with {describe_values(chosen)}: {error}") from None
+        if (place / MEMBER).exists() and (place / "config.json").exists():
+            check_same_run(place, read_json(place / "config.json"), resolve(config))
+        members.append(Member(chosen, place, [*rest, *overrides, f"--workdir={place}"], config, stages))
+    if len({member.folder for member in members}) < len(members):
+        raise UserError("two members would share a folder, since their values differ in special characters alone; give other values.")
+    if options.member is not None and not 0 <= options.member < len(members):
+        raise UserError(f"--member is {options.member}, but the {len(members)} members are 0 to {len(members) - 1}.")
+    return options, folder, members
+
+
+def _read_values(text: str) -> tuple[str, list[str]]:
+    key, equals, values = text.partition("=")
+    key = key.removeprefix("--").removeprefix("config.")
+    listed = [value.strip() for value in SEPARATOR.split(values)]
+    if not equals or not all(listed):
+        raise UserError(f"--vary {text!r} is not understood; it has the form KEY=VALUE,VALUE, such as --vary seed=0,1,2.")
+    for value in listed:
+        if listed.count(value) > 1:
+            raise UserError(f"--vary {key} has the value {value} twice.")
+    return key, listed
+
+
+def _folder_name(chosen: dict[str, str], keys: list[str]) -> str:
+    """A name made of the values, so that a sweep that is extended finds its earlier members."""
+    short = {key: key.rsplit(".", 1)[-1] for key in keys}
+    ambiguous = len(set(short.values())) < len(keys)
+    name = ",".join(f"{key if ambiguous else short[key]}={value}" for key, value in chosen.items())
+    return re.sub(r"[^A-Za-z0-9_.,=+-]", "-", name)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m ddllm.sweep", add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--vary", action="append", default=[], metavar="KEY=VALUE,VALUE", help="a configuration key and its values")
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="members at a time; they share out this machine's cores and GPUs"
+    )
+    parser.add_argument("--workdir", default="", metavar="DIR", help="where the members' folders go; by default runs/sweep-<config's name>")
+    parser.add_argument("--retry", action="store_true", help="start members again that have failed")
+    parser.add_argument("--member", type=int, metavar="NUMBER", help="run this one alone, from 0: for the tasks of an array")
+    parser.add_argument("--table", action="store_true", help="make the table of what is there, run nothing")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

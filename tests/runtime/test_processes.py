@@ -1,0 +1,171 @@
+"""Several processes joined by jax.distributed on this machine: the same results as one, one end for all, a sentence for every mistake."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+
+from ddllm.distill.artefact import load_distilled
+from ddllm.main import main
+from ddllm.runtime.metrics import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def arguments(tiny_model, tiny_corpus, tmp_path):
+    """make(workdir, **overrides) -> command line of a small run."""
+
+    def make(workdir, mode="distill", **overrides):
+        values = {
+            "model.name": tiny_model,
+            "model.head_deviation": 0.3,
+            "data.source": tiny_corpus,
+            "data.test": "test",
+            "data.length": 8,  # one padded length, so that little is compiled
+            "distill.length": 6,
+            "distill.outer_steps": 9,
+            "distill.batch_size": 8,
+            "distill.validate_every": 3,
+            "distill.checkpoint_every": 3,
+            "finetune.batch_size": 8,
+            "finetune.epochs": 0.5,
+            "evaluate.heads": 2,
+            "evaluate.head_texts": 30,
+            "evaluate.random_draws": 2,
+            "evaluate.random_rates": "(0.1,)",
+            "runtime.compilation_cache": "",
+            "runtime.join_timeout": 60,
+            **{key.replace("__", "."): value for key, value in overrides.items()},
+        }
+        line = [f"--config={ROOT / 'configs' / 'quickstart.py'}", f"--workdir={tmp_path / workdir}", f"--mode={mode}"]
+        return line + [f"--config.{key}={value}" for key, value in values.items()]
+
+    return make
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start(line, …) -> processes of one run, one device each, a command line for each of them."""
+    started = []
+
+    def start(*lines):
+        coordinator = f"localhost:{free_port()}"
+        common = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        common |= {"MPLCONFIGDIR": matplotlib.get_cachedir()}  # its list of fonts takes seconds
+        common |= {"JAX_COORDINATOR_ADDRESS": coordinator, "JAX_NUM_PROCESSES": str(len(lines))}
+        for number, line in enumerate(lines):
+            command = [sys.executable, "-m", "ddllm.main", *line]
+            environment = common | {"JAX_PROCESS_ID": str(number)}
+            started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return started[-len(lines) :]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def finish(processes, seconds=120):
+    """(status, standard error) of each."""
+    errors = [process.communicate(timeout=seconds)[1] for process in processes]
+    return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
+
+
+def assert_same(first, second):
+    one, other = (load_distilled(folder / "distilled") for folder in (first, second))
+    for name in ("embeddings", "labels", "rates"):
+        np.testing.assert_allclose(getattr(one.data, name), getattr(other.data, name), rtol=0, atol=1e-5)
+    assert one.card["validation_accuracy"] == other.card["validation_accuracy"]
+    return one.data
+
+
+def forget_the_end(folder):
+    shutil.rmtree(folder / "checkpoints" / "9")
+    shutil.rmtree(folder / "distilled")
+
+
+def test_two_processes_give_what_one_gives_and_continue_each_other(arguments, start, tmp_path):
+    two, one, devices = (tmp_path / name for name in ("two", "one", "devices"))
+    results = finish(start(*[arguments(two, mode="all")] * 2))
+    assert [status for status, _ in results] == [0, 0], results
+    assert "distill 9/9" in results[0][1] and "distill" not in results[1][1]
+    # Process 1 has written its tokens, and nothing else anywhere.
+    assert {path.suffix for path in (tmp_path / "cache" / "ddllm").rglob("*") if path.is_file()} == {".safetensors"}
+    assert {"results.json", "results.md", "distilled", "curve.png"} <= {path.name for path in two.iterdir()}
+    assert len([line for line in read_metrics(two / "metrics.jsonl") if line["stage"] == "distill"]) == 9
+    assert main(arguments(one, runtime__devices=1)) == 0
+    assert main(arguments(devices, runtime__devices=2)) == 0
+    assert_same(two, devices)
+    learned = assert_same(two, one)
+    assert not np.allclose(learned.labels, np.round(learned.labels), atol=1e-3), "nothing was learned that could differ"
+    # Each goes on from the other's checkpoint of step 6.
+    again = shutil.copytree(two, tmp_path / "again")
+    forget_the_end(again)
+    assert main(arguments(again, runtime__devices=1)) == 0
+    assert_same(again, one)
+    forget_the_end(one)
+    results = finish(start(*[arguments(one)] * 2))
+    assert [status for status, _ in results] == [0, 0], results
+    assert_same(two, one)
+
+
+def test_a_mistake_on_one_process_ends_both_with_its_sentence(arguments, start, tmp_path):
+    results = finish(start(arguments("run"), arguments("run", data__source=tmp_path / "nowhere.csv")), 60)
+    assert [status for status, _ in results] == [2, 2], results
+    assert "the configuration differs from that of process 0" in results[0][1] and "process 1 on" in results[0][1]
+    assert not any("Traceback" in error for _, error in results)
+
+
+def test_a_killed_process_ends_the_other(arguments, start, tmp_path):
+    line = arguments(
+        "run", distill__outer_steps=100_000, distill__validate_every=50_000, runtime__silence_timeout=3, runtime__tensorboard=False
+    )
+    first, second = start(line, line)
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "run" / "checkpoints" / "6").exists() and time.monotonic() < deadline and first.poll() is None:
+        time.sleep(0.1)
+    second.send_signal(signal.SIGKILL)
+    _, error = first.communicate(timeout=30)
+    assert first.returncode == 1 and "The same command goes on from the last checkpoint" in error and "Traceback" not in error, error
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch):
+    for name in [*os.environ]:
+        if name.startswith(("SLURM_", "OMPI_", "JAX_COORDINATOR", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")):
+            monkeypatch.delenv(name)
+
+
+def test_processes_that_do_not_meet(arguments, start, tmp_path, capsys, monkeypatch):
+    port = free_port()
+    settings = {"runtime__processes": 2, "runtime__join_timeout": 2, "runtime__coordinator": f"localhost:{port}"}
+    assert main(arguments("run", **settings, runtime__process=1)) == 2
+    assert f"process 1 cannot reach process 0 at localhost:{port}" in capsys.readouterr().err
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        settings["runtime__coordinator"] = f"localhost:{taken.getsockname()[1]}"
+        assert main(arguments("run", **settings, runtime__process=0)) == 2
+        assert "cannot listen at port" in capsys.readouterr().err
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "abc")
+    assert main(arguments("run")) == 2
+    assert "JAX_NUM_PROCESSES is 'abc', which is not a whole number" in capsys.readouterr().err
+    monkeypatch.delenv("JAX_NUM_PROCESSES")
+    assert not (tmp_path / "run").exists()
+    (status, error) = finish([start(arguments("run", runtime__processes=3, runtime__join_timeout=2))[0]], 60)[0]
+    assert status == 2 and error.endswith("each with its own config.runtime.process.\n") and error.count("\n") == 1

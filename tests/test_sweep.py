@@ -1,0 +1,146 @@
+"""A sweep on the tiny model: interrupted and started again, with a member that fails, and a table of all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ddllm.members import last_sentence, take_over
+from ddllm.sweep import main, plan
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
+
+
+@pytest.fixture
+def line(tiny_model, tiny_corpus, tmp_path, monkeypatch):
+    """Command line of a sweep in tmp_path/sweep of small runs."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+    values = {
+        "model.name": tiny_model,
+        "data.source": tiny_corpus,
+        "data.test": "test",
+        "data.length": 8,  # one padded length, so that little is compiled
+        "distill.length": 6,
+        "distill.outer_steps": 40,
+        "distill.batch_size": 8,
+        "distill.validate_every": 40,
+        "distill.checkpoint_every": 4,
+        "evaluate.heads": 2,
+        "evaluate.random_draws": 2,
+        "evaluate.random_rates": "(0.1,)",
+        "runtime.compilation_cache": "",
+        "runtime.tensorboard": False,
+    }
+    overrides = [f"--config.{key}={value}" for key, value in values.items()]
+    return [QUICKSTART, "--mode=distill,evaluate", f"--workdir={tmp_path / 'sweep'}", *overrides]
+
+
+def starts(folder):
+    return {path.parent.name: len(path.read_text().splitlines()) for path in folder.glob("*/commands.txt")}
+
+
+def test_an_interrupted_sweep_goes_on_and_a_failure_stops_no_other(line, tmp_path, capsys):
+    sweep = tmp_path / "sweep"
+    # Slow enough to be caught in the middle: the first member.
+    line += ["--vary", "distill.initial_rate=0.05,1e30,0.1", "--vary", "seed=3"]
+    first = sweep / "initial_rate=0.05,seed=3"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ddllm.sweep", *line],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 120
+    while not (first / "checkpoints" / "4").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "the same command does what is left" in error, error
+    assert list(starts(sweep)) == [first.name] and json.loads((first / "member.json").read_text())["status"] == "waiting"
+
+    assert main([*line, "--processes", "2"]) == 1
+    assert starts(sweep) == {first.name: 2, "initial_rate=0.1,seed=3": 1, "initial_rate=1e30,seed=3": 1}
+    table = json.loads((sweep / "sweep.json").read_text())
+    assert table["varied"] == ["distill.initial_rate", "seed"]
+    good, failed, other = table["members"]
+    assert [row["status"] for row in table["members"]] == ["finished", "failed", "finished"]
+    assert 0 <= good["accuracy_mean"] <= 1 and good["seconds"] > 0 and other["accuracy_mean"] is not None
+    assert failed["error"].startswith("distill stopped at step 1") and failed["accuracy_mean"] is None
+    lines = (sweep / "sweep.md").read_text().splitlines()
+    assert len(lines) == 5 and lines[3].startswith("| 1e30 | 3 | – | – |") and "distill stopped at step 1" in lines[3]
+    assert f"{100 * good['accuracy_mean']:.1f}" in lines[2] and "finished" in capsys.readouterr().out
+    assert "distill 40/40" in (first / "log.txt").read_text()
+
+    # Nothing is repeated, until it is asked for; then the one that failed.
+    assert main(line) == 1 and main([*line, "--member", "1"]) == 1 and main([*line, "--member", "0"]) == 0
+    assert sum(starts(sweep).values()) == 4
+    assert main([*line, "--retry", "--member", "1"]) == 2
+    assert starts(sweep)["initial_rate=1e30,seed=3"] == 2 and sum(starts(sweep).values()) == 5
+    assert main([*line, "--table"]) == 1
+
+    # Members of another configuration are not taken for this one's.
+    capsys.readouterr()
+    assert main([*line, "--config.distill.outer_steps=41", "--table"]) == 2
+    assert "distill.outer_steps is 40 there and 41 here" in capsys.readouterr().err
+
+
+def test_fine_tuning_is_taken_over_where_nothing_it_depends_on_differs(line, tmp_path):
+    sweep = tmp_path / "sweep"
+    line = [part.replace("--mode=distill,evaluate", "--mode=finetune") for part in line] + ["--config.finetune.batch_size=8"]
+    assert main([*line, "--config.finetune.epochs=0.5", "--vary", "distill.passes=1,2"]) == 0
+    one, other = sweep / "passes=1", sweep / "passes=2"
+    rows = [json.loads((folder / "results.json").read_text())["rows"] for folder in (one, other)]
+    assert rows[0] == rows[1] and rows[0][0]["seconds"] > 0
+    assert "finetune 9/9" in (one / "log.txt").read_text() and "finetune" not in (other / "log.txt").read_text().replace("ddllm", "")
+    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    # Another seed is another fine-tuning.
+    _, _, members = plan([*line, "--config.finetune.epochs=0.5", "--config.seed=5", "--vary", "distill.passes=4", f"--workdir={sweep}"])
+    take_over(members[0], [*plan([*line, "--config.finetune.epochs=0.5", "--vary", "distill.passes=1"])[2], *members])
+    assert not members[0].folder.exists()
+
+
+def test_members_are_all_combinations_in_folders_named_by_their_values(tmp_path):
+    line = [QUICKSTART, f"--workdir={tmp_path}", "--vary", "evaluate.random_rates=(0.1,0.2),(0.3,)", "--vary=config.seed=0,1"]
+    _, folder, members = plan(line)
+    assert folder == tmp_path and len(members) == 4
+    assert [member.folder.name for member in members[:2]] == ["random_rates=-0.1,0.2-,seed=0", "random_rates=-0.1,0.2-,seed=1"]
+    assert members[1].config.evaluate.random_rates == (0.1, 0.2) and members[1].config.seed == 1
+    assert f"--workdir={members[1].folder}" in members[1].line and members[1].record()["status"] == "waiting"
+    names = [member.folder.name for member in plan([QUICKSTART, "--vary=data.seed=0", "--vary=seed=1"])[2]]
+    assert names == ["data.seed=0,seed=1"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--vary", "sead=0,1"], "did you mean seed?"),
+        (["--vary", "seed=0,one"], "one"),
+        (["--vary", "seed"], "it has the form KEY=VALUE,VALUE"),
+        (["--vary", "seed=0,,1"], "it has the form KEY=VALUE,VALUE"),
+        (["--vary", "seed=0,1,0"], "has the value 0 twice"),
+        (["--vary", "seed=0", "--vary", "seed=1"], "given twice"),
+        (["--vary", "distill.examples_per_class=3,4"], "with distill.examples_per_class=4: config.distill.batches is 3"),
+        (["--vary", "data.source=a/b,a:b"], "two members would share a folder"),
+        ([], "what varies?"),
+        (["--vary", "seed=0,1", "--member", "2"], "the 2 members are 0 to 1"),
+        (["--vary", "seed=0,1", "--processes", "0"], "must be at least 1"),
+        (["--vary", "seed=0,1", "--proceses=2"], "proceses"),
+    ],
+)
+def test_mistakes_are_told_before_anything_starts(arguments, message, tmp_path, capsys):
+    assert main([QUICKSTART, f"--workdir={tmp_path / 'sweep'}", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "sweep").exists()
+
+
+def test_the_last_sentence_of_a_log():
+    assert last_sentence("x\nddllm: it broke.\n\nTraceback\n") == "it broke."
+    assert last_sentence("Traceback\nValueError: no\n\n") == "ValueError: no"
+    assert os.linesep not in last_sentence("")
