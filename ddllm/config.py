@@ -49,6 +49,7 @@ def default_config() -> ConfigDict:
     distill.labels = "unrestricted"  # hard | soft | unrestricted
     distill.initial = "noise"  # noise | real (random training texts) | a path to JSONL with text and label
     distill.head = "redrawn"  # redrawn (at every outer step) | fixed (by seed) | zero | learned
+    distill.heads = 1  # redrawn heads in every outer step, whose mean loss is learned from
     distill.rates = "step"  # one learned rate per inner step; layer: per inner step and layer; tensor: per inner step and array
     distill.initial_rate = 1e-2  # inner learning rate at the start
     distill.inner_optimizer = "sgd"  # sgd | momentum | nesterov | adam
@@ -94,7 +95,8 @@ def default_config() -> ConfigDict:
     evaluate.batch_size = 64
 
     config.runtime = runtime = ConfigDict()
-    runtime.devices = 0  # devices used, the real batch is sharded over them; 0: all
+    runtime.devices = 0  # devices used, the heads and the real batch are spread over them; 0: all
+    runtime.shard = 1  # devices that share one copy of the parameters, for encoders that do not fit one; divides their number
     runtime.compilation_cache = "auto"  # folder of compiled programs; auto: in the user's cache folder; empty: none
     runtime.tensorboard = True  # write event files beside metrics.jsonl
     return config
@@ -107,6 +109,7 @@ POSITIVE = (
     "distill.passes",
     "distill.length",
     "distill.segments",
+    "distill.heads",
     "distill.outer_steps",
     "distill.batch_size",
     "distill.validate_every",
@@ -126,6 +129,7 @@ POSITIVE = (
     "evaluate.tuning_texts",
     "evaluate.batch_size",
     "model.head_deviation",
+    "runtime.shard",
 )
 
 NOT_NEGATIVE = (
@@ -186,6 +190,11 @@ def validate(config: ConfigDict) -> None:
     steps = distill.batches * distill.passes
     if steps % distill.segments:
         raise UserError(f"config.distill.segments is {distill.segments}, which does not divide the {steps} inner steps (batches x passes).")
+    if distill.heads > 1 and distill.head != "redrawn":
+        raise UserError(
+            f"config.distill.heads is {distill.heads}, but config.distill.head={distill.head} is the same head every time; "
+            "set config.distill.heads to 1 or config.distill.head to redrawn."
+        )
     if distill.average >= 1 or distill.second_moment >= 1 or distill.warmup > 1 or config.finetune.warmup > 1:
         raise UserError("config.distill.average and config.distill.second_moment must be below 1, and both warmup values at most 1.")
     if not config.evaluate.random_rates or min(config.evaluate.random_rates) <= 0:
