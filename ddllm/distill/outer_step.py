@@ -103,17 +103,17 @@ class OuterStep:
         def begin(learned: dict[str, Any], fixed: DistilledData, start: Start, keys: jax.Array) -> tuple[Tree, Any]:
             return _add_axes(jax.vjp(lambda parts: trained(parts, fixed, start, keys[0]), learned), 1)
 
-        def mean(values: Any) -> Any:
-            # Over axes with several devices alone: XLA's partitioner refuses a sum over one device beside a sharded axis.
-            return jax.lax.pmean(values, tuple(axis for axis in ("head", "data") if mesh.shape[axis] > 1))
+        def over_devices(values: Any) -> Any:
+            # XLA's partitioner refuses a sum over one device beside a sharded axis.
+            return jax.lax.pmean(values, [axis for axis in ("head", "data") if shards == 1 or mesh.shape[axis] > 1])
 
         def measure(trained: Tree, words: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, Tree]:
             params = _drop_axes(trained, 1)
             (loss, correct), cotangent = jax.value_and_grad(real_loss, has_aux=True)(params, learner, words, batch)
-            return *mean((loss, correct)), _add_axes(keep_sharded(cotangent, shards), 2)
+            return *over_devices((loss, correct)), _add_axes(keep_sharded(cotangent, shards), 2)
 
         def pull(pullback: Any, cotangent: Tree) -> dict[str, Any]:
-            return mean(_drop_axes(pullback, 1)(_drop_axes(cotangent, 2))[0])
+            return over_devices(_drop_axes(pullback, 1)(_drop_axes(cotangent, 2))[0])
 
         def move(state: OuterState, gradient: dict[str, Any]) -> tuple[OuterState, jax.Array]:
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.learned)
@@ -142,7 +142,7 @@ class OuterStep:
 
         Args:
             state: before the step.
-            batch: real texts; its size is a multiple of the mesh's.
+            batch: real texts; their number is a multiple of the mesh's axis "data".
             key: of the redrawn heads, see `rounds`.
 
         Returns:
@@ -153,11 +153,12 @@ class OuterStep:
         return state, {"loss": loss, "accuracy": accuracy, "gradient_norm": norm}
 
     def gradient(self, learned: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
-        """Loss and accuracy on the real batch after training on the distilled data, and the loss's gradient by what is learned: means over heads."""
+        """Loss and accuracy on the real batch after training on the distilled data, and the loss's gradient by what is learned; means over heads."""
         batch = jax.device_put(batch, self.batches)
         first, *others = self.rounds(key)
         sums = self._round(learned, batch, first)
         for keys in others:
+            jax.block_until_ready(sums)  # nothing in a round depends on the one before, so both would be in memory
             sums = self._add(sums, self._round(learned, batch, keys))
         return self._divide(sums) if others else sums
 
