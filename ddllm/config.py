@@ -49,6 +49,7 @@ def default_config() -> ConfigDict:
     distill.labels = "unrestricted"  # hard | soft | unrestricted
     distill.initial = "noise"  # noise | real (random training texts) | a path to JSONL with text and label
     distill.head = "redrawn"  # redrawn (at every outer step) | fixed (by seed) | zero | learned
+    distill.heads = 1  # redrawn heads in every outer step, whose mean loss is learned from
     distill.rates = "step"  # one learned rate per inner step; layer: per inner step and layer; tensor: per inner step and array
     distill.initial_rate = 1e-2  # inner learning rate at the start
     distill.inner_optimizer = "sgd"  # sgd | momentum | nesterov | adam | learned_momentum, or one of Optax's: "adamw(weight_decay=0.01)"
@@ -99,7 +100,8 @@ def default_config() -> ConfigDict:
     evaluate.batch_size = 64
 
     config.runtime = runtime = ConfigDict()
-    runtime.devices = 0  # devices used, the real batch is sharded over them; 0: all
+    runtime.devices = 0  # devices used, the heads and the real batch are spread over them; 0: all
+    runtime.shard = 1  # devices that share one copy of the parameters, for encoders that do not fit one; divides their number
     runtime.compilation_cache = "auto"  # folder of compiled programs; auto: in the user's cache folder; empty: none
     runtime.tensorboard = True  # write event files beside metrics.jsonl
     # Several processes compute one run together when each is started with the same command and knows its place among them.
@@ -119,6 +121,7 @@ POSITIVE = (
     "distill.passes",
     "distill.length",
     "distill.segments",
+    "distill.heads",
     "distill.outer_steps",
     "distill.batch_size",
     "distill.validate_every",
@@ -140,6 +143,7 @@ POSITIVE = (
     "model.head_deviation",
     "runtime.join_timeout",
     "runtime.silence_timeout",
+    "runtime.shard",
 )
 
 NOT_NEGATIVE = (
@@ -201,6 +205,11 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"config.distill.batches is {distill.batches}, which does not divide config.distill.examples_per_class="
             f"{distill.examples_per_class}; every inner batch needs the same number of examples of every class."
+        )
+    if distill.heads > 1 and distill.head != "redrawn":
+        raise UserError(
+            f"config.distill.heads is {distill.heads}, but config.distill.head={distill.head} is the same head every time; "
+            "set config.distill.heads to 1 or config.distill.head to redrawn."
         )
     _validate_inner_loop(distill)
     if distill.average >= 1 or distill.second_moment >= 1 or distill.warmup > 1 or config.finetune.warmup > 1:

@@ -26,6 +26,7 @@ from ddllm.runtime.workdir import LOG, MEMBER, Workdir
 FINISHED, FAILED, WAITING = "finished", "failed", "waiting"
 # Members that share a machine are runs of their own, even where the surroundings speak of several processes.
 APART = "--config.runtime.distributed=off"
+GRACE = 10.0  # seconds in which an interrupted member may end by itself
 WITHOUT_FINETUNING = ("name", "distill", "evaluate")  # sections that fine-tuning on all texts does not depend on
 
 
@@ -98,6 +99,12 @@ def run_members(members: list[Member], processes: int, retry: bool) -> None:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in running:
                 process.send_signal(signal.SIGINT)
+            deadline = time.monotonic() + GRACE
+            for process in running:
+                try:
+                    process.wait(max(deadline - time.monotonic(), 0.1))
+                except subprocess.TimeoutExpired:
+                    process.terminate()  # deep in a library; nothing is lost, as after a kill
             raise
 
 

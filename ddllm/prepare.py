@@ -6,9 +6,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddllm.data.batches import length_buckets
@@ -19,7 +17,8 @@ from ddllm.models.heads import HeadConfig
 from ddllm.models.learner import Learner, Start
 from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.models.scoring import Scorer
-from ddllm.runtime.devices import choose_devices, place
+from ddllm.runtime.devices import free_memory
+from ddllm.runtime.mesh import make_mesh, parameter_bytes, place_parameters
 from ddllm.runtime.processes import check_same
 
 
@@ -31,10 +30,10 @@ class Prepared:
         config: the whole configuration.
         tokens: tokenised train, validation and test texts.
         pretrained: the checkpoint as it was read.
-        start: its parameters on the device.
+        start: its parameters on the devices.
         learner: encoder and head, the head starting as config.distill.head says.
         buckets: padded lengths of real texts.
-        mesh: devices, one axis called "data".
+        mesh: devices (see runtime/mesh.py).
     """
 
     config: ConfigDict
@@ -64,8 +63,9 @@ def prepare(config: ConfigDict, cache: Path) -> Prepared:
         cache: folder of tokenised corpora.
 
     Raises:
-        UserError: data or model cannot be read, or do not fit the configuration.
+        UserError: data or model cannot be read, or do not fit the configuration or the devices.
     """
+    mesh = make_mesh(config)
     pretrained = load_pretrained(config.model.name)
     positions = pretrained.config.positions
     for key in ("data", "distill"):
@@ -78,29 +78,24 @@ def prepare(config: ConfigDict, cache: Path) -> Prepared:
     kind = pretrained.config.family if config.model.head == "auto" else config.model.head
     head = HeadConfig(kind, len(tokens.label_names), config.model.head_deviation)
     learner = Learner(pretrained.config, head, config.distill.head, config.seed)
-    start = Start(*jax.tree.map(jnp.asarray, (pretrained.body, pretrained.words, pretrained.pooler)))
     buckets = length_buckets(tokens.train.lengths, config.data.length)
-    mesh = make_mesh(config)
-    if mesh.is_multi_process:
-        # Each process has read data and model on its own disk.
-        check_same("the corpus or its tokenizer", tokens.fingerprint)
-        check_same("the pretrained model", pretrained.fingerprint)
-        start = place(start, NamedSharding(mesh, PartitionSpec()))
-    return Prepared(config, tokens, pretrained, start, learner, buckets, mesh)
+    # Each process has read data and model on its own disk.
+    check_same("the corpus or its tokenizer", tokens.fingerprint)
+    check_same("the pretrained model", pretrained.fingerprint)
+    return Prepared(config, tokens, pretrained, place_start(pretrained, mesh), learner, buckets, mesh)
 
 
-def make_mesh(config: ConfigDict) -> Mesh:
-    """One axis "data" over the devices that config.runtime.devices asks for.
+def place_start(pretrained: Pretrained, mesh: Mesh) -> Start:
+    """Pretrained parameters where they belong on the mesh.
 
     Raises:
-        UserError: there are fewer devices, or a batch does not divide over them.
+        UserError: a device has no room for its share of them.
     """
-    devices = choose_devices(config.runtime)
-    count = len(devices)
-    for section in ("distill", "finetune"):
-        if config[section].batch_size % count:
-            raise UserError(
-                f"config.{section}.batch_size is {config[section].batch_size}, which does not divide over {count} devices; "
-                "make it a multiple or set config.runtime.devices."
-            )
-    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    parts = (pretrained.body, pretrained.words, pretrained.pooler)
+    share, free = parameter_bytes(parts, mesh), free_memory(mesh.local_devices[0])
+    if share > free:
+        raise UserError(
+            f"the parameters of {pretrained.name} take {share / 1e9:.1f} GB of each device, but only {free / 1e9:.1f} GB are free; "
+            "with a larger config.runtime.shard more devices share one copy."
+        )
+    return Start(*place_parameters(parts, mesh))

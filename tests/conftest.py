@@ -85,20 +85,25 @@ def make_learner(hidden: int, length: int = 16, start: str = "redrawn", layers: 
     return learner, {"body": make_body(config), "head": init_head(jax.random.key(1), learner.head, hidden)}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny():
     return make_learner(8)
 
 
-@pytest.fixture
-def shallow():
+@pytest.fixture(scope="session")
+def layerless():
     """An encoder of no layers, for what does not depend on them: only a normalisation stands between inputs and head."""
     return make_learner(8, layers=0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def wider():
     return make_learner(64)
+
+
+@pytest.fixture(scope="session")
+def shallow():
+    return make_learner(64, layers=1)
 
 
 GOOD = "good great fine lovely warm clever moving rich".split()

@@ -100,6 +100,8 @@ def test_the_whole_job(arguments, tmp_path, capsys):
 def test_other_recipes(arguments, tiny_corpus, tmp_path, head, labels, initial):
     initial = tiny_corpus / "train.jsonl" if initial == "file" else initial
     overrides = {"distill.head": head, "distill.labels": labels, "distill.initial": initial, "distill.passes": 2, "model.head": "bert"}
+    if head == "redrawn":  # on two heads' devices, two to each copy of the parameters
+        overrides |= {"distill.heads": 2, "runtime.devices": 4, "runtime.shard": 2}
     assert main(arguments(mode="distill,evaluate", **overrides)) == 0
     rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
     found = {row["name"]: row for row in rows}
@@ -260,6 +262,7 @@ def test_bad_data(arguments, tmp_path, capsys):
         ([f"--config={QUICKSTART}", "--config.distill.head=zeroes"], "did you mean zero?"),
         ([f"--config={QUICKSTART}", "--config.distill.batches=2"], "does not divide"),
         ([f"--config={QUICKSTART}", "--config.distill.inner_optimizer=adm"], "did you mean adam?"),
+        ([f"--config={QUICKSTART}", "--config.distill.heads=4"], "is the same head every time"),
         ([f"--config={QUICKSTART}", "--mode=distil"], "did you mean distill?"),
         ([f"--config={QUICKSTART}", "--wrkdir=x"], "workdir"),
         ([f"--config={QUICKSTART}", "extra"], "'extra' is not understood"),

@@ -2,13 +2,15 @@
 
 The gradient is three compiled programs, so that only the small middle one is compiled again for each padded length of real texts:
 
-    begin      (learned, head key)             ─► trained parameters, pullback
-    measure    (trained parameters, batch)     ─► loss, ∂loss/∂parameters, each device with its own share of the batch
-    pull       (pullback, ∂loss/∂parameters)   ─► ∂loss/∂learned, averaged over devices
+    begin      (learned, head keys)            ─► trained parameters, pullback, for each head that runs at once
+    measure    (trained parameters, batch)     ─► loss, ∂loss/∂parameters, each device with its own head and share of the batch
+    pull       (pullback, ∂loss/∂parameters)   ─► ∂loss/∂learned, averaged over heads and shares
 
-`gradient` runs the three; a fourth, small one then moves the state.
+`gradient` runs the three, once for every round of heads; a fourth, small one then moves the state. What is averaged over devices is the
+gradient of the small distilled data set alone: no parameter-sized array travels along "head" or "data" (see runtime/mesh.py).
 
-What is averaged over devices is the gradient of the small distilled data set alone: parameter-sized arrays never travel.
+Heads that find no device of their own take turns, each from begin to pull, so that they need the memory of one. Batching them in one program
+would save little: their parameters part at the first step, so no product is shared, but every one of them would keep its own pullback.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from ddllm.data.batches import Batch
 from ddllm.distill.dataset import DistilledData, Recipe
@@ -28,9 +30,7 @@ from ddllm.models.learner import Learner, Start
 from ddllm.models.scoring import real_loss
 from ddllm.runtime.devices import place
 from ddllm.runtime.loop import no_best
-
-EACH = PartitionSpec("data")
-ALL = PartitionSpec()
+from ddllm.runtime.mesh import ALL, BATCH, HEAD, HEAD_BATCH, keep_sharded, place_parameters, with_all_axes
 
 
 class OuterState(NamedTuple):
@@ -68,10 +68,12 @@ class OuterStep:
         data: gives the parts that are not learned (mask, hard labels).
         method: of differentiation through the inner loop.
         optimizer: of the outer loop.
-        mesh: one axis called "data", over which real batches are split; their size must be a multiple of its.
+        mesh: axes "head", "data" and "model" (see runtime/mesh.py), those that are missing counting as 1. The number of heads must be a
+            multiple of the first, the size of real batches of the second.
         segments: see `unroll`.
         average: decay of the running average, 0 for none.
         truncation: of the gradient alone; `train` always runs all inner steps.
+        heads: redrawn heads H whose mean loss is learned from in every outer step.
 
     Attributes:
         begin, measure, pull: the compiled programs of the gradient, as the module's docstring says.
@@ -89,26 +91,33 @@ class OuterStep:
         segments: int = 1,
         average: float = 0.0,
         truncation: Truncation | None = None,
+        heads: int = 1,
     ) -> None:
+        mesh = with_all_axes(mesh)
         everywhere = NamedSharding(mesh, ALL)
-        self.learner, self.recipe, self.optimizer = learner, recipe, optimizer
-        self.everywhere, self.batches = everywhere, NamedSharding(mesh, EACH)
-        self.start = place(start, everywhere)
+        self.learner, self.recipe, self.optimizer, self.heads = learner, recipe, optimizer, heads
+        self.everywhere, self.batches, self._heads = everywhere, NamedSharding(mesh, BATCH), NamedSharding(mesh, HEAD)
+        self.start = place_parameters(start, mesh)
         self.fixed = place(data, everywhere)
+        shards = mesh.shape["model"]
 
         def trained(learned: dict[str, Any], fixed: DistilledData, start: Start, key: jax.Array, *how: Any) -> Tree:
-            return train(learner, recipe, start, fixed.replace(**learned), key, method, *how)
+            return keep_sharded(train(learner, recipe, start, fixed.replace(**learned), key, method, *how), shards)
 
-        def begin(learned: dict[str, Any], fixed: DistilledData, start: Start, key: jax.Array) -> tuple[Tree, Any]:
-            return jax.vjp(lambda parts: trained(parts, fixed, start, key, segments, truncation), learned)
+        def begin(learned: dict[str, Any], fixed: DistilledData, start: Start, keys: jax.Array) -> tuple[Tree, Any]:
+            return _add_axes(jax.vjp(lambda parts: trained(parts, fixed, start, keys[0], segments, truncation), learned), 1)
+
+        def over_devices(values: Any) -> Any:
+            # XLA's partitioner refuses a sum over one device beside a sharded axis.
+            return jax.lax.pmean(values, [axis for axis in ("head", "data") if shards == 1 or mesh.shape[axis] > 1])
 
         def measure(trained: Tree, words: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, Tree]:
-            (loss, correct), cotangent = jax.value_and_grad(real_loss, has_aux=True)(trained, learner, words, batch)
-            means = jax.lax.pmean((loss, correct), "data")
-            return *means, jax.tree.map(lambda x: x[None], cotangent)
+            params = _drop_axes(trained, 1)
+            (loss, correct), cotangent = jax.value_and_grad(real_loss, has_aux=True)(params, learner, words, batch)
+            return *over_devices((loss, correct)), _add_axes(keep_sharded(cotangent, shards), 2)
 
         def pull(pullback: Any, cotangent: Tree) -> dict[str, Any]:
-            return jax.lax.pmean(pullback(jax.tree.map(lambda x: x[0], cotangent))[0], "data")
+            return over_devices(_drop_axes(pullback, 1)(_drop_axes(cotangent, 2))[0])
 
         def move(state: OuterState, gradient: dict[str, Any]) -> tuple[OuterState, jax.Array]:
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.learned)
@@ -119,20 +128,26 @@ class OuterStep:
             new = OuterState(state.step + 1, learned, mean, optimizer_state, state.best)
             return new, optax.tree.norm(gradient)
 
-        self._train = jax.jit(trained)
-        # Every device unrolls the same inner loop, inside the same kind of map that pulls back, since a pullback can only be used where it was made.
-        self.begin = jax.jit(jax.shard_map(begin, mesh=mesh, in_specs=ALL, out_specs=ALL, check_vma=False))
-        self.measure = jax.jit(jax.shard_map(measure, mesh=mesh, in_specs=(ALL, ALL, EACH), out_specs=(ALL, ALL, EACH), check_vma=False))
-        self.pull = jax.jit(jax.shard_map(pull, mesh=mesh, in_specs=(ALL, EACH), out_specs=ALL, check_vma=False))
+        def program(function: Any, in_specs: Any, out_specs: Any) -> Any:
+            manual = {"head", "data"}
+            return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=manual, check_vma=False))
+
+        # Every device unrolls its head's inner loop inside the same kind of map that pulls back, since a pullback can only be used where it was made.
+        self.begin = program(begin, (ALL, ALL, ALL, HEAD), HEAD)
+        self.measure = program(measure, (HEAD, ALL, BATCH), (ALL, ALL, HEAD_BATCH))
+        self.pull = program(pull, (HEAD, HEAD_BATCH), ALL)
+        self._train = program(trained, ALL, ALL)
         self._move = jax.jit(move)
+        self._add = jax.jit(lambda one, other: jax.tree.map(jnp.add, one, other))
+        self._divide = jax.jit(lambda sums: jax.tree.map(lambda x: x / (heads // mesh.shape["head"]), sums))
 
     def __call__(self, state: OuterState, batch: Batch, key: jax.Array) -> tuple[OuterState, dict[str, jax.Array]]:
         """Do one outer step.
 
         Args:
             state: before the step.
-            batch: real texts; its size is a multiple of the mesh's.
-            key: of a redrawn head, a shuffled order, a random window.
+            batch: real texts; their number is a multiple of the mesh's axis "data".
+            key: of the redrawn heads (see `rounds`), a shuffled order, a random window.
 
         Returns:
             The state after it, and {"loss", "accuracy" on the real batch, "gradient_norm"} still on the device.
@@ -142,11 +157,35 @@ class OuterStep:
         return state, {"loss": loss, "accuracy": accuracy, "gradient_norm": norm}
 
     def gradient(self, learned: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
-        """Loss and accuracy on the real batch after training on the distilled data, and the loss's gradient by what is learned."""
-        trained, pullback = self.begin(learned, self.fixed, self.start, key)
-        loss, accuracy, cotangent = self.measure(trained, self.start.words, place(batch, self.batches))
+        """Loss and accuracy on the real batch after training on the distilled data, and the loss's gradient by what is learned; means over heads."""
+        batch = place(batch, self.batches)
+        first, *others = self.rounds(key)
+        sums = self._round(learned, batch, first)
+        for keys in others:
+            jax.block_until_ready(sums)  # nothing in a round depends on the one before, so both would be in memory
+            sums = self._add(sums, self._round(learned, batch, keys))
+        return self._divide(sums) if others else sums
+
+    def rounds(self, key: jax.Array) -> list[jax.Array]:
+        """Keys of the heads that run at once, round after round; a single head has the step's own key."""
+        keys = key[None] if self.heads == 1 else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.heads))
+        size = self._heads.mesh.shape["head"]
+        return [place(keys[first : first + size], self._heads) for first in range(0, self.heads, size)]
+
+    def _round(self, learned: dict[str, Any], batch: Batch, keys: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+        trained, pullback = self.begin(learned, self.fixed, self.start, keys)
+        loss, accuracy, cotangent = self.measure(trained, self.start.words, batch)
         return loss, accuracy, self.pull(pullback, cotangent)
 
     def train(self, learned: dict[str, Any], key: jax.Array) -> Tree:
         """Parameters trained on the distilled data as learned so far."""
         return self._train(learned, self.fixed, self.start, key)
+
+
+def _add_axes(tree: Any, count: int) -> Any:
+    """Leading axes of size 1, which a map lays side by side over devices."""
+    return jax.tree.map(lambda x: x.reshape((1,) * count + x.shape), tree)
+
+
+def _drop_axes(tree: Any, count: int) -> Any:
+    return jax.tree.map(lambda x: x.reshape(x.shape[count:]), tree)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddllm.data.corpus import read_examples
@@ -20,6 +21,7 @@ from ddllm.errors import UserError
 from ddllm.models.heads import init_head
 from ddllm.prepare import Prepared
 from ddllm.runtime.devices import free_memory
+from ddllm.runtime.mesh import share_parameters
 from ddllm.runtime.progress import say
 
 
@@ -71,19 +73,20 @@ def truncation_of(config: ConfigDict) -> Truncation | None:
     return Truncation(config.truncate, config.window == "random") if config.truncate else None
 
 
-def make_outer_step(prepared: Prepared, data: DistilledData, gradient: str, segments: int) -> OuterStep:
-    """The outer step of config.distill, with a gradient method and a number of segments."""
+def make_outer_step(prepared: Prepared, data: DistilledData, gradient: str, segments: int, mesh: Mesh | None = None) -> OuterStep:
+    """The outer step of config.distill, with a gradient method and a number of segments; `mesh` is used instead of the run's own."""
     config = prepared.config.distill
     recipe, optimizer, method = recipe_of(config), outer_optimizer(config), METHODS[gradient]()
-    fixed = (prepared.learner, recipe, prepared.start, data, method, optimizer, prepared.mesh)
-    return OuterStep(*fixed, segments, config.average, truncation_of(config))
+    mesh = mesh or prepared.mesh
+    fixed = (prepared.learner, recipe, prepared.start, data, method, optimizer, mesh)
+    return OuterStep(*fixed, segments, config.average, truncation_of(config), config.heads)
 
 
 def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData) -> None:
     """Say how much memory an outer step needs.
 
     Raises:
-        UserError: there is not as much; the sentence says what other gradient methods would need.
+        UserError: there is not as much; the sentence says what other gradient methods would need, or parameters shared by more devices.
     """
     config, free = prepared.config.distill, free_memory(prepared.mesh.local_devices[0])
 
@@ -97,12 +100,15 @@ def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData) -> No
     reached = config.truncate or data.steps
     segments = max(n for n in range(1, reached + 1) if reached % n == 0 and n * n <= reached)
     others = {(name, count) for name in METHODS for count in (1, segments)} - {(config.gradient, config.segments)}
-    needs = {other: need(make_outer_step(prepared, data, *other)) for other in sorted(others)}
-    listed = "; ".join(
-        f"config.distill.gradient={name} with config.distill.segments={count} would need {_gigabytes(size)}"
-        for (name, count), size in needs.items()
-        if size < needed
-    )
+    needs = {
+        f"config.distill.gradient={name} with config.distill.segments={count}": need(make_outer_step(prepared, data, name, count))
+        for name, count in sorted(others)
+    }
+    mesh = share_parameters(prepared.mesh)
+    if mesh is not None:
+        shared = make_outer_step(prepared, data, config.gradient, config.segments, mesh)
+        needs[f"config.runtime.shard={mesh.shape['model']}"] = need(shared)
+    listed = "; ".join(f"{change} would need {_gigabytes(size)}" for change, size in needs.items() if size < needed)
     raise UserError(
         f"an outer step needs {_gigabytes(needed)} on each device, but only {_gigabytes(free)} are free: {listed or 'no other method needs less'}; "
         "shorter or fewer examples and smaller batches need less too."

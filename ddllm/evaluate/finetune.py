@@ -14,7 +14,6 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from ddllm.data.batches import Batch, BatchStream
-from ddllm.distill.outer_step import ALL, EACH
 from ddllm.models.encoder import Tree
 from ddllm.models.heads import init_head
 from ddllm.models.scoring import real_loss
@@ -22,6 +21,7 @@ from ddllm.prepare import Prepared
 from ddllm.runtime.checkpoints import Checkpoints
 from ddllm.runtime.devices import place
 from ddllm.runtime.loop import Loop, keep_best, no_best
+from ddllm.runtime.mesh import TEXTS, parameter_shardings, place_parameters
 from ddllm.runtime.metrics import Metrics
 
 STAGE = "finetune"
@@ -79,12 +79,13 @@ def finetune(prepared: Prepared, seed: int, checkpoints: Checkpoints, metrics: M
     steps = max(round(config.epochs * stream.batches_per_epoch), 1)
     optimizer = finetune_optimizer(config, steps)
     scorer = prepared.scorer(prepared.tokens.validation)
-    split = NamedSharding(prepared.mesh, EACH)
+    split = NamedSharding(prepared.mesh, TEXTS)
 
     head = init_head(jax.random.key(seed), learner.head, learner.encoder.hidden, start.pooler)
     params = {"body": start.body, "head": head} | ({"words": start.words} if config.train_words else {})
     state = FinetuneState(jnp.asarray(0, jnp.int32), copied(params), optimizer.init(params), no_best({"params": copied(params)}))
-    state, words = place((state, start.words), NamedSharding(prepared.mesh, ALL))
+    state, words = place_parameters((state, start.words), prepared.mesh)
+    shardings = parameter_shardings((state.params, state.optimizer), prepared.mesh)
 
     def loss(params: Tree, words: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         return real_loss(params, learner, params.get("words", words), batch)
@@ -95,7 +96,7 @@ def finetune(prepared: Prepared, seed: int, checkpoints: Checkpoints, metrics: M
 
     # Two programs: only the first is compiled again for each padded length.
     differentiate = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    compiled_move = jax.jit(move, donate_argnums=(0, 1))
+    compiled_move = jax.jit(move, donate_argnums=(0, 1), out_shardings=shardings)
 
     def advance(state: FinetuneState, index: int) -> tuple[FinetuneState, dict[str, jax.Array]]:
         batch = place(stream.batch(index), split)

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from ddllm.data.batches import Batch, evaluation_batches
 from ddllm.data.tokens import TokenSplit
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner
 from ddllm.runtime.devices import place
+from ddllm.runtime.mesh import TEXTS, place_parameters
 
 
 @partial(jax.jit, static_argnames="learner")
@@ -51,7 +52,7 @@ class Scorer:
         buckets: padded lengths used.
         limit: score a fixed random part of so many texts; 0 for all of them.
         seed: of that part.
-        mesh: devices with one axis "data" that batches are split over; left out, everything is where JAX puts it.
+        mesh: devices, whose axes "head" and "data" batches are split over; left out, everything is where JAX puts it.
     """
 
     def __init__(
@@ -68,15 +69,16 @@ class Scorer:
         if limit and limit < len(split):
             chosen = np.sort(np.random.default_rng([seed, 17]).permutation(len(split))[:limit])
             split = TokenSplit(split.ids[chosen], split.lengths[chosen], split.labels[chosen])
-        self.learner, self.words, self.texts = learner, words_VD, len(split)
-        devices = mesh.size if mesh else 1
-        each, self._everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) if mesh else None for axes in (("data",), ()))
-        batch_size = -(-batch_size // devices) * devices
+        self.learner, self.words, self.texts, self.mesh = learner, words_VD, len(split), mesh
+        shares = mesh.size // mesh.shape["model"] if mesh else 1
+        batch_size = -(-batch_size // shares) * shares
+        each = NamedSharding(mesh, TEXTS) if mesh else None
         self.batches = [place(batch, each) if each else jax.device_put(batch) for batch in evaluation_batches(split, batch_size, buckets)]
 
     def accuracy(self, params: Tree, words_VD: jax.Array | None = None) -> float:
         """Share of the texts that are classified correctly, in [0, 1]."""
-        arrays = (params, self.words if words_VD is None else words_VD)
-        params, words_VD = place(arrays, self._everywhere) if self._everywhere else jax.device_put(arrays)
+        words_VD = self.words if words_VD is None else words_VD
+        if self.mesh:
+            params, words_VD = place_parameters((params, words_VD), self.mesh)
         counts = [count_correct(params, words_VD, batch, self.learner) for batch in self.batches]
         return float(sum(float(count) for count in counts)) / self.texts

@@ -151,7 +151,8 @@ class _Bond:
 
     def fail(self, error: BaseException) -> None:
         """Tell the others of an exception of this process, and end."""
-        lost = isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in LOST)
+        # A computation that ends while it is being dispatched raises the plain class.
+        lost = isinstance(error, jax.errors.JaxRuntimeError | ValueError) and any(word in str(error) for word in LOST)
         if lost:
             time.sleep(PATIENCE)  # The thread ends this process if another one has said why.
         self._failing.set()

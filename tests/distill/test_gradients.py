@@ -117,9 +117,9 @@ def assert_slopes(value_and_gradient, learned, tolerance=2e-4, step=1e-5):
         ("learned_momentum", "checkpointed"),
     ],
 )
-def test_other_inner_optimizers(shallow, optimizer, kind):
+def test_other_inner_optimizers(layerless, optimizer, kind):
     with jax.enable_x64(True):
-        learned, outer_loss = make_problem(shallow, 3, optimizer=optimizer, groups=2)
+        learned, outer_loss = make_problem(layerless, 3, optimizer=optimizer, groups=2)
         if optimizer.startswith("adam"):
             learned["rates"] = learned["rates"] - 3
         expected = assert_slopes(jax.jit(jax.value_and_grad(outer_loss)), learned)
@@ -129,9 +129,9 @@ def test_other_inner_optimizers(shallow, optimizer, kind):
 
 
 @pytest.mark.parametrize("order, kinds", [("shuffled", ["mixed"]), ("learned", ["mixed", "checkpointed"])])
-def test_other_orders(shallow, order, kinds):
+def test_other_orders(layerless, order, kinds):
     with jax.enable_x64(True):
-        learned, outer_loss = make_problem(shallow, 4, groups=2, batches=2, order=order)
+        learned, outer_loss = make_problem(layerless, 4, groups=2, batches=2, order=order)
         key = jax.random.key(6)
         expected = assert_slopes(jax.jit(jax.value_and_grad(lambda x: outer_loss(x, key=key))), learned)
         for kind in kinds:

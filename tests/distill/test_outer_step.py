@@ -1,60 +1,54 @@
-"""The outer step: the same numbers in one program as in three, on one device as on eight; no parameters travel; averages and optimizers."""
+"""The outer step: the same numbers in one program as in three, and on any split of the devices; no parameters travel; averages and heads."""
 
-from dataclasses import replace
+import re
+from functools import cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType
 
-from ddllm.data.batches import Batch
-from ddllm.distill.dataset import Recipe, learned_parts
-from ddllm.distill.gradients import Direct, Mixed
-from ddllm.distill.initialise import assemble, noise_data
+from ddllm.distill.dataset import Recipe
+from ddllm.distill.gradients import Direct
 from ddllm.distill.inner_loop import train, unroll
-from ddllm.distill.outer_step import OuterStep, initial_state
 from ddllm.distill.truncation import Truncation
-from ddllm.models.learner import Start
 from ddllm.models.scoring import real_loss
+from ddllm.runtime.checkpoints import Checkpoints
+from ddllm.runtime.loop import Loop
+from ddllm.runtime.metrics import Metrics
 
-RECIPE = Recipe("unrestricted", "sgd", passes=2)
-
-
-def make_step(learned_from, devices: int, method=None, average: float = 0.0, optimizer=None, truncation=None, recipe=RECIPE):
-    learner, params = learned_from
-    words = np.random.default_rng(5).standard_normal((50, learner.encoder.hidden)).astype(np.float32)
-    embeddings, mask = noise_data(words, (2, 3, 4), np.random.default_rng(6))
-    data = assemble(embeddings, mask, classes=3, per_class=2, passes=2, kind="unrestricted", groups=learner.encoder.layers + 2, rate=0.2)
-    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
-    start = Start(jax.tree.map(jnp.asarray, params["body"]), jnp.asarray(words))
-    fixed = (learner, recipe, start, data, method or Mixed(), optimizer or optax.adam(1e-2), mesh)
-    step = OuterStep(*fixed, average=average, truncation=truncation)
-    return step, initial_state(learned_parts(data, RECIPE), step.optimizer, step.everywhere), data, start
+ONE, EIGHT, SHARED, ALL_AXES = (1, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)
 
 
-def make_batch(seed: int = 0) -> Batch:
-    rng = np.random.default_rng(seed)
-    mask = (np.arange(6) < rng.integers(2, 7, (16, 1))).astype(np.float32)
-    return Batch(rng.integers(0, 50, (16, 6)).astype(np.int32), mask, rng.integers(0, 3, 16).astype(np.int32), np.ones(16, np.float32))
+@pytest.fixture(scope="module")
+def two_heads(tiny, make_step):
+    """make(sizes) -> an outer step of two heads; the same one for the same sizes."""
+    return cache(lambda sizes: make_step(tiny, sizes, heads=2))
 
 
-def run(step, state, steps: int):
+def head_key(index: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(0), index)
+
+
+def run(step, state, make_batch, steps: int):
     for index in range(steps):
-        state, figures = step(state, make_batch(index), jax.random.fold_in(jax.random.key(0), index))
+        state, figures = step(state, make_batch(index), head_key(index))
     return state, figures
 
 
-def test_is_the_gradient_of_one_whole_program(tiny):
+def assert_close(one, other, **tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), **tolerance), one, other)
+
+
+def test_is_the_gradient_of_one_whole_program(tiny, make_step, make_batch):
     rate = 0.5
-    step, state, data, start = make_step(tiny, 1, optimizer=optax.sgd(rate))
+    step, state, data, recipe = make_step(tiny, optimizer=optax.sgd(rate))
     learner, key, batch = tiny[0], jax.random.key(4), make_batch()
 
     def loss(learned):
         filled = data.replace(**learned)
-        params = {"body": start.body, "head": learner.init_head(key)}
-        return real_loss(unroll(learner, RECIPE, params, filled, Direct()), learner, start.words, batch)[0]
+        params = {"body": step.start.body, "head": learner.init_head(key)}
+        return real_loss(unroll(learner, recipe, params, filled, Direct()), learner, step.start.words, batch)[0]
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(state.learned)
     moved, figures = step(state, batch, key)
@@ -64,52 +58,123 @@ def test_is_the_gradient_of_one_whole_program(tiny):
         np.testing.assert_allclose((state.learned[part] - moved.learned[part]) / rate, gradient[part], atol=2e-6)
 
 
-def test_eight_devices_give_the_numbers_of_one(tiny):
-    one, state = make_step(tiny, 1)[:2]
-    eight, other = make_step(tiny, 8)[:2]
-    (first, a), (second, b) = run(one, state, 4), run(eight, other, 4)
+def test_several_heads_are_the_mean_of_single_ones(tiny, make_step, make_batch, two_heads):
+    single, state = make_step(tiny)[:2]
+    singles = [single.gradient(state.learned, make_batch(), head_key(index)) for index in range(2)]
+    mean = jax.tree.map(lambda *parts: np.mean(parts, axis=0), *singles)
+    for part in singles[0][2]:
+        assert np.abs(np.asarray(singles[0][2][part]) - mean[2][part]).max() > 1e-3
+    # One after the other, and both at once.
+    for sizes, rounds in ((ONE, 2), (ALL_AXES, 1)):
+        step, state = two_heads(sizes)[:2]
+        assert len(step.rounds(jax.random.key(0))) == rounds
+        assert_close(step.gradient(state.learned, make_batch(), jax.random.key(0)), mean, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [EIGHT, SHARED, ALL_AXES])
+def test_any_split_of_the_devices_gives_the_numbers_of_one(make_batch, two_heads, sizes):
+    one, state = two_heads(ONE)[:2]
+    many, other = two_heads(sizes)[:2]
+    (first, a), (second, b) = run(one, state, make_batch, 4), run(many, other, make_batch, 4)
     assert float(a["loss"]) == pytest.approx(float(b["loss"]), abs=1e-5)
+    assert_close(first.learned, second.learned, atol=1e-5)
     for part in first.learned:
-        np.testing.assert_allclose(first.learned[part], second.learned[part], atol=1e-5)
         assert np.abs(np.asarray(first.learned[part]) - np.asarray(state.learned[part])).max() > 1e-3
 
 
-def test_no_parameter_sized_array_travels(tiny):
-    step, state = make_step(tiny, 8)[:2]
-    trained, pullback = step.begin(state.learned, step.fixed, step.start, jax.random.key(0))
-    _, _, cotangent = step.measure(trained, step.start.words, jax.device_put(make_batch(), step.batches))
-    program = step.pull.lower(pullback, cotangent).compile().as_text()
-    reduced = [line for line in program.splitlines() if "all-reduce(" in line]
-    assert reduced, "the gradient of the distilled data has to be averaged"
-    hidden, inner = tiny[0].encoder.hidden, tiny[0].encoder.feed_forward
-    for line in reduced:
-        assert f"[{hidden},{3 * hidden}]" not in line and f"[{hidden},{inner}]" not in line
-    measured = step.measure.lower(trained, step.start.words, jax.device_put(make_batch(), step.batches)).compile().as_text()
-    shapes = [line.split("all-reduce(")[0] for line in measured.splitlines() if "all-reduce(" in line]
-    assert all("," not in shape.split("f32[")[1].split("]")[0] for shape in shapes if "f32[" in shape)
+def crossing_sizes(program: str, mesh) -> list[int]:
+    """Elements of the arrays that a compiled program sends between devices with different heads or shares of the batch."""
+    place = {int(device): index // mesh.shape["model"] for index, device in enumerate(np.vectorize(lambda d: d.id)(mesh.devices).flat)}
+    kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+    sizes = []
+    for line in program.splitlines():
+        found = re.search(rf"= (.*?) (?:{kinds})(?:-start)?\(", line)
+        if not found:
+            continue
+        pairs = re.search(r"source_target_pairs=\{(.*?\})\}", line)
+        groups = pairs or re.search(r"replica_groups=\{(.*?\})\}", line)
+        iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
+        assert groups or iota, line
+        if iota:
+            shape, reach, axes = ([int(n) for n in part.split(",")] if part else None for part in iota.groups())
+            members = np.arange(np.prod(reach)).reshape(reach).transpose(axes).reshape(shape).tolist()
+        else:
+            members = [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", "{" + groups[1].lstrip("{"))]
+        if any(len({place[device] for device in group}) > 1 for group in members):
+            sizes += [int(np.prod([int(n) for n in shape.split(",") if n])) for shape in re.findall(r"\w+\[([\d,]*)\]", found[1])]
+    return sizes
 
 
-def test_average_follows_what_is_learned(tiny):
-    plain, state = make_step(tiny, 1)[:2]
-    last = run(plain, state, 3)[0]
-    np.testing.assert_array_equal(last.average["embeddings"], last.learned["embeddings"])
-    averaged, state = make_step(tiny, 1, average=0.9)[:2]
-    last = run(averaged, state, 3)[0]
+@pytest.mark.parametrize("sizes", [EIGHT, ALL_AXES])
+def test_no_parameter_sized_array_travels_between_heads_or_shares(shallow, make_step, make_batch, sizes):
+    step, state = make_step(shallow, sizes, heads=sizes[0])[:2]
+    begin = (state.learned, step.fixed, step.start, step.rounds(jax.random.key(0))[0])
+    trained, pullback = step.begin(*begin)
+    measure = (trained, step.start.words, jax.device_put(make_batch(), step.batches))
+    pull = (pullback, step.measure(*measure)[2])
+    smallest = 64 * 64 // sizes[2]
+    for program, arguments, expected in (
+        (step.begin, begin, 0),
+        (step.measure, measure, 1),
+        (step.pull, pull, max(state.learned["rates"].size, 1)),
+    ):
+        travels = crossing_sizes(program.lower(*arguments).compile().as_text(), step.everywhere.mesh)
+        assert max(travels, default=0) < smallest
+        assert max(travels, default=0) >= expected
+
+
+def test_parameters_are_shared_out(shallow, make_step, make_batch):
+    step, state = make_step(shallow, SHARED)[:2]
+    trained, pullback = step.begin(state.learned, step.fixed, step.start, *step.rounds(jax.random.key(0)))
+    cotangent = step.measure(trained, step.start.words, jax.device_put(make_batch(), step.batches))[2]
+    for tree in (step.start, trained, pullback, cotangent):
+        large = [leaf for leaf in jax.tree.leaves(tree) if leaf.size >= 50 * 64]
+        assert large
+        for leaf in large:
+            copies = 4 if tree is cotangent else 1  # the whole mesh holds one for each share of the batch
+            assert 2 * leaf.addressable_shards[0].data.size * copies == leaf.size, leaf.shape
+
+
+def test_a_run_goes_on_with_other_devices(tmp_path, make_batch, two_heads):
+    whole = run(*two_heads(ONE)[:2], make_batch, 6)[0]
+    seen = []
+    for steps, sizes in ((2, ONE), (4, EIGHT), (6, SHARED)):
+        step, state = two_heads(sizes)[:2]
+        firsts = []
+
+        def advance(state, index, step=step, firsts=firsts):
+            firsts.append((index, jax.tree.map(np.asarray, state)))
+            return step(state, make_batch(index), head_key(index))
+
+        checkpoints, metrics = Checkpoints(tmp_path / "states", keep=1), Metrics(tmp_path / "metrics.jsonl")
+        state, _ = Loop("distill", steps, 100, 100, checkpoints, metrics).run(state, advance, lambda state: (state, 0.5))
+        checkpoints.close()
+        metrics.close()
+        assert firsts[0][0] == steps - 2
+        if seen:
+            jax.tree.map(np.testing.assert_array_equal, seen[-1], firsts[0][1])
+        seen.append(jax.tree.map(np.asarray, state))
+    assert_close(seen[-1].learned, whole.learned, atol=1e-5)
+
+
+def test_average_follows_what_is_learned(tiny, make_step, make_batch):
+    averaged, state = make_step(tiny, average=0.9)[:2]
+    last = run(averaged, state, make_batch, 3)[0]
     assert np.abs(np.asarray(last.average["embeddings"]) - np.asarray(last.learned["embeddings"])).max() > 1e-4
 
 
-def test_truncation_and_shuffling_follow_the_key_and_end_no_training_but_the_gradients(shallow):
-    recipe = replace(RECIPE, order="shuffled")
-    step, state, data, start = make_step(shallow, 8, truncation=Truncation(2, random=True), recipe=recipe)
+def test_truncation_and_shuffling_follow_the_key_and_end_no_training_but_the_gradients(layerless, make_step, make_batch):
+    recipe, truncation = Recipe("unrestricted", "sgd", passes=2, order="shuffled"), Truncation(2, random=True)
+    step, state, data, _ = make_step(layerless, EIGHT, recipe=recipe, truncation=truncation)
     learned, begun = state.learned, {}
     for seed in range(8):
         key = jax.random.key(seed)
-        begin = int(Truncation(2, random=True).begin(4, key))
-        begun[begin] = float(optax.tree.norm(step.begin(learned, step.fixed, step.start, key)[0]))
+        begin = int(truncation.begin(4, key))
+        begun[begin] = float(optax.tree.norm(step.begin(learned, step.fixed, step.start, *step.rounds(key))[0]))
         gradient = step.gradient(learned, make_batch(), key)[2]
         assert list(np.flatnonzero(np.asarray(gradient["rates"]).any(axis=1))) == [begin, begin + 1]
         whole = float(optax.tree.norm(step.train(learned, key)))
-        expected = train(shallow[0], recipe, start, data.replace(**learned), key)
+        expected = train(layerless[0], recipe, step.start, data.replace(**learned), key)
         assert whole == pytest.approx(float(optax.tree.norm(expected)), rel=1e-6)
         assert (begun[begin] == pytest.approx(whole, rel=1e-6)) == (begin == 2)
     assert set(begun) == {0, 1, 2}

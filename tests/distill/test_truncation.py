@@ -59,9 +59,9 @@ def same(found, expected, tolerance=1e-10):
     assert size > 1e-6 and float(optax.tree.norm(optax.tree.sub(found, expected))) < tolerance * size
 
 
-def test_last_steps(shallow):
+def test_last_steps(layerless):
     with jax.enable_x64(True):
-        learned, outer_loss, by_hand = make_problem(shallow, zero=True)
+        learned, outer_loss, by_hand = make_problem(layerless, zero=True)
         reference = jax.jit(jax.value_and_grad(by_hand))
         for window, method, segments in ((1, "direct", 1), (2, "mixed", 2)):
             how = {"first_fixed": ("body",), "truncation": Truncation(window)}
@@ -75,10 +75,10 @@ def test_last_steps(shallow):
 
 
 @pytest.mark.parametrize("method, segments", [("checkpointed", 1), ("mixed", 2)])
-def test_random_windows_of_one_program(shallow, method, segments):
+def test_random_windows_of_one_program(layerless, method, segments):
     with jax.enable_x64(True):
         zero = method == "mixed"
-        learned, outer_loss, by_hand = make_problem(shallow, zero)
+        learned, outer_loss, by_hand = make_problem(layerless, zero)
         truncation, fixed = Truncation(2, random=True), ("body",) if zero else ()
         program = jax.jit(
             jax.value_and_grad(lambda x, key: outer_loss(x, method, segments, first_fixed=fixed, key=key, truncation=truncation))
@@ -96,8 +96,8 @@ def test_random_windows_of_one_program(shallow, method, segments):
         assert program._cache_size() == 1
 
 
-def test_a_window_of_all_steps_is_the_full_gradient(shallow):
-    learned, outer_loss, _ = make_problem(shallow)
+def test_a_window_of_all_steps_is_the_full_gradient(layerless):
+    learned, outer_loss, _ = make_problem(layerless)
     texts = {
         str(jax.make_jaxpr(jax.grad(lambda x, t=truncation: outer_loss(x, truncation=t)))(learned))
         for truncation in (None, Truncation(STEPS), Truncation(STEPS, random=True))

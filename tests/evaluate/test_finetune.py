@@ -16,6 +16,7 @@ def test_learns_and_keeps_the_best(tiny_model, tiny_corpus, tmp_path):
     config.model.name, config.model.head = str(tiny_model), "mean"
     config.data.source, config.data.length, config.distill.length = str(tiny_corpus), 12, 6
     config.finetune.update({"epochs": 6.0, "rate": 3e-3, "batch_size": 8, "validations": 5})
+    config.runtime.shard = 2
     prepared = prepare(config, tmp_path / "tokens")
     metrics = Metrics(tmp_path / "metrics.jsonl")
     state, seconds = finetune(prepared, 0, Checkpoints(tmp_path / "c", 1), metrics)
@@ -27,6 +28,8 @@ def test_learns_and_keeps_the_best(tiny_model, tiny_corpus, tmp_path):
     assert int(state.best["step"]) == max(line["step"] for line in validated if line["validation_accuracy"] == best)
     assert score_finetuned(prepared, state) > 0.9
     assert seconds > 0 and set(state.params) == {"body", "head", "words"}
+    up = state.params["body"]["layers"]["00"]["feed_forward"]["up"]["kernel"]
+    assert up.shape == (16, 32) and up.sharding.shard_shape(up.shape) == (16, 16)
     # The pretrained parameters are still there, since none of them was given away to a step.
     np.testing.assert_array_equal(prepared.start.words, prepared.pretrained.words)
     assert not np.allclose(state.params["words"], prepared.pretrained.words)

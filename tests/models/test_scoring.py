@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from ddllm.data.batches import evaluation_batches
 from ddllm.data.tokens import TokenSplit
 from ddllm.models.scoring import Scorer, real_loss
+from ddllm.runtime.mesh import arrange
 
 
 @pytest.fixture
@@ -34,14 +34,15 @@ def one_by_one(tiny, words, split):
     return right / len(split)
 
 
-@pytest.mark.parametrize("devices", [None, 1, 8])
-def test_accuracy_is_that_of_single_texts(tiny, words, split, devices):
-    mesh = devices and jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+@pytest.mark.parametrize("sizes", [None, (1, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_accuracy_is_that_of_single_texts(tiny, words, split, sizes):
+    devices = int(np.prod(sizes or 1))
+    mesh = sizes and arrange(jax.devices()[:devices], *sizes)
     scorer = Scorer(tiny[0], words, split, 6, (4, 8), mesh=mesh)
     expected = one_by_one(tiny, words, split)
     assert 0 < expected < 1
     assert scorer.texts == 21 and scorer.accuracy(tiny[1]) == pytest.approx(expected)
-    assert {len(batch.ids.sharding.device_set) for batch in scorer.batches} == {devices or 1}
+    assert {len(batch.ids.sharding.device_set) for batch in scorer.batches} == {devices}
 
 
 def test_other_words_may_be_given(tiny, words, split):

@@ -128,7 +128,7 @@ def test_a_mistake_on_one_process_ends_both_with_its_sentence(arguments, start, 
     results = finish(start(arguments("run"), arguments("run", data__source=tmp_path / "nowhere.csv")), 60)
     assert [status for status, _ in results] == [2, 2], results
     assert "the configuration differs from that of process 0" in results[0][1] and "process 1 on" in results[0][1]
-    assert not any("Traceback" in error for _, error in results)
+    assert not any("Traceback" in error for _, error in results), results[0][1]
 
 
 def test_a_killed_process_ends_the_other(arguments, start, tmp_path):
