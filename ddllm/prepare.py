@@ -3,7 +3,7 @@
 `Prepared` is what is handed on: token arrays, constants on the device, the learner, and the mesh that real batches are split over.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -77,7 +77,7 @@ def prepare(config: ConfigDict, cache: Path) -> Prepared:
     tokens = tokenize_corpus(load_corpus(config.data), pretrained.folder, config.data.length, cache)
     kind = pretrained.config.family if config.model.head == "auto" else config.model.head
     head = HeadConfig(kind, len(tokens.label_names), config.model.head_deviation)
-    learner = Learner(pretrained.config, head, config.distill.head, config.seed)
+    learner = Learner(replace(pretrained.config, products=config.model.products), head, config.distill.head, config.seed)
     buckets = length_buckets(tokens.train.lengths, config.data.length)
     # Each process has read data and model on its own disk.
     check_same("the corpus or its tokenizer", tokens.fingerprint)

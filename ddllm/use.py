@@ -7,7 +7,7 @@ trained.predict(["a moving, funny film", "two hours I will never get back"])
 trained.save("my-classifier")
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,8 @@ def train(folder: str | Path, model: str | None = None, seed: int = 0) -> Traine
     pretrained = load_pretrained(model or base["name"])
     distilled.check_base(pretrained)
     start, head_seed = head.pop("start"), head.pop("seed")
-    learner = Learner(pretrained.config, HeadConfig(**head), start, head_seed)
+    encoder = replace(pretrained.config, products=distilled.card.get("products", "float32"))
+    learner = Learner(encoder, HeadConfig(**head), start, head_seed)
     parts = Start(*jax.tree.map(jnp.asarray, (pretrained.body, pretrained.words, pretrained.pooler)))
     data = jax.tree.map(jnp.asarray, distilled.data)
     return Trained(train_small(learner, distilled.recipe, parts, data, jax.random.key(seed)), learner, pretrained, distilled)

@@ -62,6 +62,7 @@ def describe_base(pretrained: Pretrained, learner: Learner, text_length: int) ->
     return {
         "base_model": {"name": pretrained.name, "fingerprint": pretrained.fingerprint, "hidden": pretrained.config.hidden},
         "head": {**asdict(learner.head), "start": learner.start, "seed": learner.head_seed},
+        "products": learner.encoder.products,
         "preprocessing": {
             "tokenizer": pretrained.name,
             "text_length": text_length,

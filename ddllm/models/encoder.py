@@ -41,6 +41,8 @@ class EncoderConfig:
         activation: "gelu" (exact), "gelu_new" (tanh approximation) or "relu".
         norm_epsilon: added to the variance in layer norms.
         pad_token: id that fills up short sequences.
+        products: "float32", or "bfloat16": operands of the layers' dense products and of their derivatives are rounded to it, whereas sums,
+            parameters, attention and everything else stay float32.
     """
 
     family: str
@@ -55,6 +57,7 @@ class EncoderConfig:
     activation: str
     norm_epsilon: float
     pad_token: int
+    products: str = "float32"
 
 
 @jax.custom_jvp
@@ -93,14 +96,47 @@ def layer_name(index: int) -> str:
     return f"{index:02d}"
 
 
-def apply_dense(params: Tree, x: jax.Array) -> jax.Array:
+def apply_dense(params: Tree, x: jax.Array, products: str = "float32") -> jax.Array:
     """x [..., in] to [..., out].
 
     Rows are laid out flat: XLA then needs no transposed copy of the cotangent for the kernel's gradient, which cost a tenth of the time.
     """
     kernel = params["kernel"]
-    flat = x.reshape(-1, kernel.shape[0]) @ kernel + params["bias"][None]
+    flat = x.reshape(-1, kernel.shape[0])
+    flat = (rounded_product(flat, kernel) if products == "bfloat16" else flat @ kernel) + params["bias"][None]
     return flat.reshape(*x.shape[:-1], kernel.shape[1])
+
+
+@jax.custom_vjp
+def rounded_product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Matrix product of operands rounded to bfloat16, summed in float32.
+
+    The rule of its own rounds cotangents too: by JAX's, a derivative would multiply float32 by bfloat16, which accelerators do at float32's pace.
+    """
+    return _round_and_multiply(a, b)
+
+
+def _round_and_multiply(a: jax.Array, b: jax.Array) -> jax.Array:
+    def in_bfloat16(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.matmul(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+
+    def in_float32(a: jax.Array, b: jax.Array) -> jax.Array:
+        # The same numbers, where XLA has no such product.
+        return jax.lax.reduce_precision(a, 8, 7) @ jax.lax.reduce_precision(b, 8, 7)
+
+    return jax.lax.platform_dependent(a, b, cpu=in_float32, default=in_bfloat16)
+
+
+def _rounded_forward(a: jax.Array, b: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _round_and_multiply(a, b), (a, b)
+
+
+def _rounded_backward(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    a, b = kept
+    return _round_and_multiply(cotangent, b.T), _round_and_multiply(a.T, cotangent)
+
+
+rounded_product.defvjp(_rounded_forward, _rounded_backward)
 
 
 def apply_norm(params: Tree, x: jax.Array, epsilon: float) -> jax.Array:
@@ -112,31 +148,31 @@ def apply_norm(params: Tree, x: jax.Array, epsilon: float) -> jax.Array:
     return centred * jax.lax.rsqrt(variance + epsilon) * params["scale"].reshape(shape) + params["bias"].reshape(shape)
 
 
-def attend(params: Tree, heads: int, x_NTD: jax.Array, bias_N11T: jax.Array) -> jax.Array:
+def attend(params: Tree, config: EncoderConfig, x_NTD: jax.Array, bias_N11T: jax.Array) -> jax.Array:
     """Multi-head self-attention, without its residual and norm.
 
     Written out rather than through a fused kernel: the fused ones cannot be differentiated twice.
     """
     batch, length, hidden = x_NTD.shape
-    size = hidden // heads
-    parts = jnp.split(apply_dense(params["qkv"], x_NTD), 3, axis=-1)
-    q_NTHK, k_NTHK, v_NTHK = (part.reshape(batch, length, heads, size) for part in parts)
+    size = hidden // config.heads
+    parts = jnp.split(apply_dense(params["qkv"], x_NTD, config.products), 3, axis=-1)
+    q_NTHK, k_NTHK, v_NTHK = (part.reshape(batch, length, config.heads, size) for part in parts)
     scores_NHTU = jnp.einsum("nthk,nuhk->nhtu", q_NTHK * size**-0.5, k_NTHK) + bias_N11T
     top_NHT1 = jax.lax.stop_gradient(jnp.max(scores_NHTU, axis=-1, keepdims=True))
     weights_NHTU = jnp.exp(scores_NHTU - top_NHT1)
     # Normalised after the product: K numbers to divide for each query and head instead of T, in every derivative.
     total_NTH1 = jnp.sum(weights_NHTU, axis=-1).transpose(0, 2, 1)[..., None]
     mixed_NTHK = jnp.einsum("nhtu,nuhk->nthk", weights_NHTU, v_NTHK) / total_NTH1
-    return apply_dense(params["out"], mixed_NTHK.reshape(batch, length, hidden))
+    return apply_dense(params["out"], mixed_NTHK.reshape(batch, length, hidden), config.products)
 
 
 def encode_layer(params: Tree, config: EncoderConfig, x_NTD: jax.Array, bias_N11T: jax.Array) -> jax.Array:
     """One post-norm transformer layer, [N, T, D] to [N, T, D]."""
     attention, feed_forward = params["attention"], params["feed_forward"]
-    attended = attend(attention, config.heads, x_NTD, bias_N11T)
+    attended = attend(attention, config, x_NTD, bias_N11T)
     x_NTD = apply_norm(attention["norm"], x_NTD + attended, config.norm_epsilon)
-    inner_NTF = ACTIVATIONS[config.activation](apply_dense(feed_forward["up"], x_NTD))
-    return apply_norm(feed_forward["norm"], x_NTD + apply_dense(feed_forward["down"], inner_NTF), config.norm_epsilon)
+    inner_NTF = ACTIVATIONS[config.activation](apply_dense(feed_forward["up"], x_NTD, config.products))
+    return apply_norm(feed_forward["norm"], x_NTD + apply_dense(feed_forward["down"], inner_NTF, config.products), config.norm_epsilon)
 
 
 def encode(

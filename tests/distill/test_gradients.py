@@ -1,5 +1,7 @@
 """All methods give one gradient: compared with each other and with central finite differences in float64."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -175,3 +177,16 @@ def test_a_zero_head_keeps_the_body_at_first(tiny, kind, steps, optimizer):
         found = jax.jit(jax.value_and_grad(lambda x: outer_loss(x, METHODS[kind](), first_fixed=("body",))))(learned)
         assert relative(found, expected) < 1e-10
         assert np.linalg.norm(found[1]["embeddings"]) > 1e-6
+
+
+def test_rounded_products_change_the_gradient_a_little_and_all_methods_alike(tiny):
+    learner, params = tiny
+    rounded = replace(learner, encoder=replace(learner.encoder, products="bfloat16")), params
+    exact = jax.jit(jax.grad(make_problem(tiny, 2)[1]))
+    learned, outer_loss = make_problem(rounded, 2)
+    expected = exact(learned)
+    found = {kind: jax.jit(jax.grad(lambda x, kind=kind: outer_loss(x, METHODS[kind]())))(learned) for kind in KINDS}
+    for kind in KINDS:
+        assert 1e-4 < relative(found[kind], expected) < 0.05, kind
+    # Another order of roundings, so no closer than they are.
+    assert relative(found["mixed"], found["direct"]) < 0.05

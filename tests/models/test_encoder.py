@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddllm.models.encoder import encode
+from ddllm.models.encoder import encode, rounded_product
 from ddllm.models.pretrained import load_pretrained
 
 TOLERANCE = 1e-5
@@ -162,3 +162,14 @@ def test_derivatives_of_gelu_are_those_of_its_definition():
         np.testing.assert_allclose(jax.vmap(second)(x), jax.vmap(jax.grad(jax.grad(definition)))(x), atol=1e-12)
         third = jax.vmap(jax.grad(jax.grad(jax.grad(definition))))(x)
         np.testing.assert_allclose(jax.vmap(jax.grad(second))(x), third, atol=1e-11)
+
+
+def test_rounded_products_are_real_bfloat16_on_accelerators_and_the_same_numbers_here():
+    a, b = jax.random.normal(jax.random.key(0), (3, 8)), jax.random.normal(jax.random.key(1), (8, 5))
+    program = jax.jit(jax.vjp, static_argnums=0).trace(rounded_product, a, b)
+    for platform in ("cuda", "tpu"):
+        products = [line for line in program.lower(lowering_platforms=(platform,)).as_text().splitlines() if "dot_general" in line]
+        assert products and all("xbf16>" in line and "-> tensor<3x5xf32>" in line for line in products)
+    rounded = [np.asarray(x.astype(jnp.bfloat16), np.float64) for x in (a, b)]
+    np.testing.assert_allclose(jax.jit(rounded_product)(a, b), rounded[0] @ rounded[1], rtol=1e-5, atol=1e-6)
+    assert np.abs(np.asarray(jax.jit(rounded_product)(a, b)) - np.asarray(a) @ np.asarray(b)).max() > 1e-4
