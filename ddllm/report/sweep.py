@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ddllm.members import FAILED, Member
+from ddllm.members import FAILED, Member, describe_values
 from ddllm.report.results import read_results
 from ddllm.report.table import NOTHING
 from ddllm.runtime.storage import write_atomically, write_json
@@ -33,10 +33,13 @@ def report_sweep(folder: Path, members: list[Member], console: Console | None = 
     for heading in headings:
         # Long keys break after their section.
         table.add_column(heading.replace(".", ".\n"), justify="left" if heading == "status" else "right", overflow="fold")
-    for row in cells:
-        table.add_row(*row)
+    for row, line in zip(rows, cells, strict=True):
+        table.add_row(*line[:-1], row["status"])  # sentences would fold into a column of words
     console = console or Console(highlight=False, markup=False)
     console.print(table)
+    for row in rows:
+        if row["error"]:
+            console.print(f"{describe_values(row['values'])}: {row['error']}")
     console.print(
         f"Distilled accuracy on the test texts: mean ± standard deviation (number of runs). Written to {folder / 'sweep.md'} and sweep.json."
     )
