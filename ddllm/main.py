@@ -5,6 +5,7 @@ directory, by default runs/<config's name>, and the same command there goes on w
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
@@ -66,7 +67,8 @@ def parse(arguments: list[str]) -> tuple[ConfigDict, list[str], Path]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    try:
+
+    def work() -> int:
         config, names, folder = parse(arguments)
         # Only now: the stages import jax, and a mistyped key should not have to wait for that.
         from ddllm.runtime.processes import ending_together
@@ -77,13 +79,21 @@ def main(arguments: list[str] | None = None) -> int:
             run = open_run(config, folder, " ".join(["python -m ddllm.main", *arguments]))
             with run.workdir:
                 run_stages(run, names)
+        return 0
+
+    return exit_status(work, "the same command goes on from the last checkpoint")
+
+
+def exit_status(work: Callable[[], int], afterwards: str) -> int:
+    """What `work` returns; 2 after a user's mistake and 130 after an interrupt, each with one sentence. `afterwards` says how to go on."""
+    try:
+        return work()
     except UserError as error:
         print(f"ddllm: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nddllm: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        print(f"\nddllm: interrupted; {afterwards}.", file=sys.stderr)
         return 130
-    return 0
 
 
 def _unknown_key(arguments: list[str], error: Exception) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ddllm.config import resolve, validate
 from ddllm.errors import UserError
-from ddllm.main import parse
+from ddllm.main import exit_status, parse
 from ddllm.members import Member, describe_values, run_members, run_one
 from ddllm.runtime.storage import guard_storage, read_json
 from ddllm.runtime.workdir import MEMBER, check_same_run
@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(__doc__)
         _parser().print_help()
         return 0
-    try:
+
+    def work() -> int:
         options, folder, members = plan(arguments)
         with guard_storage(folder):
             if options.member is not None:
@@ -39,12 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
             from ddllm.report.sweep import report_sweep  # only now: a mistyped key should not have to wait for it
 
             return report_sweep(folder, members)
-    except UserError as error:
-        print(f"ddllm: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nddllm: interrupted; the same command does what is left.", file=sys.stderr)
-        return 130
+
+    return exit_status(work, "the same command does what is left")
 
 
 def plan(arguments: list[str]) -> tuple[argparse.Namespace, Path, list[Member]]:

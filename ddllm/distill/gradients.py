@@ -1,7 +1,8 @@
 """Ways to differentiate through inner gradient steps: the same numbers at another cost.
 
 A method answers three questions: how the scaled inner gradient `rate ⊙ ∇_θ ℓ(θ, batch)` is computed so that it can itself be
-differentiated, what is kept of a step for the backward pass, and how a whole descent (steps of plain SGD) is. They are exchangeable:
+differentiated, what is kept of a step for the backward pass, and whether it knows a better way through a whole descent (steps of plain SGD)
+than one step after the other. They are exchangeable:
 `unroll(…, method=Mixed())`. Parts of the parameters that do not move in a step can be named (`fixed`), and cost nothing then.
 
 | method | cost of a step, in forward passes | memory of S steps |
@@ -45,57 +46,47 @@ def _plain_gradient(loss: Loss, fixed: tuple[str, ...]) -> ScaledGradient:
     return scaled_gradient
 
 
-def _stepwise(method: "Method", loss: Loss, pick: Pick) -> Descent:
-    gradient = method.gradient(loss)
+def _second_order(loss: Loss, params: Tree, batch: Any, direction: Tree, fixed: tuple[str, ...] = ()) -> tuple[Tree, tuple[Tree, Any]]:
+    """∇_θ ℓ, and the derivatives of ∇_θ ℓ and ∇_φ ℓ along (direction, 0), of the parts that move; what is not used is not computed."""
+    both = jax.grad(loss, argnums=(0, 1))
+    (gradient, _), products = jax.jvp(lambda moving: both(params | moving, batch), (_moving(params, fixed),), (direction,))
+    return gradient, products
 
-    def descend(params: Tree, batches: Any, feed_S: jax.Array, rates_SG: jax.Array) -> Tree:
-        def step(params: Tree, inputs: tuple[jax.Array, jax.Array]) -> tuple[Tree, None]:
-            choice, rates_G = inputs
-            return jax.tree.map(jnp.subtract, params, gradient(params, pick(batches, choice), rates_G)), None
 
-        return jax.lax.scan(method.wrap(step), params, (feed_S, rates_SG))[0]
+class _Plain:
+    """What methods share that leave the inner gradient to JAX to differentiate."""
 
-    return descend
+    def gradient(self, loss: Loss, fixed: tuple[str, ...] = ()) -> ScaledGradient:
+        """The scaled inner gradient, left to JAX to differentiate."""
+        return _plain_gradient(loss, fixed)
+
+    def descent(self, loss: Loss, pick: Pick) -> Descent | None:
+        """Nothing better than one step after the other."""
+        return None
 
 
 @dataclass(frozen=True)
-class Direct:
+class Direct(_Plain):
     """Ordinary reverse over reverse: `jax.grad` through the scan.
 
     Fewest operations; keeps every activation of every step's forward and backward pass, so that memory grows with S × activations.
     """
 
-    def gradient(self, loss: Loss, fixed: tuple[str, ...] = ()) -> ScaledGradient:
-        """The scaled inner gradient, left to JAX to differentiate."""
-        return _plain_gradient(loss, fixed)
-
     def wrap(self, step: Callable) -> Callable:
         """The step as it is: everything it computed is kept."""
         return step
 
-    def descend(self, loss: Loss, pick: Pick) -> Descent:
-        """Steps of SGD, one after the other."""
-        return _stepwise(self, loss, pick)
-
 
 @dataclass(frozen=True)
-class Checkpointed:
+class Checkpointed(_Plain):
     """Reverse over reverse with each step computed again in the backward pass (`jax.checkpoint`).
 
     Keeps the parameters of every step, and the activations of one; one more gradient per step.
     """
 
-    def gradient(self, loss: Loss, fixed: tuple[str, ...] = ()) -> ScaledGradient:
-        """The scaled inner gradient, left to JAX to differentiate."""
-        return _plain_gradient(loss, fixed)
-
     def wrap(self, step: Callable) -> Callable:
         """The step, keeping its inputs alone."""
         return jax.checkpoint(step)
-
-    def descend(self, loss: Loss, pick: Pick) -> Descent:
-        """Steps of SGD, one after the other."""
-        return _stepwise(self, loss, pick)
 
 
 @dataclass(frozen=True)
@@ -125,9 +116,7 @@ class Mixed:
         def backward(kept: tuple, cotangent: Tree) -> tuple[Tree, Any, jax.Array]:
             params, batch, rates_G = kept
             direction = _moving(_scaled(cotangent, rates_G), fixed)
-            both = jax.grad(loss, argnums=(0, 1))
-            start = (_moving(params, fixed),)
-            (gradient, _), (params_bar, batch_bar) = jax.jvp(lambda moving: both(params | moving, batch), start, (direction,))
+            gradient, (params_bar, batch_bar) = _second_order(loss, params, batch, direction, fixed)
             gradient = gradient | {name: jax.tree.map(jnp.zeros_like, params[name]) for name in fixed}
             _, collect = jax.vjp(lambda rates: _scaled(gradient, rates), rates_G)
             return params_bar, batch_bar, collect(cotangent)[0]
@@ -139,9 +128,8 @@ class Mixed:
         """The step as it is: the gradient's own rule already keeps its inputs alone."""
         return step
 
-    def descend(self, loss: Loss, pick: Pick) -> Descent:
+    def descent(self, loss: Loss, pick: Pick) -> Descent | None:
         """Steps of SGD with a backward pass of their own, as the class's docstring says."""
-        both = jax.grad(loss, argnums=(0, 1))
 
         def run(params: Tree, batches: Any, feed_S: jax.Array, rates_SG: jax.Array) -> tuple[Tree, Tree]:
             def step(params: Tree, inputs: tuple[jax.Array, jax.Array]) -> tuple[Tree, Tree]:
@@ -169,8 +157,7 @@ class Mixed:
                 change, collect_rates = jax.vjp(lambda rates: _scaled(gradient, rates), rates_G)
                 params = jax.tree.map(jnp.add, params, change)
                 batch, collect = jax.vjp(pick, batches, choice)
-                # The gradient itself comes out too, unused: nothing of it is computed.
-                _, (params_bar, batch_bar) = jax.jvp(lambda moved: both(moved, batch), (params,), (_scaled(cotangent, rates_G),))
+                _, (params_bar, batch_bar) = _second_order(loss, params, batch, _scaled(cotangent, rates_G))
                 fed_bar, choice_bar = collect(batch_bar)
                 bars = (choice_bar if learned_feed else None, collect_rates(cotangent)[0])
                 cotangent, batches_bar = jax.tree.map(jnp.subtract, (cotangent, batches_bar), (params_bar, fed_bar))

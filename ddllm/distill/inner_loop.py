@@ -106,10 +106,11 @@ def unroll(
         inputs = jax.tree.map(lambda x: x[1:], inputs)
     if not len(inputs[0]):
         return carry[0]
-    descend, step = method.descend(loss, partial(pick_batch, order=recipe.order)), make_step(batches, method)
+    descend = method.descent(loss, partial(pick_batch, order=recipe.order)) if transform is None else None
+    step = make_step(batches, method)
 
     def run(carry: tuple[Tree, Any], inputs: tuple[Any, ...]) -> tuple[Tree, Any]:
-        if transform is None:
+        if descend is not None:
             return descend(carry[0], batches, *inputs[:2]), None
         return jax.lax.scan(step, carry, inputs)[0]
 
