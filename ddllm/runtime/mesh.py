@@ -74,7 +74,9 @@ def arrange(devices: list[Any], head: int = 1, data: int = 1, model: int = 1) ->
 
 
 def share_parameters(mesh: Mesh) -> Mesh | None:
-    """The same devices with the next larger number of them to every copy of the parameters; None where one copy has all of them."""
+    """The same devices with the next larger number of them to every copy of the parameters; None where one copy has all of them, or processes would share."""
+    if mesh.is_multi_process:
+        return None
     sizes = dict(mesh.shape)
     for axis in ("data", "head"):
         for step in divisors(sizes[axis])[1:2]:
