@@ -64,6 +64,8 @@ def default_config() -> ConfigDict:
     distill.window = "last"  # last (inner steps) | random (the training ends after a random number of steps; the last ones of those)
     distill.outer_steps = 3000
     distill.batch_size = 32  # real texts per outer step
+    distill.teacher = ""  # what they teach. empty: labels; full: the fully fine-tuned model's probabilities; or a run's folder, that run's
+    distill.teacher_share = 1.0  # of the teacher in the targets, the rest being the label's
     distill.optimizer = "adamw"  # adamw (no weight decay unless set) | adam
     distill.second_moment = 0.999  # decay of Adam's second moment; lower ones follow growing gradients sooner
     distill.rate_embeddings = 1e-2  # outer learning rates, one for each part of the distilled data
@@ -75,6 +77,8 @@ def default_config() -> ConfigDict:
     distill.warmup = 0.1  # fraction of the outer steps in which the outer rate rises
     distill.decay = "linear"  # linear | cosine | constant, after the warm-up
     distill.clip = 1.0  # largest norm of the outer gradient; 0: no clipping
+    distill.adaptive_clip = 0.0  # largest norm as a multiple of the usual one, a running average (instead of `clip`); 0: none
+    distill.balanced = False  # give each outer batch the same number of texts of every class
     distill.average = 0.0  # decay of the running average of the distilled data that is evaluated and exported; 0: none
     distill.validate_every = 500  # outer steps
     distill.validation_texts = 0  # validate on so many validation texts; 0: all
@@ -165,6 +169,7 @@ NOT_NEGATIVE = (
     "distill.weight_decay",
     "distill.warmup",
     "distill.clip",
+    "distill.adaptive_clip",
     "distill.average",
     "distill.second_moment",
     "distill.validation_texts",
@@ -215,7 +220,13 @@ def validate(config: ConfigDict) -> None:
             f"config.distill.heads is {distill.heads}, but config.distill.head={distill.head} is the same head every time; "
             "set config.distill.heads to 1 or config.distill.head to redrawn."
         )
+    if not 0 <= distill.teacher_share <= 1:
+        raise UserError(f"config.distill.teacher_share is {distill.teacher_share!r}, but must lie between 0 and 1.")
     _validate_inner_loop(distill)
+    if 0 < distill.adaptive_clip <= 1:
+        raise UserError(
+            f"config.distill.adaptive_clip is {distill.adaptive_clip!r}, which would clip every usual gradient; make it greater than 1, or 0 for none."
+        )
     if distill.average >= 1 or distill.second_moment >= 1 or distill.warmup > 1 or config.finetune.warmup > 1:
         raise UserError("config.distill.average and config.distill.second_moment must be below 1, and both warmup values at most 1.")
     if not config.evaluate.random_rates or min(config.evaluate.random_rates) <= 0:

@@ -23,6 +23,7 @@ from ddllm.distill.optimizers import check_derivative
 from ddllm.distill.outer_loop import STAGE as DISTILL
 from ddllm.distill.outer_loop import distil
 from ddllm.distill.plan import check_memory, first_data, make_outer_step, recipe_of
+from ddllm.distill.teacher import OWN, load_teacher
 from ddllm.errors import UserError
 from ddllm.evaluate.finetune import finetune as finetune_once
 from ddllm.evaluate.finetune import full_row, score_finetuned
@@ -126,14 +127,15 @@ def distill(run: Run) -> None:
     prepared, config = run.prepared, run.config.distill
     data, recipe = first_data(prepared), recipe_of(config)
     step = make_outer_step(prepared, data, config.gradient, config.segments)
-    stream = BatchStream(prepared.tokens.train, config.batch_size, run.config.seed, prepared.buckets)
+    stream = BatchStream(prepared.tokens.train, config.batch_size, run.config.seed, prepared.buckets, config.balanced)
+    teacher = load_teacher(prepared, teacher_folder(run), config.teacher_share) if config.teacher else None
     scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
     checkpoints, metrics = Checkpoints(run.workdir.checkpoints, config.checkpoints_kept), run.metrics()
     loop = Loop(DISTILL, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics)
     try:
         if (checkpoints.latest() or 0) < config.outer_steps:  # a finished run compiles nothing
             check_memory(prepared, step, data)
-        state, seconds = distil(loop, step, learned_parts(data, recipe), stream, scorer, config.validation_heads, run.config.seed)
+        state, seconds = distil(loop, step, learned_parts(data, recipe), stream, scorer, config.validation_heads, run.config.seed, teacher)
     finally:
         checkpoints.close()
         metrics.close()
@@ -151,6 +153,12 @@ def distill(run: Run) -> None:
         distillation_seconds=seconds,
         config=resolve(run.config),
     )
+
+
+def teacher_folder(run: Run) -> Path:
+    """Where config.distill.teacher has its model."""
+    name = run.config.distill.teacher
+    return run.workdir.finetune if name == OWN else Workdir(Path(name), None).finetune
 
 
 def evaluate(run: Run) -> None:

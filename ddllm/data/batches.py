@@ -22,12 +22,14 @@ class Batch(NamedTuple):
         mask: float32 [B, T], 1 for tokens, 0 for padding.
         labels: int32 [B].
         weight: float32 [B], 0 for rows that only fill the batch up.
+        targets: float32 [B, C], probabilities to learn instead of the labels; None: the labels.
     """
 
     ids: Any
     mask: Any
     labels: Any
     weight: Any
+    targets: Any = None
 
 
 def length_buckets(lengths: np.ndarray, maximum: int, multiple: int = 8, most: int = 4) -> tuple[int, ...]:

@@ -11,9 +11,11 @@ import optax
 from ml_collections import ConfigDict
 
 from ddllm.data.batches import BatchStream
+from ddllm.distill.clipping import clip_by_usual_norm
 from ddllm.distill.inner_loop import same_every_time
 from ddllm.distill.optimizers import LEARNED_MOMENTUM
 from ddllm.distill.outer_step import OuterState, OuterStep, initial_state
+from ddllm.distill.teacher import Teacher
 from ddllm.models.scoring import Scorer
 from ddllm.runtime.loop import Loop, keep_best
 
@@ -55,8 +57,12 @@ def outer_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         rates["momentum"] = config.rate_rates
     if config.order == "learned":
         rates["order"] = config.rate_order
+    if config.adaptive_clip:
+        clip = clip_by_usual_norm(config.adaptive_clip)
+    else:
+        clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     return optax.chain(
-        optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
+        clip,
         optax.multi_transform(
             {part: for_part(rate) for part, rate in rates.items()},
             lambda learned: {part: part for part in learned},
@@ -72,6 +78,7 @@ def distil(
     scorer: Scorer,
     heads: int = 1,
     seed: int = 0,
+    teacher: Teacher | None = None,
 ) -> tuple[OuterState, float]:
     """Run the outer loop to its end, from the last checkpoint where there is one.
 
@@ -83,6 +90,7 @@ def distil(
         scorer: measures accuracy on validation texts.
         heads: trainings behind each validation, each with its own redrawn head or shuffled order; one where nothing is redrawn.
         seed: of redrawn heads and orders.
+        teacher: gives real texts their targets; their labels do without one.
 
     Returns:
         The last state, whose `best` holds what the best validation had, and the seconds of all starts together.
@@ -96,7 +104,8 @@ def distil(
     keys = [jax.random.fold_in(apart, draw) for draw in range(1 if same_every_time(step.learner, step.recipe) else heads)]
 
     def advance(state: OuterState, index: int) -> tuple[OuterState, dict[str, jax.Array]]:
-        return step(state, stream.batch(index), jax.random.fold_in(key, index))
+        batch = stream.batch(index)
+        return step(state, teacher.teach(batch) if teacher else batch, jax.random.fold_in(key, index))
 
     def validate(state: OuterState) -> tuple[OuterState, float]:
         accuracy = float(np.mean([scorer.accuracy(step.train(state.average, key)) for key in keys]))

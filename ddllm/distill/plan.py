@@ -91,7 +91,7 @@ def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData) -> No
     config, free = prepared.config.distill, free_memory(prepared.mesh.local_devices[0])
 
     def need(step: OuterStep) -> int:
-        return predict_memory(step, learned_parts(data, recipe_of(config)), config.batch_size, max(prepared.buckets))
+        return predict_memory(step, learned_parts(data, recipe_of(config)), config.batch_size, max(prepared.buckets), bool(config.teacher))
 
     needed = need(step)
     if needed <= free:

@@ -33,9 +33,12 @@ def count_correct(params: Tree, words_VD: jax.Array, batch: Batch, learner: Lear
 
 
 def real_loss(params: Tree, learner: Learner, words_VD: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Mean cross-entropy and accuracy on a batch of real texts."""
+    """Mean cross-entropy against the batch's targets, where it has some, or else its labels; and accuracy."""
     logits_BC = learner.logits(params, words_VD[batch.ids], batch.mask)
-    losses_B = optax.softmax_cross_entropy_with_integer_labels(logits_BC, batch.labels)
+    if batch.targets is None:
+        losses_B = optax.softmax_cross_entropy_with_integer_labels(logits_BC, batch.labels)
+    else:
+        losses_B = optax.softmax_cross_entropy(logits_BC, batch.targets)
     total = jnp.sum(batch.weight)
     correct = jnp.sum((jnp.argmax(logits_BC, axis=-1) == batch.labels) * batch.weight) / total
     return jnp.sum(losses_B * batch.weight) / total, correct

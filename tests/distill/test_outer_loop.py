@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ddllm.config import default_config
+from ddllm.distill.clipping import clip_by_usual_norm
 from ddllm.distill.outer_loop import explain_divergence, outer_optimizer, outer_schedule
 from ddllm.distill.outer_step import OuterState
 
@@ -52,6 +53,21 @@ def test_optional_parts_have_rates_where_they_are_learned():
     # Without them the optimizer's state is what it was before there were any, so that older checkpoints can be gone on from.
     plain = {"embeddings": jnp.ones(3), "rates": jnp.ones(3)}
     assert len(str(outer_optimizer(make_config()).init(plain))) < len(str(outer_optimizer(config).init(plain)))
+
+
+def test_explosions_are_clipped_to_the_usual_norm():
+    transform = outer_optimizer(make_config(adaptive_clip=2.0, warmup=0.0))
+    clip = clip_by_usual_norm(2.0, decay=0.5)
+    state = clip.init(None)
+    norms = []
+    for size in (3.0, 3.0, 300.0, 3.0, 0.0):
+        updates, state = clip.update({"a": jnp.array([size, 0.0])}, state)
+        norms.append(float(updates["a"][0]))
+    assert norms == pytest.approx([3.0, 3.0, 6.0, 3.0, 0.0])
+    # The mean of clipped norms, the later the heavier, and right from the first on.
+    weights = 0.5 ** np.arange(5, 0, -1)
+    assert float(state.norm) / (1 - 0.5**5) == pytest.approx(np.dot(weights, norms) / weights.sum())
+    assert "AdaptiveClipState" in str(transform.init({"embeddings": jnp.ones(3), "rates": jnp.ones(3)}))
 
 
 def test_divergence_is_explained():

@@ -1,0 +1,50 @@
+"""Clipping that adapts to the norms that outer gradients have.
+
+Meta-gradients through several inner steps grow and shrink by orders of magnitude in the course of a distillation, and single ones explode
+(RaT-BPTT, Feng et al., 2023). A fixed limit is too tight at one time and too loose at another.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class AdaptiveClipState(NamedTuple):
+    """State of `clip_by_usual_norm`.
+
+    Attributes:
+        count: updates seen.
+        norm: running average of the norms after clipping, started at zero.
+    """
+
+    count: jax.Array
+    norm: jax.Array
+
+
+def clip_by_usual_norm(factor: float, decay: float = 0.98) -> optax.GradientTransformation:
+    """Scale an update down to `factor` times the usual norm, an exponential moving average of the norms of earlier updates as they were clipped.
+
+    The first update is its own measure. Since clipped norms enter the average, one explosion raises the limit by no more than
+    1 + (factor − 1) · (1 − decay).
+
+    Args:
+        factor: how much above the usual a norm may be, greater than 1.
+        decay: of the moving average.
+    """
+
+    def init(params: optax.Params) -> AdaptiveClipState:
+        return AdaptiveClipState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
+
+    def update(
+        updates: optax.Updates, state: AdaptiveClipState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, AdaptiveClipState]:
+        norm = optax.tree.norm(updates)
+        usual = jnp.where(state.count > 0, state.norm / (1 - decay ** jnp.maximum(state.count, 1)), norm)
+        clipped = jnp.minimum(norm, factor * usual)
+        scale = jnp.where(norm > 0, clipped / norm, 1.0)
+        new = AdaptiveClipState(state.count + 1, decay * state.norm + (1 - decay) * clipped)
+        return jax.tree.map(lambda x: x * scale, updates), new
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,48 @@
+"""A fine-tuned model as the teacher of the outer loop."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+
+from ddllm.distill.teacher import Teacher
+from ddllm.models.scoring import batch_logits, real_loss
+from ddllm.runtime.mesh import BATCH, arrange
+
+
+@pytest.fixture
+def make_teacher(layerless):
+    """make(share) -> a teacher with random parameters."""
+
+    def make(share: float) -> Teacher:
+        learner, params = layerless
+        words = jnp.asarray(np.random.default_rng(1).standard_normal((50, learner.encoder.hidden)), jnp.float32)
+        return Teacher(params, words, learner, share, NamedSharding(arrange(jax.devices()[:1], 1, 1, 1), BATCH))
+
+    return make
+
+
+def test_targets_mix_teacher_and_label(make_teacher, make_batch):
+    batch = make_batch()
+    teacher = make_teacher(1.0)
+    logits = np.asarray(batch_logits(teacher.params, teacher.words, batch, teacher.learner))
+    opinion = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = np.eye(logits.shape[1])[batch.labels]
+    for share in (1.0, 0.25, 0.0):
+        targets = np.asarray(make_teacher(share).teach(batch).targets)
+        np.testing.assert_allclose(targets, share * opinion + (1 - share) * labels, atol=1e-6)
+
+
+def test_targets_take_the_labels_place_in_the_loss(make_teacher, make_batch):
+    teacher, batch = make_teacher(0.0), make_batch()
+    batch = batch._replace(weight=batch.weight * (np.arange(len(batch.weight)) < 11))
+
+    def gradient(batch):
+        return jax.grad(lambda params: real_loss(params, teacher.learner, teacher.words, batch)[0])(teacher.params)
+
+    plain, taught = gradient(batch), gradient(teacher.teach(batch))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, taught)
+    # At its own opinion a model has nothing to learn.
+    own = gradient(make_teacher(1.0).teach(batch))
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(own["head"])) < 1e-6
