@@ -55,6 +55,10 @@ def outer_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         rates["momentum"] = config.rate_rates
     if config.order == "learned":
         rates["order"] = config.rate_order
+    if config.attention_labels != "none":
+        rates["attention"] = config.rate_attention
+    if config.feature_labels:
+        rates["features"] = config.rate_features
     return optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         optax.multi_transform(
