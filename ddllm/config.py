@@ -50,6 +50,11 @@ def default_config() -> ConfigDict:
     distill.passes = 1  # times all batches are gone through; inner steps = batches x passes
     distill.length = 512  # positions of a synthetic example
     distill.labels = "unrestricted"  # hard | soft | unrestricted
+    distill.attention_labels = "none"  # learned targets of the attention: none | cls (the first position's) | all (every position's)
+    distill.attention_initial = "model"  # model (the pretrained encoder's own: no effect at first) | noise (N(0, 1), as published)
+    distill.attention_weight = 1.0  # of their loss: KL, mean over examples, layers, heads and rows (published: 100)
+    distill.feature_labels = False  # learned targets of what the head takes of the encoder
+    distill.feature_weight = 1.0  # of their loss: half the squared distance, mean over examples
     distill.initial = "noise"  # noise | real (random training texts) | a path to JSONL with text and label
     distill.head = "redrawn"  # redrawn (at every outer step) | fixed (by seed) | zero | learned
     distill.heads = 1  # redrawn heads in every outer step, whose mean loss is learned from
@@ -73,6 +78,8 @@ def default_config() -> ConfigDict:
     distill.rate_rates = 1e-2
     distill.rate_head = 1e-3
     distill.rate_order = 1e-2  # of a learned order
+    distill.rate_attention = 1e-2
+    distill.rate_features = 1e-2
     distill.weight_decay = 0.0
     distill.warmup = 0.1  # fraction of the outer steps in which the outer rate rises
     distill.decay = "linear"  # linear | cosine | constant, after the warm-up
@@ -137,6 +144,8 @@ POSITIVE = (
     "distill.checkpoints_kept",
     "distill.initial_rate",
     "distill.rate_embeddings",
+    "distill.attention_weight",
+    "distill.feature_weight",
     "finetune.epochs",
     "finetune.batch_size",
     "finetune.rate",
@@ -165,6 +174,8 @@ NOT_NEGATIVE = (
     "distill.rate_rates",
     "distill.rate_head",
     "distill.rate_order",
+    "distill.rate_attention",
+    "distill.rate_features",
     "distill.truncate",
     "distill.weight_decay",
     "distill.warmup",
@@ -185,6 +196,8 @@ CHOICES = {
     "model.head": ("auto", "bert", "roberta", "distilbert", "mean"),
     "model.products": ("float32", "bfloat16"),
     "distill.labels": ("hard", "soft", "unrestricted"),
+    "distill.attention_labels": ("none", "cls", "all"),
+    "distill.attention_initial": ("model", "noise"),
     "distill.head": ("redrawn", "fixed", "zero", "learned"),
     "distill.rates": ("step", "layer", "tensor"),
     "distill.order": ("fixed", "shuffled", "learned"),

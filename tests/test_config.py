@@ -46,6 +46,7 @@ def test_what_must_be_positive(key):
         ({"distill.average": 1.0}, "below 1"),
         ({"evaluate.random_rates": ()}, "at least one rate"),
         ({"evaluate.random_rates": (0.1, -1.0)}, "greater than 0"),
+        ({"distill.attention_labels": "cl"}, r"did you mean cls\?"),
         ({"distill.gradient": "mix"}, r"did you mean mixed\?"),
         ({"distill.clip": -1.0}, "must not be negative"),
     ],

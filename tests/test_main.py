@@ -102,6 +102,8 @@ def test_other_recipes(arguments, tiny_corpus, tmp_path, head, labels, initial):
     overrides = {"distill.head": head, "distill.labels": labels, "distill.initial": initial, "distill.passes": 2, "model.head": "bert"}
     if head == "redrawn":  # on two heads' devices, two to each copy of the parameters
         overrides |= {"distill.heads": 2, "runtime.devices": 4, "runtime.shard": 2}
+    if head == "fixed":
+        overrides |= {"distill.attention_labels": "all", "distill.attention_weight": 3.0, "distill.feature_labels": True}
     assert main(arguments(mode="distill,evaluate", **overrides)) == 0
     rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
     found = {row["name"]: row for row in rows}
@@ -109,6 +111,9 @@ def test_other_recipes(arguments, tiny_corpus, tmp_path, head, labels, initial):
     assert ("distilled, redrawn heads" in found) == (head != "redrawn")
     distilled = load_distilled(tmp_path / "run" / "distilled")
     assert (distilled.data.head is not None) == (head == "learned")
+    assert (distilled.data.attention is not None) == (head == "fixed") and distilled.recipe.attention_weight == (
+        3 if head == "fixed" else 1
+    )
 
 
 def test_other_inner_loops(arguments, tmp_path, capsys):

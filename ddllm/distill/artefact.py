@@ -15,17 +15,19 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from ddllm.distill.dataset import DistilledData, Recipe
+from ddllm.distill.auxiliary import auxiliary_fits
+from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe
 from ddllm.distill.optimizers import LEARNED_MOMENTUM, SGD, SHORT, make_optimizer
 from ddllm.distill.order import ORDERS
 from ddllm.errors import UserError
 from ddllm.models.learner import Learner
 from ddllm.models.pretrained import Pretrained
 
-# 1: fixed order and the optimizers by their short names; 2: every order and every optimizer. A folder is of the lowest schema that can say what it holds.
-SCHEMA = 2
+# 1: fixed order and the optimizers by their short names; 2: every order and every optimizer; 3: auxiliary labels. A folder is of the lowest schema
+# that can say what it holds.
+SCHEMA = 3
 ARRAYS, RECIPE = "distilled.safetensors", "recipe.json"
-ALWAYS, SOMETIMES = ("embeddings", "mask", "labels", "rates"), ("momentum", "order")
+ALWAYS, SOMETIMES = ("embeddings", "mask", "labels", "rates"), ("momentum", "order", *AUXILIARY)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,13 @@ class Distilled:
             raise UserError(
                 f"the data set was distilled for other weights than {pretrained.name} has now (their checksums differ); "
                 f"give {base['name']} as it was then, or distil again in another --workdir."
+            )
+        config = pretrained.config
+        if self.data.attention is not None and self.data.attention.shape[2:4] != (config.layers, config.heads):
+            layers, heads = self.data.attention.shape[2:4]
+            raise UserError(
+                f"the data set has attention labels for {layers} layers with {heads} heads, but {pretrained.name} has {config.layers} with "
+                f"{config.heads}; get the folder again."
             )
 
 
@@ -96,7 +105,12 @@ def save_distilled(folder: Path, data: DistilledData, recipe: Recipe, label_name
     content = save(arrays, metadata={"format": "ddllm"})
     sizes = {"batches": arrays["embeddings"].shape[0], "examples": data.examples, "inner_steps": data.steps, "floats": data.floats}
     constants, schema = asdict(recipe), 2
-    if recipe.order == "fixed" and recipe.optimizer in (SGD, *SHORT):
+    for name, weight in (("attention", "attention_weight"), ("features", "feature_weight")):
+        if name in arrays:
+            schema = 3
+        else:
+            del constants[weight]
+    if schema < 3 and recipe.order == "fixed" and recipe.optimizer in (SGD, *SHORT):
         del constants["order"]
         schema = 1
     readable = {"learning_rates": np.logaddexp(0, arrays["rates"]).tolist()}
@@ -181,6 +195,7 @@ def _check(folder: Path, data: DistilledData, recipe: Recipe, card: dict[str, An
         and (None if data.momentum is None else data.momentum.shape)
         == (data.rates.shape[:1] if recipe.optimizer == LEARNED_MOMENTUM else None)
         and (None if data.order is None else data.order.shape) == ((data.rates.shape[0], shape[0]) if recipe.order == "learned" else None)
+        and auxiliary_fits(data)
     )
     if not fits:
         raise UserError(f"the arrays in {folder / ARRAYS} do not fit together or not with {RECIPE}; get the folder again.")

@@ -28,6 +28,8 @@ class DistilledData:
         head: initial head, where it is learned with the data; else None.
         momentum: raw coefficients [S] of learned momentum, sigmoid gives the coefficient; None for every other optimizer.
         order: logits [S, M] of the inner batches at each inner step, where the order is learned; else None.
+        attention: logits of attention labels, [M, N, L, H, T] for the first position's row or [M, N, L, H, T, T] for all; None without (see auxiliary.py).
+        features: feature labels [M, N, D]; None without.
     """
 
     embeddings: Any
@@ -37,6 +39,8 @@ class DistilledData:
     head: Tree | None = None
     momentum: Any = None
     order: Any = None
+    attention: Any = None
+    features: Any = None
 
     def replace(self, **changes: Any) -> "DistilledData":
         """A copy with some parts exchanged."""
@@ -55,13 +59,18 @@ class DistilledData:
     @property
     def floats(self) -> int:
         """How many learned numbers the data set holds, padding left out."""
-        positions = int(np.sum(np.asarray(self.mask) > 0))
-        size = positions * self.embeddings.shape[-1] + self.labels.size + self.rates.size
-        return int(size + sum(leaf.size for leaf in jax.tree.leaves((self.head, self.momentum, self.order))))
+        positions_MN = np.sum(np.asarray(self.mask) > 0, axis=-1)
+        size = np.sum(positions_MN) * self.embeddings.shape[-1] + self.labels.size + self.rates.size
+        if self.attention is not None:
+            layers, heads = self.attention.shape[2:4]
+            size += layers * heads * np.sum(positions_MN if self.attention.ndim == 5 else positions_MN**2)
+        return int(size + sum(leaf.size for leaf in jax.tree.leaves((self.head, self.momentum, self.order, self.features))))
 
 
+# Labels of the body, see auxiliary.py.
+AUXILIARY = ("attention", "features")
 # Parts that only some recipes have.
-OPTIONAL = ("head", "momentum", "order")
+OPTIONAL = ("head", "momentum", "order", *AUXILIARY)
 
 
 @dataclass(frozen=True)
@@ -73,12 +82,21 @@ class Recipe:
         optimizer: the inner optimizer, in the words of `optimizers.make_optimizer`.
         passes: how often the inner batches are gone through.
         order: "fixed" (as they are stored), "shuffled" or "learned"; see order.py.
+        attention_weight: λ of attention labels, where the data has them.
+        feature_weight: λ of feature labels, where the data has them.
     """
 
     labels: str
     optimizer: str = "sgd"
     passes: int = 1
     order: str = "fixed"
+    attention_weight: float = 1.0
+    feature_weight: float = 1.0
+
+    @property
+    def auxiliary_weights(self) -> dict[str, float]:
+        """λ of each kind of auxiliary labels."""
+        return {"attention": self.attention_weight, "features": self.feature_weight}
 
 
 def learned_parts(data: DistilledData, recipe: Recipe) -> dict[str, Any]:

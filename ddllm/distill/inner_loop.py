@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ddllm.distill.auxiliary import auxiliary_losses, auxiliary_of, wanted_rows
 from ddllm.distill.dataset import DistilledData, Recipe, actual_momentum, actual_rates, spread_rates
 from ddllm.distill.gradients import Direct, Method
 from ddllm.distill.optimizers import make_optimizer
@@ -22,15 +23,21 @@ from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner, Start, cross_entropy, target_weights
 
 
-def inner_loss(learner: Learner, labels: str) -> Callable[[Tree, dict[str, jax.Array]], jax.Array]:
+def inner_loss(
+    learner: Learner, labels: str, auxiliary_weights: dict[str, float] | None = None
+) -> Callable[[Tree, dict[str, jax.Array]], jax.Array]:
     """The loss of one inner batch `{"embeddings" [N, T, D], "mask" [N, T], "labels" [N, C]}`: mean cross-entropy, a scalar.
 
-    With "weights" [N] in the batch, the sum weighted by them instead of the mean.
+    With "attention" or "features" in the batch, their weighted losses are added (see auxiliary.py); with "weights" [N], it is the sum weighted by
+    them instead of the mean.
     """
 
     def loss(params: Tree, batch: dict[str, jax.Array]) -> jax.Array:
-        logits_NC = learner.logits(params, batch["embeddings"], jax.lax.stop_gradient(batch["mask"]))
-        losses_N = cross_entropy(logits_NC, target_weights(batch["labels"], labels))
+        batch = batch | {"mask": jax.lax.stop_gradient(batch["mask"])}
+        seen = learner.look(params, batch["embeddings"], batch["mask"], wanted_rows(batch))
+        losses_N = cross_entropy(seen.logits, target_weights(batch["labels"], labels))
+        for more_N in auxiliary_losses(seen, batch, auxiliary_weights or {}):
+            losses_N += more_N
         return jnp.sum(batch["weights"] * losses_N) if "weights" in batch else jnp.mean(losses_N)
 
     return loss
@@ -73,8 +80,8 @@ def unroll(
     if feed_S.shape[0] != steps:
         raise ValueError(f"{steps} rows of rates for {feed_S.shape[0]} inner steps")
     transform = optax.with_extra_args_support(optimizer) if optimizer else make_optimizer(recipe.optimizer)
-    batches = {"embeddings": data.embeddings, "mask": data.mask, "labels": data.labels}
-    loss = inner_loss(learner, recipe.labels)
+    batches = {"embeddings": data.embeddings, "mask": data.mask, "labels": data.labels} | auxiliary_of(data)
+    loss = inner_loss(learner, recipe.labels, recipe.auxiliary_weights)
 
     def make_step(batches: dict[str, Any], method: Method, fixed: tuple[str, ...] = ()) -> Callable:
         gradient = method.gradient(loss, fixed)
@@ -160,8 +167,8 @@ def train(
         Trained parameters {"body", "head"}.
     """
     params = {"body": start.body, "head": learner.init_head(key, start.pooler, data.head)}
-    # Under a last layer of zeros nothing reaches the body.
-    fixed = ("body",) if learner.start == "zero" else ()
+    # Under a last layer of zeros nothing reaches the body, except from labels of its own.
+    fixed = ("body",) if learner.start == "zero" and not auxiliary_of(data) else ()
     return unroll(learner, recipe, params, data, method, segments, first_fixed=fixed, key=key, truncation=truncation)
 
 

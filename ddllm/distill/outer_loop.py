@@ -57,6 +57,10 @@ def outer_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         rates["momentum"] = config.rate_rates
     if config.order == "learned":
         rates["order"] = config.rate_order
+    if config.attention_labels != "none":
+        rates["attention"] = config.rate_attention
+    if config.feature_labels:
+        rates["features"] = config.rate_features
     if config.adaptive_clip:
         clip = clip_by_usual_norm(config.adaptive_clip)
     else:

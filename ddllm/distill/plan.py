@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from ddllm.data.corpus import read_examples
 from ddllm.distill import initialise
+from ddllm.distill.auxiliary import noise_attention, pretrained_labels
 from ddllm.distill.dataset import DistilledData, Recipe, group_names, learned_parts, raw_share
 from ddllm.distill.gradients import METHODS
 from ddllm.distill.memory import predict_memory
@@ -22,6 +23,7 @@ from ddllm.models.heads import init_head
 from ddllm.prepare import Prepared
 from ddllm.runtime.devices import free_memory
 from ddllm.runtime.mesh import share_parameters
+from ddllm.runtime.processes import from_first
 from ddllm.runtime.progress import say
 
 
@@ -60,12 +62,34 @@ def first_data(prepared: Prepared) -> DistilledData:
         data = data.replace(momentum=np.full(data.steps, raw_share(config.initial_momentum), np.float32))
     if config.order == "learned":
         data = data.replace(order=first_order(config.batches, config.passes))
-    return data
+    return data.replace(**first_auxiliary(prepared, data))
+
+
+def first_auxiliary(prepared: Prepared, data: DistilledData) -> dict[str, np.ndarray]:
+    """The auxiliary labels that config.distill asks for, before the first outer step."""
+    config, encoder, labels = prepared.config.distill, prepared.pretrained.config, {}
+    noise = config.attention_initial == "noise"
+    rows = "none" if noise else config.attention_labels
+    if config.feature_labels or rows != "none":
+        found = pretrained_labels(prepared.learner, prepared.start, data.embeddings, data.mask, rows)
+        # Every process computes them, perhaps on another kind of machine with other roundings.
+        labels = from_first(lambda: found)
+    if not config.feature_labels:
+        labels.pop("features", None)
+    if noise and config.attention_labels != "none":
+        rng = np.random.default_rng([prepared.config.seed, 29])
+        labels["attention"] = noise_attention(data.mask.shape, encoder, config.attention_labels, rng)
+    return labels
 
 
 def recipe_of(config: ConfigDict) -> Recipe:
     """The recipe that config.distill describes."""
-    return Recipe(config.labels, config.inner_optimizer, config.passes, config.order)
+    weights = {}
+    if config.attention_labels != "none":
+        weights["attention_weight"] = config.attention_weight
+    if config.feature_labels:
+        weights["feature_weight"] = config.feature_weight
+    return Recipe(config.labels, config.inner_optimizer, config.passes, config.order, **weights)
 
 
 def truncation_of(config: ConfigDict) -> Truncation | None:

@@ -148,8 +148,10 @@ def apply_norm(params: Tree, x: jax.Array, epsilon: float) -> jax.Array:
     return centred * jax.lax.rsqrt(variance + epsilon) * params["scale"].reshape(shape) + params["bias"].reshape(shape)
 
 
-def attend(params: Tree, config: EncoderConfig, x_NTD: jax.Array, bias_N11T: jax.Array) -> jax.Array:
-    """Multi-head self-attention, without its residual and norm.
+def attend(
+    params: Tree, config: EncoderConfig, x_NTD: jax.Array, bias_N11T: jax.Array, rows: int = 0
+) -> tuple[jax.Array, jax.Array | None]:
+    """Multi-head self-attention, without its residual and norm; and the logarithms of its probabilities [N, H, rows, T], for the first `rows` queries.
 
     Written out rather than through a fused kernel: the fused ones cannot be differentiated twice.
     """
@@ -163,16 +165,24 @@ def attend(params: Tree, config: EncoderConfig, x_NTD: jax.Array, bias_N11T: jax
     # Normalised after the product: K numbers to divide for each query and head instead of T, in every derivative.
     total_NTH1 = jnp.sum(weights_NHTU, axis=-1).transpose(0, 2, 1)[..., None]
     mixed_NTHK = jnp.einsum("nhtu,nuhk->nthk", weights_NHTU, v_NTHK) / total_NTH1
-    return apply_dense(params["out"], mixed_NTHK.reshape(batch, length, hidden), config.products)
+    out_NTD = apply_dense(params["out"], mixed_NTHK.reshape(batch, length, hidden), config.products)
+    if not rows:
+        return out_NTD, None
+    # Of the scores, not of probabilities, which may be too small for a float.
+    log_total_NHR1 = jnp.log(total_NTH1[:, :rows]).transpose(0, 2, 1, 3)
+    return out_NTD, scores_NHTU[:, :, :rows] - top_NHT1[:, :, :rows] - log_total_NHR1
 
 
-def encode_layer(params: Tree, config: EncoderConfig, x_NTD: jax.Array, bias_N11T: jax.Array) -> jax.Array:
-    """One post-norm transformer layer, [N, T, D] to [N, T, D]."""
+def encode_layer(
+    params: Tree, config: EncoderConfig, x_NTD: jax.Array, bias_N11T: jax.Array, rows: int = 0
+) -> tuple[jax.Array, jax.Array | None]:
+    """One post-norm transformer layer, [N, T, D] to [N, T, D]; and what `attend` hands out beside."""
     attention, feed_forward = params["attention"], params["feed_forward"]
-    attended = attend(attention, config, x_NTD, bias_N11T)
+    attended, log_attention = attend(attention, config, x_NTD, bias_N11T, rows)
     x_NTD = apply_norm(attention["norm"], x_NTD + attended, config.norm_epsilon)
     inner_NTF = ACTIVATIONS[config.activation](apply_dense(feed_forward["up"], x_NTD, config.products))
-    return apply_norm(feed_forward["norm"], x_NTD + apply_dense(feed_forward["down"], inner_NTF, config.products), config.norm_epsilon)
+    down_NTD = apply_dense(feed_forward["down"], inner_NTF, config.products)
+    return apply_norm(feed_forward["norm"], x_NTD + down_NTD, config.norm_epsilon), log_attention
 
 
 def encode(
@@ -194,6 +204,26 @@ def encode(
     Returns:
         Hidden states [N, T, D]; those of padded positions mean nothing.
     """
+    return encode_with_attention(body, config, embeddings_NTD, mask_NT, token_types_NT)[0]
+
+
+def encode_with_attention(
+    body: Tree,
+    config: EncoderConfig,
+    embeddings_NTD: jax.Array,
+    mask_NT: jax.Array,
+    token_types_NT: jax.Array | None = None,
+    rows: int = 0,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Hidden states of the last layer, and the logarithms of every layer's attention probabilities for the first `rows` queries.
+
+    Args:
+        body, config, embeddings_NTD, mask_NT, token_types_NT: as in `encode`.
+        rows: queries R whose attention is wanted: 1 for the first position's alone, T for all; with 0 nothing is computed for it.
+
+    Returns:
+        Hidden states [N, T, D], and log-probabilities [N, L, H, R, T], hugely negative for padded keys; None where none are wanted.
+    """
     length = embeddings_NTD.shape[1]
     table = body["embeddings"]
     x_NTD = embeddings_NTD + table["position"][None, config.position_offset : config.position_offset + length]
@@ -202,6 +232,8 @@ def encode(
         x_NTD = x_NTD + types
     x_NTD = apply_norm(table["norm"], x_NTD, config.norm_epsilon)
     bias_N11T = jnp.where(mask_NT > 0, 0.0, jnp.finfo(x_NTD.dtype).min / 2).astype(x_NTD.dtype)[:, None, None, :]
+    attentions = []
     for index in range(config.layers):
-        x_NTD = encode_layer(body["layers"][layer_name(index)], config, x_NTD, bias_N11T)
-    return x_NTD
+        x_NTD, log_attention = encode_layer(body["layers"][layer_name(index)], config, x_NTD, bias_N11T, rows)
+        attentions.append(log_attention)
+    return x_NTD, jnp.stack(attentions, axis=1) if rows and attentions else None

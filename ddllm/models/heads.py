@@ -51,15 +51,25 @@ def init_head(key: jax.Array, config: HeadConfig, hidden: int, pooler: Tree | No
     return head
 
 
+def pool(config: HeadConfig, hidden_NTD: jax.Array, mask_NT: jax.Array) -> jax.Array:
+    """The features [N, D] that a head takes of hidden states [N, T, D] with mask [N, T], before any layer of its own."""
+    if config.kind != "mean":
+        return hidden_NTD[:, 0]
+    weights_NT1 = (mask_NT / jnp.sum(mask_NT, axis=1, keepdims=True))[:, :, None]
+    return jnp.sum(hidden_NTD * weights_NT1.astype(hidden_NTD.dtype), axis=1)
+
+
 def apply_head(head: Tree, config: HeadConfig, hidden_NTD: jax.Array, mask_NT: jax.Array) -> jax.Array:
     """Logits [N, C] of hidden states [N, T, D] with mask [N, T]."""
-    if config.kind == "mean":
-        weights_NT1 = (mask_NT / jnp.sum(mask_NT, axis=1, keepdims=True))[:, :, None]
-        pooled_ND = jnp.sum(hidden_NTD * weights_NT1.astype(hidden_NTD.dtype), axis=1)
-    else:
+    return apply_to_features(head, config, pool(config, hidden_NTD, mask_NT))
+
+
+def apply_to_features(head: Tree, config: HeadConfig, features_ND: jax.Array) -> jax.Array:
+    """Logits [N, C] of pooled features [N, D]."""
+    if config.kind != "mean":
         activation = jax.nn.relu if config.kind == "distilbert" else jnp.tanh
-        pooled_ND = activation(apply_dense(head["dense"], hidden_NTD[:, 0]))
-    return apply_dense(head["out"], pooled_ND)
+        features_ND = activation(apply_dense(head["dense"], features_ND))
+    return apply_dense(head["out"], features_ND)
 
 
 def _draw(key: jax.Array, deviation: float, shape: tuple[int, ...]) -> jax.Array:

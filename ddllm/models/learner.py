@@ -4,12 +4,13 @@ The parameter tree that an inner loop changes is `{"body": …, "head": …}` (s
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ddllm.models.encoder import EncoderConfig, Tree, encode
-from ddllm.models.heads import HeadConfig, apply_head, init_head
+from ddllm.models.encoder import EncoderConfig, Tree, encode_with_attention
+from ddllm.models.heads import HeadConfig, apply_to_features, init_head, pool
 
 
 @jax.tree_util.register_dataclass
@@ -26,6 +27,20 @@ class Start:
     body: Tree
     words: jax.Array
     pooler: Tree | None = None
+
+
+class Seen(NamedTuple):
+    """What an encoder and its head make of a batch.
+
+    Attributes:
+        logits: of the classes, [N, C].
+        features: what the head takes of the last hidden states, [N, D].
+        log_attention: logarithms of attention probabilities [N, L, H, R, T], where they were asked for.
+    """
+
+    logits: jax.Array
+    features: jax.Array
+    log_attention: jax.Array | None
 
 
 @dataclass(frozen=True)
@@ -57,8 +72,13 @@ class Learner:
 
     def logits(self, params: Tree, embeddings_NTD: jax.Array, mask_NT: jax.Array) -> jax.Array:
         """Logits [N, C] of input embeddings [N, T, D] with mask [N, T]."""
-        hidden_NTD = encode(params["body"], self.encoder, embeddings_NTD, mask_NT)
-        return apply_head(params["head"], self.head, hidden_NTD, mask_NT)
+        return self.look(params, embeddings_NTD, mask_NT).logits
+
+    def look(self, params: Tree, embeddings_NTD: jax.Array, mask_NT: jax.Array, rows: int = 0) -> Seen:
+        """Logits, and what stands behind them: features, and the attention of the first `rows` positions in every layer and head."""
+        hidden_NTD, log_attention = encode_with_attention(params["body"], self.encoder, embeddings_NTD, mask_NT, rows=rows)
+        features_ND = pool(self.head, hidden_NTD, mask_NT)
+        return Seen(apply_to_features(params["head"], self.head, features_ND), features_ND, log_attention)
 
     @property
     def same_every_time(self) -> bool:

@@ -23,6 +23,7 @@ def make_problem(
     batches: int = 1,
     zero: bool = False,
     order: str = "fixed",
+    auxiliary: str = "none",
 ):
     """Distilled data, parameters, and an outer loss of the learned parts, all in the float type that is on."""
     learner, params = tiny
@@ -45,6 +46,12 @@ def make_problem(
         data = data.replace(momentum=jnp.asarray(rng.standard_normal(steps), dtype))
     if order == "learned":
         data = data.replace(order=jnp.asarray(rng.standard_normal((steps, batches)), dtype))
+    if auxiliary != "none":
+        keys = (5,) if auxiliary == "cls" else (5, 5)
+        attention = rng.standard_normal((*mask.shape[:2], learner.encoder.layers, learner.encoder.heads, *keys))
+        features = rng.standard_normal((*mask.shape[:2], learner.encoder.hidden))
+        data = data.replace(attention=jnp.asarray(attention, dtype), features=jnp.asarray(features, dtype))
+        recipe = replace(recipe, attention_weight=3.0, feature_weight=0.3)
     if zero:
         params["head"]["out"] = jax.tree.map(jnp.zeros_like, params["head"]["out"])
 
@@ -140,6 +147,20 @@ def test_other_orders(layerless, order, kinds):
             found = jax.jit(jax.grad(lambda x, kind=kind: outer_loss(x, METHODS[kind](), 2, key=key)))(learned)
             assert relative(found, expected) < 1e-10, kind
         assert ("order" in learned) == (order == "learned")
+
+
+@pytest.mark.parametrize(
+    "auxiliary, order, kinds, segments", [("cls", "fixed", ("checkpointed", "mixed"), 1), ("all", "learned", ("mixed",), 2)]
+)
+def test_auxiliary_labels(tiny, auxiliary, order, kinds, segments):
+    with jax.enable_x64(True):
+        learned, outer_loss = make_problem(tiny, 4, batches=2, groups=1, order=order, auxiliary=auxiliary)
+        learned["rates"] = learned["rates"] - 1
+        gradient = assert_slopes(jax.jit(jax.value_and_grad(outer_loss)), learned)
+        assert not gradient["attention"][:, 1, ..., 4].any(), "a padded key has a gradient"
+        for kind in kinds:
+            found = jax.jit(jax.grad(lambda x, kind=kind: outer_loss(x, METHODS[kind](), segments)))(learned)
+            assert relative(found, gradient) < 1e-10, kind
 
 
 def test_methods_agree_in_float32(tiny):

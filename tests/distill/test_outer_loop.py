@@ -46,10 +46,12 @@ def test_each_part_has_its_rate(optimizer):
 
 def test_optional_parts_have_rates_where_they_are_learned():
     config = make_config(inner_optimizer="learned_momentum", order="learned", rate_rates=0.003, rate_order=0.05, warmup=0.0, clip=0.0)
-    learned = {"embeddings": jnp.ones(3), "rates": jnp.ones(3), "momentum": jnp.ones(3), "order": jnp.ones(3)}
+    config.update({"attention_labels": "cls", "rate_attention": 0.07, "feature_labels": True, "rate_features": 0.02})
+    learned = {part: jnp.ones(3) for part in ("embeddings", "rates", "momentum", "order", "attention", "features")}
     transform = outer_optimizer(config)
     updates, _ = transform.update(learned, transform.init(learned), learned)
-    assert [float(-updates[part][0]) for part in ("momentum", "order")] == pytest.approx([0.003, 0.05], rel=1e-3)
+    found = [float(-updates[part][0]) for part in ("momentum", "order", "attention", "features")]
+    assert found == pytest.approx([0.003, 0.05, 0.07, 0.02], rel=1e-3)
     # Without them the optimizer's state is what it was before there were any, so that older checkpoints can be gone on from.
     plain = {"embeddings": jnp.ones(3), "rates": jnp.ones(3)}
     assert len(str(outer_optimizer(make_config()).init(plain))) < len(str(outer_optimizer(config).init(plain)))

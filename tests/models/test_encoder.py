@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddllm.models.encoder import encode, rounded_product
+from ddllm.models.encoder import encode, encode_with_attention, rounded_product
 from ddllm.models.pretrained import load_pretrained
 
 TOLERANCE = 1e-5
@@ -108,6 +108,28 @@ def test_a_sequence_beyond_the_positions_is_refused(parity_case):
     longer = np.concatenate([ids, ids], axis=1)
     with pytest.raises((ValueError, TypeError)):
         encode(checkpoint.body, checkpoint.config, checkpoint.words[longer], jnp.ones(longer.shape))
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_attention_is_that_of_transformers(parity_case, make_torch_model, family):
+    torch = pytest.importorskip("torch")
+    checkpoint, ids, mask, types, _ = parity_case(family)
+    model = make_torch_model(family)
+    model.set_attn_implementation("eager")
+    given = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)} | (
+        {} if types is None else {"token_type_ids": torch.tensor(types)}
+    )
+    with torch.no_grad():
+        expected = np.stack([layer.numpy() for layer in model(**given, output_attentions=True).attentions], axis=1)
+    program = jax.jit(encode_with_attention, static_argnums=1, static_argnames="rows")
+    arguments = (checkpoint.body, checkpoint.config, checkpoint.words[ids], mask.astype(np.float32), types)
+    hidden, rows = program(*arguments, rows=mask.shape[1])
+    real = (mask == 1)[:, None, None, :, None] & np.ones_like(expected, bool)
+    np.testing.assert_allclose(np.exp(rows)[real], expected[real], atol=TOLERANCE)
+    one = program(*arguments, rows=1)[1]
+    assert one.shape == (5, checkpoint.config.layers, checkpoint.config.heads, 1, mask.shape[1])
+    np.testing.assert_allclose(np.exp(one), expected[:, :, :, :1], atol=TOLERANCE)
+    np.testing.assert_allclose(hidden, compiled_encode(*arguments), atol=1e-6)
 
 
 def test_encoder_can_be_differentiated_twice(parity_case):
