@@ -55,7 +55,9 @@ def default_config() -> ConfigDict:
     distill.attention_weight = 1.0  # of their loss: KL, mean over examples, layers, heads and rows (published: 100)
     distill.feature_labels = False  # learned targets of what the head takes of the encoder
     distill.feature_weight = 1.0  # of their loss: half the squared distance, mean over examples
-    distill.initial = "noise"  # noise | real (random training texts) | a path to JSONL with text and label
+    distill.initial = (
+        "noise"  # noise (like the word table) | normal (N(0, 1)) | real (random training texts) | a path to JSONL with text and label
+    )
     distill.head = "redrawn"  # redrawn (at every outer step) | fixed (by seed) | zero | learned
     distill.heads = 1  # redrawn heads in every outer step, whose mean loss is learned from
     distill.rates = "step"  # one learned rate per inner step; layer: per inner step and layer; tensor: per inner step and array

@@ -1,9 +1,12 @@
-"""What files in configs/ share: the arguments they take after the colon, and the settings behind them.
+"""What files in configs/ share: the arguments they take after the colon, and the recipes and scales behind them.
 
-    --config=configs/sst2.py:model=distilbert-base-uncased,smoke
+    --config=configs/sst2.py:model=distilbert-base-uncased,recipe=maekawa2023,smoke
 
-Arguments are names with or without a value; an unknown one is an error, never ignored.
+Arguments are names with or without a value; an unknown one is an error, never ignored. A recipe says how is distilled, never how much: examples,
+lengths, outer steps and real batches are the same for all of them, so that they can be compared.
 """
+
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
@@ -12,11 +15,77 @@ from ddllm.errors import UserError
 
 ARGUMENTS = {
     "model": "hub name, local folder or 'embedded'",
+    "recipe": "how is distilled: ddllm, maekawa2023 or sucholutsky",
     "examples": "synthetic examples per class",
     "length": "positions of texts and of synthetic examples",
     "seed": "seed of everything",
     "smoke": "a few steps on a few short texts: does everything run?",
 }
+
+
+def ddllm(distill: ConfigDict) -> None:
+    """Ours: the same few examples several times, from a head of zeros that the first step sets and the next ones steer the body by.
+
+    Each array has rates of its own, the outer loss follows a fully fine-tuned teacher, and the running average of what is learned is kept.
+    """
+    distill.batches = 1
+    distill.passes = 3
+    distill.labels = "unrestricted"
+    distill.initial = "real"
+    distill.head = "zero"
+    distill.rates = "tensor"  # kernels want rates ten times those of biases
+    distill.initial_rate = 0.05
+    distill.teacher = "full"
+    distill.optimizer = "adam"
+    distill.second_moment = 0.99
+    distill.rate_embeddings = distill.rate_labels = 1e-2
+    distill.rate_rates = 5e-2
+    distill.decay = "cosine"
+    distill.warmup = 0.05
+    distill.average = 0.98  # single outer steps are noisy
+    distill.clip = 0.0
+    distill.adaptive_clip = 2.0
+
+
+def maekawa2023(distill: ConfigDict) -> None:
+    """Maekawa et al., ACL 2023, with labels for the attention of the first position: one step for each example of a class, redrawn heads.
+
+    Their public configuration searches over the inner rate at the start and the outer rate; these are the middle ones.
+    """
+    distill.batches = distill.examples_per_class
+    distill.passes = 1
+    distill.labels = "unrestricted"
+    distill.initial = "normal"
+    distill.head = "redrawn"
+    distill.rates = "step"
+    distill.initial_rate = 1e-2
+    distill.attention_labels = "cls"
+    distill.attention_initial = "noise"
+    distill.attention_weight = 100.0
+    distill.optimizer = "adamw"
+    distill.rate_embeddings = distill.rate_labels = distill.rate_rates = distill.rate_attention = 1e-2
+    distill.decay = "linear"
+    distill.warmup = 0.1
+    distill.clip = 1.0
+
+
+def sucholutsky(distill: ConfigDict) -> None:
+    """Sucholutsky and Schonlau (arXiv 1910.02551), as their public command for IMDB has it: soft labels, all examples in one step, five times."""
+    distill.batches = 1
+    distill.passes = 5
+    distill.labels = "soft"
+    distill.initial = "normal"
+    distill.head = "redrawn"
+    distill.rates = "step"
+    distill.initial_rate = 1e-2
+    distill.optimizer = "adam"
+    distill.rate_embeddings = distill.rate_labels = distill.rate_rates = 1e-2
+    distill.decay = "linear"  # theirs halves the rate every ten epochs
+    distill.warmup = 0.0
+    distill.clip = 0.0
+
+
+RECIPES: dict[str, Callable[[ConfigDict], None]] = {"ddllm": ddllm, "maekawa2023": maekawa2023, "sucholutsky": sucholutsky}
 
 
 def parse_argument(argument: str | None) -> dict[str, str]:
@@ -34,6 +103,10 @@ def parse_argument(argument: str | None) -> dict[str, str]:
         if (name == "smoke") == bool(equals):
             raise UserError(f"the configuration's argument {name!r} {'takes no' if name == 'smoke' else 'needs a'} value.")
         given[name] = value
+    if given.get("recipe", "ddllm") not in RECIPES:
+        raise UserError(
+            f"there is no recipe {given['recipe']!r}{suggest(given['recipe'], list(RECIPES))}; the recipes are {', '.join(RECIPES)}."
+        )
     return given
 
 
@@ -52,18 +125,72 @@ def apply_argument(config: ConfigDict, argument: str | None) -> ConfigDict:
                 config.seed = int(value)
         except ValueError:
             raise UserError(f"the configuration's argument {name!r} is {value!r}, which is not a whole number.") from None
+    if "recipe" in given:
+        reset_recipe(config)
+        RECIPES[given["recipe"]](config.distill)
     if "smoke" in given:
         make_smoke(config)
     for name, value in given.items():
-        config.name += f"-{name}" if not value else f"-{value.rstrip('/').split('/')[-1]}" if name == "model" else f"-{name}{value}"
+        config.name += (
+            f"-{name}" if not value else f"-{value.rstrip('/').split('/')[-1]}" if name in ("model", "recipe") else f"-{name}{value}"
+        )
     return config
 
 
-def paper_config(name: str) -> ConfigDict:
-    """The published recipe's shape (Maekawa et al., ACL 2023): 512 positions from noise, one inner step, redrawn heads, on BERT base."""
+def reset_recipe(config: ConfigDict) -> None:
+    """Put back the defaults of everything that a recipe decides."""
+    fresh = default_config().distill
+    for key in fresh:
+        if key not in AMOUNTS:
+            config.distill[key] = fresh[key]
+
+
+# Keys of config.distill that recipes leave alone: how much is learned, for how long, and what does not change a result.
+AMOUNTS = (
+    *("examples_per_class", "length", "outer_steps", "batch_size", "balanced"),
+    *("gradient", "segments", "validate_every", "validation_texts", "validation_heads", "checkpoint_every", "checkpoints_kept"),
+)
+
+
+def data_set_config(name: str, length: int, small_length: int, argument: str | None) -> ConfigDict:
+    """A data set's configuration, of the size that its model asks for.
+
+    Args:
+        name: of the run.
+        length: positions of texts and of synthetic examples, on an encoder of BERT base's kind.
+        small_length: positions of texts on the embedded encoder.
+        argument: what stands after the colon; arguments are applied later, by `apply_argument`, but for the model, which decides the size.
+    """
     config = default_config()
     config.name = name
+    config.data.length = config.distill.length = length
+    ddllm(config.distill)
+    if parse_argument(argument).get("model") == "embedded":
+        make_small(config, small_length)
     return config
+
+
+def make_small(config: ConfigDict, length: int) -> None:
+    """Sizes for MiniLM on two cores: some minutes for each stage."""
+    config.model.head = "mean"
+    config.data.length = length
+    config.data.limit_train = 20_000
+    config.data.limit_validation = 1_000
+    config.data.limit_test = 4_000
+    distill = config.distill
+    distill.length = 32
+    distill.outer_steps = 300
+    distill.batch_size = 16
+    distill.validate_every = 100
+    distill.checkpoint_every = 50
+    finetune = config.finetune
+    finetune.epochs = 1.0
+    finetune.rate = 3e-4
+    finetune.train_words = False
+    finetune.validations = finetune.checkpoints = 4
+    config.evaluate.heads = 5
+    config.evaluate.head_texts = 500
+    config.evaluate.tuning_texts = 300
 
 
 def make_smoke(config: ConfigDict) -> None:

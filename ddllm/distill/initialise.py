@@ -58,10 +58,12 @@ def pick_examples(split: TokenSplit, classes: int, per_class: int, rng: np.rando
     return picked
 
 
-def noise_data(words_VD: np.ndarray, shape: tuple[int, int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings [M, N, T, D] drawn from a normal distribution with the word table's mean and deviation, and a mask of ones."""
+def noise_data(
+    words_VD: np.ndarray, shape: tuple[int, int, int], rng: np.random.Generator, standard: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings [M, N, T, D] drawn from a normal distribution with the word table's mean and deviation, or N(0, 1), and a mask of ones."""
     hidden = words_VD.shape[1]
-    mean, deviation = words_VD.mean(axis=0), words_VD.std(axis=0)
+    mean, deviation = (0.0, 1.0) if standard else (words_VD.mean(axis=0), words_VD.std(axis=0))
     embeddings = mean + deviation * rng.standard_normal((*shape, hidden))
     return embeddings.astype(np.float32), np.ones(shape, np.float32)
 

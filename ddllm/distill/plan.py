@@ -33,9 +33,9 @@ def first_data(prepared: Prepared) -> DistilledData:
     words = np.asarray(prepared.pretrained.words)
     rng = np.random.default_rng([prepared.config.seed, 11])
     per_class = config.examples_per_class
-    if config.initial == "noise":
+    if config.initial in ("noise", "normal"):
         shape = (config.batches, classes * per_class // config.batches, config.length)
-        embeddings, mask = initialise.noise_data(words, shape, rng)
+        embeddings, mask = initialise.noise_data(words, shape, rng, standard=config.initial == "normal")
     else:
         if config.initial == "real":
             split = tokens.train

@@ -1,0 +1,127 @@
+"""The runs behind the table: each an ordinary command in a folder of its own, that a person could type.
+
+| job | its command | cells that it fills |
+|---|---|---|
+| full | --mode=finetune | full |
+| select | --mode=select | random, k_centers, herding: one draw for each seed |
+| a recipe | --mode=distill,evaluate | the recipe's own, "distilled" for ours |
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddllm.config import validate
+from ddllm.errors import UserError
+from ddllm.main import parse
+from ddllm.members import Member
+from ddllm.recipes import RECIPES
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+EMBEDDED = "embedded"
+DATASETS = ("rotten_tomatoes", "sst2", "ag_news", "imdb")
+SELECTIONS = ("random", "k_centers", "herding")
+DISTILLED = "distilled"  # what our recipe's cells are named
+NAMES = ("full", *SELECTIONS, DISTILLED, *(name for name in RECIPES if name != "ddllm"))
+# What a data set's folder of files has for the hub's splits and columns.
+LOCAL = {
+    "sst2": {"validation": "validation", "test": "test", "text_column": "text"},
+    "rotten_tomatoes": {"validation": "validation"},
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the table.
+
+    Attributes:
+        dataset: a file of configs/, without its ending.
+        model: as in config.model.name.
+        kind: "full", "select", "distilled" or the name of another recipe.
+        per_class: examples per class; None for full data.
+        seeds: the seeds that it fills cells for; one, save for "select".
+        member: the run.
+    """
+
+    dataset: str
+    model: str
+    kind: str
+    per_class: int | None
+    seeds: tuple[int, ...]
+    member: Member
+
+
+def plan_jobs(
+    datasets: list[str], models: list[str], names: list[str], per_class: list[int], seeds: list[int], local: Path | None, work: Path
+) -> list[Job]:
+    """All runs that the cells need, first seeds first, so that a table with few seeds is complete early.
+
+    Args:
+        datasets: names from `DATASETS`.
+        models: hub names, folders or "embedded".
+        names: of the cells' rows, from `NAMES`.
+        per_class: numbers of examples per class.
+        seeds: of the runs.
+        local: a folder with a folder of files for each data set, used where it has one; else the hub. Rotten Tomatoes comes from its
+            package where the model does.
+        work: where the runs' folders go.
+    """
+    jobs = []
+    for seed in seeds:
+        for dataset in datasets:
+            for model in models:
+                base = Base(dataset, model, local, work / f"{dataset}-{Path(model).name}")
+                wanted = [name for name in (DISTILLED, *RECIPES) if name in names]
+                if "full" in names or DISTILLED in wanted:
+                    jobs.append(base.job("full", None, (seed,), ["--mode=prepare,finetune"]))
+                for count in per_class:
+                    jobs += [base.distilling(name, count, seed) for name in wanted]
+                    if seed == seeds[0]:
+                        chosen = tuple(name for name in SELECTIONS if name in names)
+                        if chosen:
+                            jobs.append(base.selecting(chosen, count, tuple(seeds)))
+    return jobs
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the jobs of one data set and model share."""
+
+    dataset: str
+    model: str
+    local: Path | None
+    folder: Path
+
+    def distilling(self, name: str, count: int, seed: int) -> Job:
+        """A distillation by a recipe, and its evaluation."""
+        recipe = "ddllm" if name == DISTILLED else name
+        line = ["--mode=distill,evaluate"]
+        if recipe == "ddllm":
+            line.append(f"--config.distill.teacher={self.folder / f'full-seed{seed}'}")
+        return self.job(name, count, (seed,), line, f"recipe={recipe},examples={count}")
+
+    def selecting(self, chosen: tuple[str, ...], count: int, seeds: tuple[int, ...]) -> Job:
+        """Selections of real examples, all seeds in one run, since they are tuned together."""
+        options = [f"--config.evaluate.selections={chosen!r}", f"--config.evaluate.selection_draws={len(seeds)}"]
+        return self.job("select", count, seeds, ["--mode=select", *options], f"examples={count}")
+
+    def job(self, kind: str, count: int | None, seeds: tuple[int, ...], line: list[str], arguments: str = "") -> Job:
+        """A run, its configuration checked."""
+        marks = ",".join(filter(None, (f"model={self.model}", arguments, f"seed={seeds[0]}")))
+        name = "-".join(filter(None, (kind, f"{count}" if count else "", f"seed{'+'.join(map(str, seeds))}")))
+        folder = self.folder / name
+        line = [f"--config={CONFIGS / self.dataset}.py:{marks}", f"--workdir={folder}", *self._source(), *line]
+        config, stages, _ = parse(line)
+        try:
+            validate(config)
+        except UserError as error:
+            raise UserError(f"{self.dataset}, {kind}: {error}") from None
+        title = {"dataset": self.dataset, "model": self.model, "kind": kind, "examples": str(count or "all"), "seed": str(seeds[0])}
+        return Job(self.dataset, self.model, kind, count, seeds, Member(title, folder, line, config, stages))
+
+    def _source(self) -> list[str]:
+        if self.dataset == "rotten_tomatoes" and self.model == EMBEDDED:
+            return ["--config.data.source=embedded", "--config.data.validation=", "--config.data.test="]
+        if self.local is None or not (self.local / self.dataset).is_dir():
+            return []
+        keys = {"source": str(self.local / self.dataset), **LOCAL.get(self.dataset, {})}
+        return [f"--config.data.{key}={value}" for key, value in keys.items()]

@@ -1,0 +1,224 @@
+"""Full data, selections and distilled sets, beside each other on four data sets: results/TABLE.md and results/TABLE.json.
+
+    python -m benchmarks.table [--datasets rotten_tomatoes,sst2] [--models embedded] [--names full,random,distilled] [--per-class 1,5,10]
+                               [--seeds 0,1,2] [--data FOLDER] [--work runs/table] [--minutes N] [--only-table]
+
+Cell by cell: every run is a command of its own in a folder below --work, resumes there, and enters the table as soon as it has ended. The same
+command does what is left; --minutes starts nothing new after so long. A cell holds the accuracy of each seed, and with the recipe's head
+redrawn where that is measured too. Runs that are not below --work any more keep the figures that the table has of them, unless their settings differ.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from flax.traverse_util import flatten_dict
+
+from benchmarks.jobs import DATASETS, NAMES, Job, plan_jobs
+from ddllm.config import default_config, resolve, suggest
+from ddllm.errors import UserError
+from ddllm.main import exit_status
+from ddllm.members import FAILED, FINISHED, run_members
+from ddllm.report.results import read_results
+from ddllm.runtime.storage import read_json, write_atomically, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+JSON, MARKDOWN, PUBLISHED = ROOT / "results" / "TABLE.json", ROOT / "results" / "TABLE.md", ROOT / "benchmarks" / "published.json"
+Cell = dict[str, Any]
+APART = ("name", "seed", "runtime", "data.source", "distill.teacher", "distill.checkpoint_every", "distill.checkpoints_kept")
+REDRAWN = "redrawn heads"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status: 1 where a run has failed."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+
+    def work() -> int:
+        options, jobs = plan(arguments)
+        cells = read_cells(JSON)
+        until = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
+        for job in jobs:
+            if not options.only_table and time.monotonic() < until:
+                run_members([job.member], processes=1, retry=False)
+            if job.member.record()["status"] == FINISHED:
+                enter(cells, job)
+                write(cells)
+        write(cells)
+        failed = [job.member for job in jobs if job.member.record()["status"] == FAILED]
+        left = sum(job.member.record()["status"] not in (FINISHED, FAILED) for job in jobs)
+        for member in failed:
+            print(f"{member.title}: {member.record()['error']}", file=sys.stderr)
+        print(f"{MARKDOWN}: {len(cells)} cells; {left} runs left, {len(failed)} failed", file=sys.stderr)
+        return int(bool(failed))
+
+    return exit_status(work, "the same command does what is left")
+
+
+def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
+    """Options, and the runs that they ask for.
+
+    Raises:
+        UserError: something on the command line is wrong.
+    """
+    parser = argparse.ArgumentParser("python -m benchmarks.table", exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--datasets", default=",".join(DATASETS), help=f"of {', '.join(DATASETS)}")
+    parser.add_argument("--models", default="embedded", help="hub names, folders or 'embedded'")
+    parser.add_argument("--names", default=",".join(NAMES), help=f"rows, of {', '.join(NAMES)}")
+    parser.add_argument("--per-class", default="1,5,10", help="examples per class")
+    parser.add_argument("--seeds", default="0,1,2", help="seeds of the runs")
+    parser.add_argument("--data", default="", metavar="FOLDER", help="has a folder of files for each data set, used instead of the hub")
+    parser.add_argument("--work", default="runs/table", metavar="DIR", help="where the runs' folders go")
+    parser.add_argument("--minutes", type=float, default=0.0, help="start nothing new after so long; 0: go on to the end")
+    parser.add_argument("--only-table", action="store_true", help="write the table of what is there, run nothing")
+    try:
+        options, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; correct it on the command line.") from None
+    if rest:
+        raise UserError(f"{rest[0]!r} is not understood; see --help.")
+    datasets, names = _listed(options.datasets, "--datasets", DATASETS), _listed(options.names, "--names", NAMES)
+    per_class, seeds = _numbers(options.per_class, "--per-class", 1), _numbers(options.seeds, "--seeds", 0)
+    local = Path(options.data) if options.data else None
+    if local is not None and not local.is_dir():
+        raise UserError(f"--data {local} is not a folder; give one that has a folder for each data set, or leave it out.")
+    jobs = plan_jobs(datasets, options.models.split(","), names, per_class, seeds, local, Path(options.work))
+    return options, jobs
+
+
+def enter(cells: list[Cell], job: Job) -> None:
+    """Put a finished run's figures into the cells, in the place of those that other settings gave."""
+    results = read_results(job.member.folder / "results.json")
+    settings = settings_of(results["config"])
+    for row in results["rows"]:
+        name = row["name"].removesuffix(f", {REDRAWN}")
+        if name == "distilled":
+            name = job.kind
+        if (job.kind == "full") != (name == "full"):
+            continue
+        key = {"dataset": job.dataset, "model": job.model, "name": name, "examples_per_class": job.per_class}
+        cell = next((cell for cell in cells if all(cell[part] == value for part, value in key.items())), None)
+        if cell is None:
+            cell = key | {"values": {}, "redrawn": {}}
+            cells.append(cell)
+        if cell.get("settings") != settings:
+            cell |= {"values": {}, "redrawn": {}, "settings": settings}
+        if row["name"].endswith(REDRAWN):
+            cell["redrawn"][str(job.seeds[0])] = [row["accuracy_mean"], row["accuracy_std"], row["runs"], row["texts"]]
+        elif "accuracies" in row and len(job.seeds) > 1:
+            cell["values"] = dict(zip(map(str, job.seeds), row["accuracies"], strict=True))
+        else:
+            cell["values"][str(job.seeds[0])] = row["accuracy_mean"]
+        texts = results["environment"]["texts"]["rows"]
+        cell |= {"texts": texts, "test_texts": row.get("texts", texts["test"]), "note": row.get("note", "")}
+        cell |= {part: row[part] for part in ("inner_steps", "floats", "distillation_seconds", "seconds") if part in row}
+        cell |= {"cpu": results["environment"]["cpu"], "command": _command(job)}
+        summarise(cell)
+
+
+def settings_of(config: dict[str, Any]) -> dict[str, Any]:
+    """What a run's configuration changes in the defaults, but for what differs between the runs of a cell or has no effect."""
+    there, defaults = (flatten_dict(tree, sep=".") for tree in (config, resolve(default_config())))
+    return {
+        key: value
+        for key, value in sorted(there.items())
+        if value != defaults.get(key) and not any(key == apart or key.startswith(f"{apart}.") for apart in APART)
+    }
+
+
+def summarise(cell: Cell) -> None:
+    """Mean and standard deviation over seeds."""
+    values = list(cell["values"].values())
+    cell["seeds"] = [int(seed) for seed in cell["values"]]
+    cell["runs"] = len(values)
+    cell["accuracy_mean"] = statistics.fmean(values) if values else None
+    cell["accuracy_std"] = statistics.stdev(values) if len(values) > 1 else None
+    cell["protocol"] = "test split scored once at the end; every choice made on validation texts taken out of train or given with the data"
+    if cell["redrawn"]:
+        cell["redrawn_mean"] = statistics.fmean(mean for mean, *_ in cell["redrawn"].values())
+        cell["redrawn_std"] = statistics.fmean(deviation for _, deviation, *_ in cell["redrawn"].values())
+
+
+def read_cells(path: Path) -> list[Cell]:
+    """The cells so far."""
+    return read_json(path)["cells"] if path.exists() else []
+
+
+def write(cells: list[Cell]) -> None:
+    """Write both files, in a fixed order, with each cell's share of full data."""
+    order = {name: place for place, name in enumerate(NAMES)}
+    cells.sort(key=lambda cell: (cell["dataset"], cell["model"], cell["examples_per_class"] or 0, order[cell["name"]]))
+    for cell in cells:
+        full = next((c for c in cells if c["name"] == "full" and (c["dataset"], c["model"]) == (cell["dataset"], cell["model"])), None)
+        cell["percent_of_full"] = round(100 * cell["accuracy_mean"] / full["accuracy_mean"], 1) if full and cell["runs"] else None
+    JSON.parent.mkdir(exist_ok=True)
+    write_json(JSON, {"cells": cells})
+    with write_atomically(MARKDOWN) as temporary:
+        temporary.write_text(markdown(cells, read_json(PUBLISHED)), encoding="utf-8")
+
+
+def markdown(cells: list[Cell], published: dict[str, Any]) -> str:
+    """The table for a person: a section for each data set and model, and the published figures apart from ours."""
+    lines = [
+        "# Fine-tuned on everything, on as many real examples, and on the distilled data set",
+        "",
+        "Test accuracy in %, mean ± standard deviation over seeds (their number). Written by `python -m benchmarks.table`; settings, commands and single",
+        "figures are in TABLE.json. Distilled rows start from their recipe's own head; behind the stroke, in brackets, the same data from redrawn heads.",
+    ]
+    for dataset, model in sorted({(cell["dataset"], cell["model"]) for cell in cells}):
+        here = [cell for cell in cells if (cell["dataset"], cell["model"]) == (dataset, model)]
+        counts = sorted({cell["examples_per_class"] for cell in here if cell["examples_per_class"]})
+        texts = here[0]["texts"]
+        lines += ["", f"## {dataset}, {model}", ""]
+        lines += [f"{texts['train']:,} training, {texts['validation']:,} validation, {texts['test']:,} test texts.", ""]
+        headings = ["training data", *(f"{count} per class" for count in counts)]
+        lines += [f"| {' | '.join(headings)} |", "|---|" + "---:|" * len(counts)]
+        for name in NAMES:
+            mine = {cell["examples_per_class"]: cell for cell in here if cell["name"] == name}
+            if name == "full" and None in mine:
+                lines.append(f"| full: all texts | {' | '.join([figure(mine[None])] * len(counts))} |")
+            elif mine:
+                lines.append(f"| {name} | {' | '.join(figure(mine[count]) if count in mine else '–' for count in counts)} |")
+    lines += ["", "## Published figures", "", published["note"], ""]
+    lines += ["| data set | model | training data | accuracy, % | source |", "|---|---|---|---:|---|"]
+    lines += [f"| {row['dataset']} | {row['model']} | {row['name']} | {row['accuracy']} | {row['source']} |" for row in published["figures"]]
+    return "\n".join(lines) + "\n"
+
+
+def figure(cell: Cell) -> str:
+    """A cell as text."""
+    if not cell["runs"]:
+        return "–"
+    spread = "" if cell["accuracy_std"] is None else f" ± {100 * cell['accuracy_std']:.1f}"
+    share = "" if cell["percent_of_full"] is None or cell["name"] == "full" else f", {cell['percent_of_full']:.1f} % of full"
+    redrawn = f" / [{100 * cell['redrawn_mean']:.1f} ± {100 * cell['redrawn_std']:.1f}]" if "redrawn_mean" in cell else ""
+    return f"{100 * cell['accuracy_mean']:.1f}{spread} ({cell['runs']}){share}{redrawn}"
+
+
+def _command(job: Job) -> str:
+    kept = [part for part in job.member.line if not part.startswith(("--workdir", "--config.data.source", "--config.distill.teacher"))]
+    return " ".join(["python -m ddllm.main", *kept]).replace(f"{ROOT}/", "")
+
+
+def _listed(text: str, option: str, known: tuple[str, ...]) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise UserError(f"{option} has no {name!r}{suggest(name, known)}; it may have {', '.join(known)}.")
+    return names
+
+
+def _numbers(text: str, option: str, least: int) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < least:
+        raise UserError(f"{option} is {text!r}, but must be whole numbers from {least} on, such as 1,5,10.")
+    return numbers
+
+
+if __name__ == "__main__":
+    sys.exit(main())
