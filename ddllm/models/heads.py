@@ -54,12 +54,17 @@ def init_head(key: jax.Array, config: HeadConfig, hidden: int, pooler: Tree | No
 def apply_head(head: Tree, config: HeadConfig, hidden_NTD: jax.Array, mask_NT: jax.Array) -> jax.Array:
     """Logits [N, C] of hidden states [N, T, D] with mask [N, T]."""
     if config.kind == "mean":
-        weights_NT1 = (mask_NT / jnp.sum(mask_NT, axis=1, keepdims=True))[:, :, None]
-        pooled_ND = jnp.sum(hidden_NTD * weights_NT1.astype(hidden_NTD.dtype), axis=1)
+        pooled_ND = pool_mean(hidden_NTD, mask_NT)
     else:
         activation = jax.nn.relu if config.kind == "distilbert" else jnp.tanh
         pooled_ND = activation(apply_dense(head["dense"], hidden_NTD[:, 0]))
     return apply_dense(head["out"], pooled_ND)
+
+
+def pool_mean(hidden_NTD: jax.Array, mask_NT: jax.Array) -> jax.Array:
+    """Mean [N, D] over real positions."""
+    weights_NT1 = (mask_NT / jnp.sum(mask_NT, axis=1, keepdims=True))[:, :, None]
+    return jnp.sum(hidden_NTD * weights_NT1.astype(hidden_NTD.dtype), axis=1)
 
 
 def _draw(key: jax.Array, deviation: float, shape: tuple[int, ...]) -> jax.Array:
