@@ -49,6 +49,8 @@ def get_config(argument: str = "") -> ConfigDict:
 
     config.evaluate.heads = 20
     config.evaluate.head_texts = 300
-    config.evaluate.random_draws = 3
+    config.evaluate.selections = ("random", "k_centers")
+    config.evaluate.selection_draws = 3
+    config.evaluate.selection_passes = (1, 4)
     config.evaluate.tuning_texts = 200
     return apply_argument(config, argument)

@@ -27,7 +27,9 @@ def get_config(argument: str = "") -> ConfigDict:
     config.distill.checkpoint_every = 50
     config.finetune.epochs = 3.0
     config.finetune.validations = 6
-    config.evaluate.random_draws = 5
+    config.evaluate.selections = ("random", "k_centers", "herding")
+    config.evaluate.selection_draws = 5
+    config.evaluate.selection_passes = (1, 4, 16)
     config.evaluate.tuning_texts = 500
     config.evaluate.head_texts = 0
     return apply_argument(config, argument)

@@ -55,9 +55,9 @@ def default_config() -> ConfigDict:
     distill.attention_weight = 1.0  # of their loss: KL, mean over examples, layers, heads and rows (published: 100)
     distill.feature_labels = False  # learned targets of what the head takes of the encoder
     distill.feature_weight = 1.0  # of their loss: half the squared distance, mean over examples
-    distill.initial = (
-        "noise"  # noise (like the word table) | normal (N(0, 1)) | real (random training texts) | a path to JSONL with text and label
-    )
+    # noise (like the word table) | normal (N(0, 1)) | real (random training texts) | k_centers | herding | k_means | gradient_norm (chosen ones)
+    # | a path to JSONL with text and label
+    distill.initial = "noise"
     distill.head = "redrawn"  # redrawn (at every outer step) | fixed (by seed) | zero | learned
     distill.heads = 1  # redrawn heads in every outer step, whose mean loss is learned from
     distill.rates = "step"  # one learned rate per inner step; layer: per inner step and layer; tensor: per inner step and array
@@ -110,8 +110,11 @@ def default_config() -> ConfigDict:
     config.evaluate = evaluate = ConfigDict()
     evaluate.heads = 100  # redrawn heads behind each mean and deviation
     evaluate.head_texts = 0  # test texts for the rows over redrawn heads; 0: all
-    evaluate.random_draws = 5  # draws of random real examples
-    evaluate.random_rates = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)  # inner rates tried for them on validation texts
+    # Real examples to compare with, as many as distilled ones: random | k_centers | herding | k_means | gradient_norm (see select/methods.py).
+    evaluate.selections = ("random", "k_centers", "herding")
+    evaluate.selection_draws = 5  # draws of each, with a head of their own, and with texts of their own where the method is random
+    evaluate.selection_rates = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)  # inner rates tried for each on validation texts
+    evaluate.selection_passes = (1, 4, 16)  # numbers of passes over the inner batches, each tried with every rate
     evaluate.tuning_texts = 500  # validation texts behind that choice
     evaluate.batch_size = 64
 
@@ -155,7 +158,7 @@ POSITIVE = (
     "finetune.checkpoints",
     "finetune.seeds",
     "evaluate.heads",
-    "evaluate.random_draws",
+    "evaluate.selection_draws",
     "evaluate.tuning_texts",
     "evaluate.batch_size",
     "model.head_deviation",
@@ -211,6 +214,9 @@ CHOICES = {
 }
 
 
+SELECTIONS = ("random", "k_centers", "herding", "k_means", "gradient_norm")
+
+
 def validate(config: ConfigDict) -> None:
     """Raise `UserError` for the first value that cannot be meant."""
     for key in POSITIVE:
@@ -244,8 +250,21 @@ def validate(config: ConfigDict) -> None:
         )
     if distill.average >= 1 or distill.second_moment >= 1 or distill.warmup > 1 or config.finetune.warmup > 1:
         raise UserError("config.distill.average and config.distill.second_moment must be below 1, and both warmup values at most 1.")
-    if not config.evaluate.random_rates or min(config.evaluate.random_rates) <= 0:
-        raise UserError("config.evaluate.random_rates needs at least one rate, and rates must be greater than 0.")
+    _validate_selections(config.evaluate)
+
+
+def _validate_selections(evaluate: ConfigDict) -> None:
+    for name in evaluate.selections:
+        if name not in SELECTIONS:
+            raise UserError(
+                f"config.evaluate.selections has {name!r}{suggest(str(name), SELECTIONS)}; it may have {', '.join(SELECTIONS)}, "
+                "as in \"('random','k_centers')\"."
+            )
+    if not evaluate.selection_rates or min(evaluate.selection_rates) <= 0:
+        raise UserError("config.evaluate.selection_rates needs at least one rate, and rates must be greater than 0.")
+    passes = evaluate.selection_passes
+    if not passes or not all(isinstance(count, int) and count > 0 for count in passes):
+        raise UserError("config.evaluate.selection_passes needs at least one number of passes, and they must be whole and greater than 0.")
 
 
 def _validate_inner_loop(distill: ConfigDict) -> None:

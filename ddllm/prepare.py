@@ -4,8 +4,10 @@
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -19,7 +21,8 @@ from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.models.scoring import Scorer
 from ddllm.runtime.devices import free_memory
 from ddllm.runtime.mesh import make_mesh, parameter_bytes, place_parameters
-from ddllm.runtime.processes import check_same
+from ddllm.runtime.processes import check_same, count
+from ddllm.select.features import compute_features, keep_features
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Prepared:
         learner: encoder and head, the head starting as config.distill.head says.
         buckets: padded lengths of real texts.
         mesh: devices (see runtime/mesh.py).
+        cache: folder of tokenised corpora, where features are kept too; None keeps them in memory alone.
     """
 
     config: ConfigDict
@@ -43,6 +47,7 @@ class Prepared:
     learner: Learner
     buckets: tuple[int, ...]
     mesh: Mesh
+    cache: Path | None = None
 
     @property
     def classes(self) -> int:
@@ -53,6 +58,20 @@ class Prepared:
         """Measures accuracy on a split, or on a fixed random part of `limit` texts."""
         config = self.config
         return Scorer(self.learner, self.start.words, split, config.evaluate.batch_size, self.buckets, limit, config.seed, self.mesh)
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """Features [n, D] of the training texts (see select/features.py), computed at first use."""
+        encoder, train = self.learner.encoder, self.tokens.train
+
+        def compute() -> np.ndarray:
+            return compute_features(encoder, self.start, train, self.config.evaluate.batch_size, self.buckets, self.mesh)
+
+        # Processes compute together or not at all, and their caches may differ.
+        if self.cache is None or count() > 1:
+            return compute()
+        name = f"features-{self.tokens.fingerprint[:24]}-{self.pretrained.fingerprint[:24]}-{encoder.products}.safetensors"
+        return keep_features(self.cache / name, (len(train), encoder.hidden), compute)
 
 
 def prepare(config: ConfigDict, cache: Path) -> Prepared:
@@ -82,7 +101,7 @@ def prepare(config: ConfigDict, cache: Path) -> Prepared:
     # Each process has read data and model on its own disk.
     check_same("the corpus or its tokenizer", tokens.fingerprint)
     check_same("the pretrained model", pretrained.fingerprint)
-    return Prepared(config, tokens, pretrained, place_start(pretrained, mesh), learner, buckets, mesh)
+    return Prepared(config, tokens, pretrained, place_start(pretrained, mesh), learner, buckets, mesh, cache)
 
 
 def place_start(pretrained: Pretrained, mesh: Mesh) -> Start:

@@ -202,5 +202,5 @@ def make_smoke(config: ConfigDict) -> None:
     config.distill.batch_size = config.finetune.batch_size = 8
     config.finetune.epochs = 0.25
     config.finetune.validations = config.finetune.checkpoints = config.finetune.seeds = 1
-    config.evaluate.heads, config.evaluate.random_draws, config.evaluate.tuning_texts = 2, 2, 32
-    config.evaluate.random_rates = (1e-2,)
+    config.evaluate.heads, config.evaluate.selection_draws, config.evaluate.tuning_texts = 2, 2, 32
+    config.evaluate.selection_rates, config.evaluate.selection_passes = (1e-2,), (1,)

@@ -27,7 +27,8 @@ from ddllm.distill.teacher import OWN, load_teacher
 from ddllm.errors import UserError
 from ddllm.evaluate.finetune import finetune as finetune_once
 from ddllm.evaluate.finetune import full_row, score_finetuned
-from ddllm.evaluate.small import evaluate_distilled, evaluate_random
+from ddllm.evaluate.selection import evaluate_selection, selection_row
+from ddllm.evaluate.small import evaluate_distilled
 from ddllm.prepare import Prepared
 from ddllm.prepare import prepare as prepare_parts
 from ddllm.report.curve import draw_curve
@@ -162,13 +163,16 @@ def teacher_folder(run: Run) -> Path:
 
 
 def evaluate(run: Run) -> None:
-    """Random real examples and the distilled data set on test texts: the rows beside "full"."""
-    distilled = load_own(run)
-    random = evaluate_random(run.prepared, distilled.data, distilled.recipe)
+    """Selections of as many real examples, and the distilled data set, on test texts: the rows beside "full"."""
+    distilled, prepared, config = load_own(run), run.prepared, run.config.evaluate
+    size = distilled.data.examples // prepared.classes, distilled.data.embeddings.shape[0]
+    selections = [
+        selection_row(prepared, evaluate_selection(prepared, name, *size, range(config.selection_draws))) for name in config.selections
+    ]
     rows = evaluate_distilled(run.prepared, distilled.data, distilled.recipe)
     for row in rows:
         row["distillation_seconds"] = distilled.card["distillation_seconds"]
-    record(run, [random, *rows])
+    record(run, [*selections, *rows])
 
 
 def load_own(run: Run) -> Distilled:

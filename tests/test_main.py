@@ -38,8 +38,8 @@ def arguments(tiny_model, tiny_corpus, tmp_path):
             "finetune.batch_size": 8,
             "evaluate.heads": 3,
             "evaluate.head_texts": 30,
-            "evaluate.random_draws": 2,
-            "evaluate.random_rates": "(0.1,0.01)",
+            "evaluate.selection_draws": 2,
+            "evaluate.selection_rates": "(0.1,0.01)",
             "runtime.devices": 1,
             "runtime.compilation_cache": "",
             **{key.replace("__", "."): value for key, value in overrides.items()},
@@ -66,7 +66,7 @@ def test_the_whole_job(arguments, tmp_path, capsys):
     run = tmp_path / "run"
     results = json.loads((run / "results.json").read_text())
     rows = {row["name"]: row for row in results["rows"]}
-    assert list(rows) == ["full", "random", "distilled", "distilled, redrawn heads"]
+    assert list(rows) == ["full", "random", "k_centers", "distilled", "distilled, redrawn heads"]
     for row in rows.values():
         assert {"name", "examples_per_class", "accuracy_mean", "accuracy_std", "runs", "seconds", "percent_of_full"} <= set(row)
         assert 0 <= row["accuracy_mean"] <= 1 and row["seconds"] > 0

@@ -33,8 +33,10 @@ def line(tiny_model, tiny_corpus, tmp_path, monkeypatch):
         "distill.validate_every": 40,
         "distill.checkpoint_every": 4,
         "evaluate.heads": 2,
-        "evaluate.random_draws": 2,
-        "evaluate.random_rates": "(0.1,)",
+        "evaluate.selections": "('random',)",
+        "evaluate.selection_passes": "(1,)",
+        "evaluate.selection_draws": 2,
+        "evaluate.selection_rates": "(0.1,)",
         "runtime.compilation_cache": "",
         "runtime.tensorboard": False,
     }
@@ -107,11 +109,11 @@ def test_fine_tuning_is_taken_over_where_nothing_it_depends_on_differs(line, tmp
 
 
 def test_members_are_all_combinations_in_folders_named_by_their_values(tmp_path):
-    line = [QUICKSTART, f"--workdir={tmp_path}", "--vary", "evaluate.random_rates=(0.1,0.2),(0.3,)", "--vary=config.seed=0,1"]
+    line = [QUICKSTART, f"--workdir={tmp_path}", "--vary", "evaluate.selection_rates=(0.1,0.2),(0.3,)", "--vary=config.seed=0,1"]
     _, folder, members = plan(line)
     assert folder == tmp_path and len(members) == 4
-    assert [member.folder.name for member in members[:2]] == ["random_rates=-0.1,0.2-,seed=0", "random_rates=-0.1,0.2-,seed=1"]
-    assert members[1].config.evaluate.random_rates == (0.1, 0.2) and members[1].config.seed == 1
+    assert [member.folder.name for member in members[:2]] == ["selection_rates=-0.1,0.2-,seed=0", "selection_rates=-0.1,0.2-,seed=1"]
+    assert members[1].config.evaluate.selection_rates == (0.1, 0.2) and members[1].config.seed == 1
     assert f"--workdir={members[1].folder}" in members[1].line and members[1].record()["status"] == "waiting"
     names = [member.folder.name for member in plan([QUICKSTART, "--vary=data.seed=0", "--vary=seed=1"])[2]]
     assert names == ["data.seed=0,seed=1"]

@@ -21,7 +21,7 @@ def run(tiny_model, tiny_corpus, tmp_path_factory):
     config.distill.update(
         {"length": 6, "passes": 3, "initial": "real", "head": "zero", "initial_rate": 0.1, "outer_steps": 30, "batch_size": 8}
     )
-    config.evaluate.update({"heads": 1, "random_draws": 1, "random_rates": (0.1,)})
+    config.evaluate.update({"heads": 1, "selections": (), "selection_draws": 1})
     config.runtime.update({"devices": 1, "compilation_cache": "", "tensorboard": False})
     opened = open_run(config, tmp_path_factory.mktemp("use") / "run")
     distill(opened)

@@ -1,4 +1,4 @@
-"""First values of a distilled data set: noise at the embeddings' scale, random real examples, or chosen ones.
+"""First values of a distilled data set: noise at the embeddings' scale, or real examples that a method or a person chose.
 
 Real examples made into the same arrays, with hard labels and one constant rate, are also the baselines that distilled data is compared
 with.
@@ -8,7 +8,7 @@ import numpy as np
 
 from ddllm.data.tokens import TokenSplit
 from ddllm.distill.dataset import DistilledData, raw_rate
-from ddllm.errors import UserError
+from ddllm.select.methods import SELECTIONS, rows_of_classes
 
 
 def deal_labels(classes: int, examples_per_class: int, batches: int) -> np.ndarray:
@@ -30,8 +30,16 @@ def first_labels(labels: np.ndarray, classes: int, kind: str) -> np.ndarray:
     return one_hot * np.float32(np.log(0.95 * (classes - 1) / 0.05))
 
 
-def pick_examples(split: TokenSplit, classes: int, per_class: int, rng: np.random.Generator, at_least: int = 0) -> list[np.ndarray]:
-    """Row numbers of random examples, an array for each class.
+def pick_examples(
+    split: TokenSplit,
+    classes: int,
+    per_class: int,
+    rng: np.random.Generator,
+    at_least: int = 0,
+    method: str = "random",
+    features_nD: np.ndarray | None = None,
+) -> list[np.ndarray]:
+    """Row numbers of real examples that a selection method chooses, an array for each class.
 
     Args:
         split: texts to pick from.
@@ -39,23 +47,21 @@ def pick_examples(split: TokenSplit, classes: int, per_class: int, rng: np.rando
         per_class: rows for each class.
         rng: source of chance.
         at_least: prefer texts of at least so many tokens; where a class has too few, its longest ones.
+        method: one of `select.methods.SELECTIONS`.
+        features_nD: of all texts of the split (see select/features.py); not needed for random ones.
 
     Raises:
         UserError: a class has fewer texts than are asked for.
     """
-    picked = []
-    for label in range(classes):
-        rows = np.flatnonzero(split.labels == label)
-        if len(rows) < per_class:
-            raise UserError(
-                f"class {label} has {len(rows)} training texts, but config.distill.examples_per_class asks for {per_class} of them; "
-                "ask for fewer or use more data."
-            )
+    candidates = []
+    for rows in rows_of_classes(split.labels, classes, per_class):
         if at_least:
             long_enough = rows[split.lengths[rows] >= at_least]
             rows = long_enough if len(long_enough) >= per_class else rows[np.argsort(-split.lengths[rows], kind="stable")[:per_class]]
-        picked.append(rng.permutation(rows)[:per_class])
-    return picked
+        candidates.append(rows)
+    rows = np.concatenate(candidates)
+    features_nD = None if features_nD is None else features_nD[rows]
+    return [rows[chosen] for chosen in SELECTIONS[method](features_nD, split.labels[rows], classes, per_class, rng)]
 
 
 def noise_data(

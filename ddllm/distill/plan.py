@@ -25,6 +25,7 @@ from ddllm.runtime.devices import free_memory
 from ddllm.runtime.mesh import share_parameters
 from ddllm.runtime.processes import from_first
 from ddllm.runtime.progress import say
+from ddllm.select.methods import SELECTIONS
 
 
 def first_data(prepared: Prepared) -> DistilledData:
@@ -37,9 +38,11 @@ def first_data(prepared: Prepared) -> DistilledData:
         shape = (config.batches, classes * per_class // config.batches, config.length)
         embeddings, mask = initialise.noise_data(words, shape, rng, standard=config.initial == "normal")
     else:
-        if config.initial == "real":
+        method = "random" if config.initial == "real" else config.initial
+        if method in SELECTIONS:
             split = tokens.train
-            picked = initialise.pick_examples(split, classes, per_class, rng, at_least=config.length)
+            features = prepared.features if method != "random" else None
+            picked = from_first(lambda: initialise.pick_examples(split, classes, per_class, rng, config.length, method, features))
         else:
             split = read_examples(Path(config.initial), prepared.config.data, tokens.label_names, prepared.pretrained.folder, config.length)
             picked = initialise.pick_examples(split, classes, per_class, rng)

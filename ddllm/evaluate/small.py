@@ -1,7 +1,6 @@
-"""Training on a small data set, distilled or real, over redrawn heads: the rows that stand beside full-data fine-tuning.
+"""Training on a distilled data set, with its own head and over redrawn ones: the rows that stand beside full-data fine-tuning.
 
-Both kinds go through the same inner loop; random real examples are a `DistilledData` with hard labels and one constant rate, tuned on
-validation texts.
+Real examples go through the same inner loop, see selection.py.
 """
 
 import time
@@ -14,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddllm.distill.dataset import DistilledData, Recipe
-from ddllm.distill.initialise import assemble, pick_examples, real_data
 from ddllm.distill.inner_loop import same_every_time, train
 from ddllm.models.learner import Learner, Start
 from ddllm.models.scoring import Scorer
@@ -82,7 +80,7 @@ def evaluate_distilled(prepared: Prepared, data: DistilledData, recipe: Recipe) 
             scorer = prepared.scorer(test, texts if shuffled else 0)
             accuracies = score_heads(learner, recipe, start, data, scorer, own, progress)
             note = f"{learner.start} head" + (shuffled or ": the same every time, so there is no deviation over heads")
-            note += _of_texts(scorer.texts, len(test))
+            note += of_texts(scorer.texts, len(test))
             rows.append(
                 small_row("distilled", accuracies, data, prepared.classes, seconds, head=learner.start, texts=scorer.texts, note=note)
             )
@@ -90,56 +88,21 @@ def evaluate_distilled(prepared: Prepared, data: DistilledData, recipe: Recipe) 
         scorer = prepared.scorer(test, texts)
         accuracies = score_heads(redrawn, recipe, start, data.replace(head=None), scorer, keys, progress)
         name = "distilled, redrawn heads" if rows else "distilled"
-        note = f"heads redrawn from N(0, {learner.head.deviation:g}²){shuffled}" + _of_texts(scorer.texts, len(test))
+        note = f"heads redrawn from N(0, {learner.head.deviation:g}²){shuffled}" + of_texts(scorer.texts, len(test))
         rows.append(small_row(name, accuracies, data, prepared.classes, seconds, head="redrawn", texts=scorer.texts, note=note))
     return rows
 
 
-def evaluate_random(prepared: Prepared, like: DistilledData, recipe: Recipe) -> dict[str, Any]:
-    """Test accuracy of random real examples at the distilled data's budget: as many examples, batches and steps, whole texts, hard labels.
-
-    Their one constant rate is chosen on validation texts, for all draws together; each draw has a head of its own.
-    """
-    config, start = prepared.config.evaluate, prepared.start
-    tokens, classes = prepared.tokens, prepared.classes
-    learner = replace(prepared.learner, start="redrawn")
-    per_class, batches = like.examples // classes, like.embeddings.shape[0]
-    recipe = Recipe("hard", "sgd", recipe.passes)
-    words = np.asarray(prepared.pretrained.words)
-    # One length for all draws, so that one program serves them.
-    length = min(prepared.config.data.length, max(prepared.buckets))
-
-    def draw(index: int, rate: float) -> DistilledData:
-        rng = np.random.default_rng([prepared.config.seed, 23, index])
-        picked = pick_examples(tokens.train, classes, per_class, rng)
-        embeddings, mask = real_data(words, tokens.train, picked, batches, length)
-        data = assemble(embeddings, mask, classes=classes, per_class=per_class, passes=recipe.passes, kind="hard", groups=1, rate=rate)
-        return jax.tree.map(jnp.asarray, data)
-
-    rates, draws = tuple(config.random_rates), config.random_draws
-    keys = head_keys(prepared, draws)
-    validation = prepared.scorer(tokens.validation, config.tuning_texts)
-    test = prepared.scorer(tokens.test, config.head_texts)
-    with Progress((len(rates) + 1) * draws, "evaluate: random real examples") as progress:
-
-        def accuracies(rate: float, scorer: Scorer) -> list[float]:
-            return [score_heads(learner, recipe, start, draw(index, rate), scorer, [keys[index]], progress)[0] for index in range(draws)]
-
-        tuned = max(rates, key=lambda rate: float(np.mean(accuracies(rate, validation))))
-        reached = accuracies(tuned, test)
-    data = draw(0, tuned)
-    seconds = training_seconds(learner, recipe, start, data)
-    note = f"SGD rate {tuned:g} of {', '.join(f'{rate:g}' for rate in rates)}, chosen on validation" + _of_texts(
-        test.texts, len(tokens.test)
-    )
-    return small_row("random", reached, data, classes, seconds, head="redrawn", texts=test.texts, note=note)
-
-
 def head_keys(prepared: Prepared, count: int) -> list[jax.Array]:
     """Keys of the heads (and shuffled orders) that results are averaged over, other ones than distillation saw."""
-    base = jax.random.fold_in(jax.random.key(prepared.config.seed), 2**31 - 2)
-    return [jax.random.fold_in(base, index) for index in range(count)]
+    return [head_key(prepared, index) for index in range(count)]
 
 
-def _of_texts(used: int, present: int) -> str:
+def head_key(prepared: Prepared, index: int) -> jax.Array:
+    """One of `head_keys`."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(prepared.config.seed), 2**31 - 2), index)
+
+
+def of_texts(used: int, present: int) -> str:
+    """The end of a note, where not all test texts were scored."""
     return "" if used == present else f", on a fixed random part of {used} test texts"

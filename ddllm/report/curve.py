@@ -5,12 +5,22 @@ from typing import Any
 
 import numpy as np
 
+from ddllm.report.table import make_label
 from ddllm.runtime.storage import write_atomically
 
 STAGE = "distill"
 LOSS = "loss"
 VALIDATION = "validation_accuracy"
-REFERENCES = {"full": "#3a7d44", "random": "#b5533c"}  # rows drawn as horizontal lines
+# Rows drawn as horizontal lines.
+REFERENCES = {
+    "full": "#3a7d44",
+    "random": "#b5533c",
+    "k_centers": "#8a4fa3",
+    "herding": "#b07a14",
+    "k_means": "#c2557f",
+    "gradient_norm": "#6b6b6b",
+}
+COLUMNS = 2  # that their labels stand in
 INK, PALE, GRID = "#1f4e79", "#a9c4de", "#e3e3e3"
 
 
@@ -19,7 +29,7 @@ def draw_curve(metrics: list[dict[str, Any]], rows: list[dict[str, Any]], path: 
 
     Args:
         metrics: lines as `read_metrics` gives them; those of stage "distill" with "loss" or "validation_accuracy" are drawn.
-        rows: rows of results.json; the first ones named "full" and "random" become lines. May be empty.
+        rows: rows of results.json; "full" and selections of real examples become lines, the first of each name. May be empty.
         path: the PNG.
         title: a line above, e.g. data set and model.
     """
@@ -55,22 +65,21 @@ def draw_curve(metrics: list[dict[str, Any]], rows: list[dict[str, Any]], path: 
         label = f"best: {accuracies[best]:.1%} at step {steps[best]:.0f}"
         lower.plot(steps[best], accuracies[best], "*", markersize=15, color="#e0a100", markeredgecolor="white", label=label)
         lower.legend(loc="best", edgecolor="none", framealpha=0.9)
-    for name, colour in REFERENCES.items():
-        row = next((row for row in rows if row["name"] == name), None)
-        if row is not None:
-            mean = row["accuracy_mean"]
-            lower.axhline(mean, color=colour, linewidth=1.2, linestyle="--")
-            label = f"{name}, test: {mean:.1%}"
-            lower.annotate(
-                label,
-                (1, mean),
-                xycoords=("axes fraction", "data"),
-                xytext=(-4, 3),
-                textcoords="offset points",
-                ha="right",
-                color=colour,
-                fontsize=9,
-            )
+    firsts = [next((row for row in rows if row["name"] == name), None) for name in REFERENCES]
+    # By accuracy, so that labels of neighbouring lines stand in different columns.
+    for place, row in enumerate(sorted(filter(None, firsts), key=lambda row: -row["accuracy_mean"])):
+        mean, colour = row["accuracy_mean"], REFERENCES[row["name"]]
+        lower.axhline(mean, color=colour, linewidth=1.2, linestyle="--")
+        lower.annotate(
+            f"{make_label(row)}, test: {mean:.1%}",
+            (1 - place % COLUMNS / COLUMNS, mean),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 3),
+            textcoords="offset points",
+            ha="right",
+            color=colour,
+            fontsize=9,
+        )
     lower.set_ylabel("validation accuracy")
     lower.set_xlabel("outer step")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))

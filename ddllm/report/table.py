@@ -10,6 +10,14 @@ from rich.table import Table
 Row = dict[str, Any]
 HEADINGS = ("training data", "per\nclass", "inner\nsteps", "floats", "accuracy, %", "% of\nfull", "seconds")
 NOTHING = "–"
+# What rows are called in the table, where not by their own names.
+LABELS = {
+    "random": "random real examples",
+    "k_centers": "k-centers real examples",
+    "herding": "herding real examples",
+    "k_means": "k-means real examples",
+    "gradient_norm": "easiest real examples",
+}
 EMBEDDED = {"data": "Rotten Tomatoes (embedded)", "model": "MiniLM-L6 (embedded)"}
 
 
@@ -47,6 +55,11 @@ def make_title(results: dict[str, Any]) -> str:
     return f"{_short(data, EMBEDDED['data'])} with {_short(model, EMBEDDED['model'])}"
 
 
+def make_label(row: Row) -> str:
+    """What a row is called."""
+    return str(LABELS.get(row["name"], row["name"]))
+
+
 def make_cells(rows: list[Row]) -> list[tuple[str, ...]]:
     """The cells of each row as text, in the order of `HEADINGS`."""
     heads: dict[str, set[str | None]] = {}
@@ -54,7 +67,7 @@ def make_cells(rows: list[Row]) -> list[tuple[str, ...]]:
         heads.setdefault(row["name"], set()).add(row.get("head"))
     return [
         (
-            f"{row['name']}, {row['head']} head" if row.get("head") and len(heads[row["name"]]) > 1 else row["name"],
+            make_label(row) + (f", {row['head']} head" if row.get("head") and len(heads[row["name"]]) > 1 else ""),
             _count(row.get("examples_per_class")),
             _count(row.get("inner_steps")),
             _count(row.get("floats")),
@@ -77,7 +90,7 @@ def make_notes(results: dict[str, Any]) -> list[str]:
         note = row.get("note")
         if note and (row["name"], note) not in seen:
             seen.add((row["name"], note))
-            notes.append(f"{row['name']}: {note}")
+            notes.append(f"{make_label(row)}: {note}")
     return notes
 
 
