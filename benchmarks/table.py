@@ -183,7 +183,9 @@ def markdown(cells: list[Cell], published: dict[str, Any]) -> str:
                 lines.append(f"| {name} | {' | '.join(figure(mine[count]) if count in mine else '–' for count in counts)} |")
     lines += ["", "## Published figures", "", published["note"], ""]
     lines += ["| data set | model | training data | accuracy, % | source |", "|---|---|---|---:|---|"]
-    lines += [f"| {row['dataset']} | {row['model']} | {row['name']} | {row['accuracy']} | {row['source']} |" for row in published["figures"]]
+    lines += [
+        f"| {row['dataset']} | {row['model']} | {row['name']} | {row['accuracy']} | {row['source']} |" for row in published["figures"]
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -15,7 +15,7 @@ from ddllm.config import default_config, flat_keys, suggest
 from ddllm.errors import UserError
 from ddllm.runtime.huge_pages import start_with_huge_pages
 
-STAGE_NAMES = ("prepare", "finetune", "distill", "evaluate", "report")
+STAGE_NAMES = ("prepare", "finetune", "select", "distill", "evaluate", "report")
 
 
 def parse(arguments: list[str]) -> tuple[ConfigDict, list[str], Path]:

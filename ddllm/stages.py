@@ -1,6 +1,6 @@
 """The stages of a run as plain functions of a `Run`: each finds what earlier ones wrote in the working directory and adds its own part.
 
-    prepare ─► finetune ─► distill ─► evaluate ─► report
+    prepare ─► finetune ─► select ─► distill ─► evaluate ─► report
 
 A notebook calls them just as the command does: `run = open_run(config, "runs/mine"); distill(run)`.
 """
@@ -123,6 +123,15 @@ def finetune(run: Run) -> None:
     record(run, [full_row(accuracies, seconds, len(prepared.tokens.train), run.config.finetune)])
 
 
+def select(run: Run) -> None:
+    """As many real examples as there will be distilled ones, chosen in several ways: the rows that the distilled data set has to beat."""
+    config = run.config
+    for name in config.evaluate.selections:
+        draws = range(config.evaluate.selection_draws)
+        selection = evaluate_selection(run.prepared, name, config.distill.examples_per_class, config.distill.batches, draws)
+        record(run, [selection_row(run.prepared, selection)])
+
+
 def distill(run: Run) -> None:
     """Learn the distilled data set and export what the best validation had."""
     prepared, config = run.prepared, run.config.distill
@@ -163,16 +172,12 @@ def teacher_folder(run: Run) -> Path:
 
 
 def evaluate(run: Run) -> None:
-    """Selections of as many real examples, and the distilled data set, on test texts: the rows beside "full"."""
-    distilled, prepared, config = load_own(run), run.prepared, run.config.evaluate
-    size = distilled.data.examples // prepared.classes, distilled.data.embeddings.shape[0]
-    selections = [
-        selection_row(prepared, evaluate_selection(prepared, name, *size, range(config.selection_draws))) for name in config.selections
-    ]
+    """The distilled data set on test texts: its rows beside "full"."""
+    distilled = load_own(run)
     rows = evaluate_distilled(run.prepared, distilled.data, distilled.recipe)
     for row in rows:
         row["distillation_seconds"] = distilled.card["distillation_seconds"]
-    record(run, [*selections, *rows])
+    record(run, rows)
 
 
 def load_own(run: Run) -> Distilled:
@@ -218,6 +223,7 @@ def report(run: Run) -> None:
 STAGES: dict[str, Callable[[Run], None]] = {
     "prepare": prepare,
     "finetune": finetune,
+    "select": select,
     "distill": distill,
     "evaluate": evaluate,
     "report": report,

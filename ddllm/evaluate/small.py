@@ -53,6 +53,7 @@ def small_row(name: str, accuracies: list[float], data: DistilledData, classes: 
         "accuracy_mean": float(np.mean(accuracies)),
         "accuracy_std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0,
         "runs": len(accuracies),
+        "accuracies": accuracies,
         "seconds": seconds,
         **more,
     }
