@@ -60,6 +60,9 @@ def default_config() -> ConfigDict:
     distill.initial = "noise"
     distill.head = "redrawn"  # redrawn (at every outer step) | fixed (by seed) | zero | learned
     distill.heads = 1  # redrawn heads in every outer step, whose mean loss is learned from
+    distill.bodies = ()  # other checkpoints of the model's shape; each outer step starts from the model or one of these, by chance
+    distill.pool = 0  # so many more to start from: the model, fine-tuned for up to pool_steps steps
+    distill.pool_steps = 300  # of config.finetune, for the last of them; the first has 1 / pool of it
     distill.rates = "step"  # one learned rate per inner step; layer: per inner step and layer; tensor: per inner step and array
     distill.initial_rate = 1e-2  # inner learning rate at the start
     distill.inner_optimizer = "sgd"  # sgd | momentum | nesterov | adam | learned_momentum, or one of Optax's: "adamw(weight_decay=0.01)"
@@ -141,6 +144,7 @@ POSITIVE = (
     "distill.length",
     "distill.segments",
     "distill.heads",
+    "distill.pool_steps",
     "distill.outer_steps",
     "distill.batch_size",
     "distill.validate_every",
@@ -182,6 +186,7 @@ NOT_NEGATIVE = (
     "distill.rate_attention",
     "distill.rate_features",
     "distill.truncate",
+    "distill.pool",
     "distill.weight_decay",
     "distill.warmup",
     "distill.clip",

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from ddllm.config import resolve, validate
 from ddllm.data.batches import BatchStream
 from ddllm.distill.artefact import Distilled, describe_base, load_distilled, save_distilled
+from ddllm.distill.bodies import gather_bodies
 from ddllm.distill.dataset import learned_parts
 from ddllm.distill.optimizers import check_derivative
 from ddllm.distill.outer_loop import STAGE as DISTILL
@@ -136,14 +137,17 @@ def distill(run: Run) -> None:
     """Learn the distilled data set and export what the best validation had."""
     prepared, config = run.prepared, run.config.distill
     data, recipe = first_data(prepared), recipe_of(config)
-    step = make_outer_step(prepared, data, config.gradient, config.segments)
     stream = BatchStream(prepared.tokens.train, config.batch_size, run.config.seed, prepared.buckets, config.balanced)
-    teacher = load_teacher(prepared, teacher_folder(run), config.teacher_share) if config.teacher else None
     scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
-    checkpoints, metrics = Checkpoints(run.workdir.checkpoints, config.checkpoints_kept), run.metrics()
+    checkpoints = Checkpoints(run.workdir.checkpoints, config.checkpoints_kept)
+    unfinished = (checkpoints.latest() or 0) < config.outer_steps
+    others = gather_bodies(prepared, run.workdir.bodies, run.metrics) if unfinished else ()
+    teacher = load_teacher(prepared, teacher_folder(run), config.teacher_share) if config.teacher and unfinished else None
+    metrics = run.metrics()
     loop = Loop(DISTILL, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics)
     try:
-        if (checkpoints.latest() or 0) < config.outer_steps:  # a finished run compiles nothing
+        step = make_outer_step(prepared, data, config.gradient, config.segments, others=others)
+        if unfinished:  # a finished run compiles nothing
             check_memory(prepared, step, data)
         state, seconds = distil(loop, step, learned_parts(data, recipe), stream, scorer, config.validation_heads, run.config.seed, teacher)
     finally:

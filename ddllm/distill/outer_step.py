@@ -32,6 +32,9 @@ from ddllm.runtime.devices import place
 from ddllm.runtime.loop import no_best
 from ddllm.runtime.mesh import ALL, BATCH, HEAD, HEAD_BATCH, keep_sharded, place_parameters, with_all_axes
 
+# Apart from what heads, orders and windows are drawn with, which are derived from the same key.
+BODY = 2**31 - 9
+
 
 class OuterState(NamedTuple):
     """Everything an outer loop carries: arrays only, so that it can be saved as it is.
@@ -74,6 +77,7 @@ class OuterStep:
         average: decay of the running average, 0 for none.
         truncation: of the gradient alone; `train` always runs all inner steps.
         heads: redrawn heads H whose mean loss is learned from in every outer step.
+        others: pretrained parameters of the same shapes, in host memory, one of which may take the place of `start` (see bodies.py).
 
     Attributes:
         begin, measure, pull: the compiled programs of the gradient, as the module's docstring says.
@@ -92,12 +96,13 @@ class OuterStep:
         average: float = 0.0,
         truncation: Truncation | None = None,
         heads: int = 1,
+        others: tuple[Start, ...] = (),
     ) -> None:
         mesh = with_all_axes(mesh)
         everywhere = NamedSharding(mesh, ALL)
         self.learner, self.recipe, self.optimizer, self.heads = learner, recipe, optimizer, heads
         self.everywhere, self.batches, self._heads = everywhere, NamedSharding(mesh, BATCH), NamedSharding(mesh, HEAD)
-        self.start = place_parameters(start, mesh)
+        self.start, self.others, self.mesh = place_parameters(start, mesh), others, mesh
         self.fixed = place(data, everywhere)
         shards = mesh.shape["model"]
 
@@ -147,7 +152,7 @@ class OuterStep:
         Args:
             state: before the step.
             batch: real texts; their number is a multiple of the mesh's axis "data".
-            key: of the redrawn heads (see `rounds`), a shuffled order, a random window.
+            key: of the redrawn heads (see `rounds`), a shuffled order, a random window, a body.
 
         Returns:
             The state after it, and {"loss", "accuracy" on the real batch, "gradient_norm"} still on the device.
@@ -159,11 +164,12 @@ class OuterStep:
     def gradient(self, learned: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
         """Loss and accuracy on the real batch after training on the distilled data, and the loss's gradient by what is learned; means over heads."""
         batch = place(batch, self.batches)
+        start = self.draw_start(key)
         first, *others = self.rounds(key)
-        sums = self._round(learned, batch, first)
+        sums = self._round(learned, batch, start, first)
         for keys in others:
             jax.block_until_ready(sums)  # nothing in a round depends on the one before, so both would be in memory
-            sums = self._add(sums, self._round(learned, batch, keys))
+            sums = self._add(sums, self._round(learned, batch, start, keys))
         return self._divide(sums) if others else sums
 
     def rounds(self, key: jax.Array) -> list[jax.Array]:
@@ -172,13 +178,18 @@ class OuterStep:
         size = self._heads.mesh.shape["head"]
         return [place(keys[first : first + size], self._heads) for first in range(0, self.heads, size)]
 
-    def _round(self, learned: dict[str, Any], batch: Batch, keys: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
-        trained, pullback = self.begin(learned, self.fixed, self.start, keys)
-        loss, accuracy, cotangent = self.measure(trained, self.start.words, batch)
+    def draw_start(self, key: jax.Array) -> Start:
+        """What an outer step with this key starts from, on the devices: the pretrained parameters or one of the others, all equally likely."""
+        index = int(jax.random.randint(jax.random.fold_in(key, BODY), (), 0, len(self.others) + 1)) if self.others else 0
+        return place_parameters(self.others[index - 1], self.mesh) if index else self.start
+
+    def _round(self, learned: dict[str, Any], batch: Batch, start: Start, keys: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+        trained, pullback = self.begin(learned, self.fixed, start, keys)
+        loss, accuracy, cotangent = self.measure(trained, start.words, batch)
         return loss, accuracy, self.pull(pullback, cotangent)
 
     def train(self, learned: dict[str, Any], key: jax.Array) -> Tree:
-        """Parameters trained on the distilled data as learned so far."""
+        """Parameters trained from the pretrained ones on the distilled data as learned so far."""
         return self._train(learned, self.fixed, self.start, key)
 
 

@@ -20,6 +20,7 @@ from ddllm.distill.outer_step import OuterStep
 from ddllm.distill.truncation import Truncation
 from ddllm.errors import UserError
 from ddllm.models.heads import init_head
+from ddllm.models.learner import Start
 from ddllm.prepare import Prepared
 from ddllm.runtime.devices import free_memory
 from ddllm.runtime.mesh import share_parameters
@@ -100,13 +101,18 @@ def truncation_of(config: ConfigDict) -> Truncation | None:
     return Truncation(config.truncate, config.window == "random") if config.truncate else None
 
 
-def make_outer_step(prepared: Prepared, data: DistilledData, gradient: str, segments: int, mesh: Mesh | None = None) -> OuterStep:
-    """The outer step of config.distill, with a gradient method and a number of segments; `mesh` is used instead of the run's own."""
+def make_outer_step(
+    prepared: Prepared, data: DistilledData, gradient: str, segments: int, mesh: Mesh | None = None, others: tuple[Start, ...] = ()
+) -> OuterStep:
+    """The outer step of config.distill, with a gradient method and a number of segments; `mesh` is used instead of the run's own.
+
+    `others` are what outer steps may start from instead of the pretrained parameters (see bodies.py).
+    """
     config = prepared.config.distill
     recipe, optimizer, method = recipe_of(config), outer_optimizer(config), METHODS[gradient]()
     mesh = mesh or prepared.mesh
     fixed = (prepared.learner, recipe, prepared.start, data, method, optimizer, mesh)
-    return OuterStep(*fixed, segments, config.average, truncation_of(config), config.heads)
+    return OuterStep(*fixed, segments, config.average, truncation_of(config), config.heads, others)
 
 
 def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData) -> None:

@@ -59,7 +59,7 @@ def finetune_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransfor
     return optax.chain(clip, optax.adamw(schedule, weight_decay=config.weight_decay, mask=decayed))
 
 
-def finetune(prepared: Prepared, seed: int, checkpoints: Checkpoints, metrics: Metrics) -> tuple[FinetuneState, float]:
+def finetune(prepared: Prepared, seed: int, checkpoints: Checkpoints, metrics: Metrics, name: str = "") -> tuple[FinetuneState, float]:
     """Fine-tune once on the whole training split.
 
     Args:
@@ -67,6 +67,7 @@ def finetune(prepared: Prepared, seed: int, checkpoints: Checkpoints, metrics: M
         seed: of the head and of the order of texts; a run of another seed than the configuration's writes figures under a name of its own.
         checkpoints: where the state goes and comes from.
         metrics: where figures are written.
+        name: of the figures, instead of the stage's.
 
     Returns:
         The last state, whose `best` is to be used, and the seconds of all starts of this run together.
@@ -110,7 +111,7 @@ def finetune(prepared: Prepared, seed: int, checkpoints: Checkpoints, metrics: M
         values = {"params": copied(state.params)} if better else {}
         return state._replace(best=keep_best(state.best, values, accuracy, state.step)), accuracy
 
-    stage = STAGE if seed == prepared.config.seed else f"{STAGE}-{seed}"
+    stage = name or (STAGE if seed == prepared.config.seed else f"{STAGE}-{seed}")
     # Rounded up, so that the last one falls on the last step rather than just before it.
     validate_every, checkpoint_every = -(-steps // config.validations), -(-steps // config.checkpoints)
     loop = Loop(stage, steps, validate_every, checkpoint_every, checkpoints, metrics)

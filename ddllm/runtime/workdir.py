@@ -107,6 +107,11 @@ class Workdir:
         return self.path / "checkpoints"
 
     @property
+    def bodies(self) -> Path:
+        """Folder of the partly fine-tuned bodies that distillation starts from."""
+        return self.path / "bodies"
+
+    @property
     def distilled(self) -> Path:
         """Folder of the exported distilled data set."""
         return self.path / "distilled"

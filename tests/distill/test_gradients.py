@@ -150,11 +150,12 @@ def test_other_orders(layerless, order, kinds):
 
 
 @pytest.mark.parametrize(
-    "auxiliary, order, kinds, segments", [("cls", "fixed", ("checkpointed", "mixed"), 1), ("all", "learned", ("mixed",), 2)]
+    "size, auxiliary, order, kinds, segments",
+    [("tiny", "cls", "fixed", ["mixed"], 1), ("shallow", "all", "learned", ["mixed", "checkpointed"], 2)],
 )
-def test_auxiliary_labels(tiny, auxiliary, order, kinds, segments):
+def test_auxiliary_labels(request, size, auxiliary, order, kinds, segments):
     with jax.enable_x64(True):
-        learned, outer_loss = make_problem(tiny, 4, batches=2, groups=1, order=order, auxiliary=auxiliary)
+        learned, outer_loss = make_problem(request.getfixturevalue(size), 4, batches=2, groups=1, order=order, auxiliary=auxiliary)
         learned["rates"] = learned["rates"] - 1
         gradient = assert_slopes(jax.jit(jax.value_and_grad(outer_loss)), learned)
         assert not gradient["attention"][:, 1, ..., 4].any(), "a padded key has a gradient"
