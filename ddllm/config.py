@@ -55,6 +55,7 @@ def default_config() -> ConfigDict:
     distill.attention_weight = 1.0  # of their loss: KL, mean over examples, layers, heads and rows (published: 100)
     distill.feature_labels = False  # learned targets of what the head takes of the encoder
     distill.feature_weight = 1.0  # of their loss: half the squared distance, mean over examples
+    distill.direction_labels = False  # learned directions in which an example moves the mean hidden state of each layer; zero at first
     # noise (like the word table) | normal (N(0, 1)) | real (random training texts) | k_centers | herding | k_means | gradient_norm (chosen ones)
     # | a path to JSONL with text and label
     distill.initial = "noise"
@@ -85,6 +86,7 @@ def default_config() -> ConfigDict:
     distill.rate_order = 1e-2  # of a learned order
     distill.rate_attention = 1e-2
     distill.rate_features = 1e-2
+    distill.rate_directions = 1e-3
     distill.weight_decay = 0.0
     distill.warmup = 0.1  # fraction of the outer steps in which the outer rate rises
     distill.decay = "linear"  # linear | cosine | constant, after the warm-up
@@ -185,6 +187,7 @@ NOT_NEGATIVE = (
     "distill.rate_order",
     "distill.rate_attention",
     "distill.rate_features",
+    "distill.rate_directions",
     "distill.truncate",
     "distill.pool",
     "distill.weight_decay",

@@ -58,6 +58,11 @@ class Distilled:
                 f"give {base['name']} as it was then, or distil again in another --workdir."
             )
         config = pretrained.config
+        if self.data.directions is not None and self.data.directions.shape[2] != config.layers:
+            raise UserError(
+                f"the data set has direction labels for {self.data.directions.shape[2]} layers, but {pretrained.name} has {config.layers}; "
+                "get the folder again."
+            )
         if self.data.attention is not None and self.data.attention.shape[2:4] != (config.layers, config.heads):
             layers, heads = self.data.attention.shape[2:4]
             raise UserError(
@@ -110,6 +115,8 @@ def save_distilled(folder: Path, data: DistilledData, recipe: Recipe, label_name
             schema = 3
         else:
             del constants[weight]
+    if "directions" in arrays:
+        schema = 3
     if schema < 3 and recipe.order == "fixed" and recipe.optimizer in (SGD, *SHORT):
         del constants["order"]
         schema = 1

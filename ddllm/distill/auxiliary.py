@@ -4,9 +4,12 @@
 |---|---|---|
 | attention | attention of all layers and heads, from the first position or from all | KL(label ‖ model), mean over layers, heads and rows |
 | features | what the head takes of the last hidden states | half the squared distance, summed over the hidden size |
+| directions | hidden states of all layers, mean over positions | minus the inner product, summed over layers and the hidden size |
 
 Attention labels reach the body up to the last layer's queries and keys, feature labels reach all of it. Without them the signal into the body is
-confined to the head's rows, which are C − 1 directions, and none at all under a head of zeros.
+confined to the head's rows, which are C − 1 directions, and none at all under a head of zeros. Direction labels reach every layer by a way of its own:
+what an example changes in one layer need not travel through those above. Like unrestricted class labels they enter the loss linearly, and any size is a
+meaning: zero asks for nothing.
 
 Attention labels are those of Maekawa et al. (ACL 2023): their weight λ of 100 multiplies this same mean, as their public code takes it, and their labels
 start as noise. Labels that start as what the pretrained encoder does anyway have no effect at first.
@@ -19,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddllm.distill.dataset import AUXILIARY, DistilledData
-from ddllm.models.encoder import EncoderConfig, Tree, encode_with_attention
+from ddllm.models.encoder import EncoderConfig, Tree, observe
 from ddllm.models.heads import pool
 from ddllm.models.learner import Learner, Seen, Start
 
@@ -36,19 +39,27 @@ def wanted_rows(batch: dict[str, Any]) -> int:
     return 1 if np.ndim(batch["attention"]) == 4 else np.shape(batch["attention"])[-1]
 
 
+def looks_at_means(batch: dict[str, Any]) -> bool:
+    """Whether the batch has labels for the mean hidden states of all layers."""
+    return "directions" in batch
+
+
 def auxiliary_losses(seen: Seen, batch: dict[str, jax.Array], weights: dict[str, float]) -> list[jax.Array]:
     """Weighted losses [N] of the auxiliary labels in an inner batch, one for each kind that it has.
 
     Args:
         seen: what the model makes of the batch, its attention for `wanted_rows` positions.
-        batch: with "mask" [N, T], and perhaps "attention" (logits [N, L, H, T], or [N, L, H, T, T] for all rows) and "features" [N, D].
-        weights: λ of each.
+        batch: with "mask" [N, T], and perhaps "attention" (logits [N, L, H, T], or [N, L, H, T, T] for all rows), "features" [N, D] and
+            "directions" [N, L, D].
+        weights: λ of the first two.
     """
     losses = []
     if "attention" in batch:
         losses.append(weights["attention"] * attention_divergence(batch["attention"], seen.log_attention, batch["mask"]))
     if "features" in batch:
         losses.append(weights["features"] * 0.5 * jnp.sum(jnp.square(seen.features - batch["features"]), axis=-1))
+    if "directions" in batch:
+        losses.append(-jnp.sum(seen.means * batch["directions"], axis=(1, 2)))
     return losses
 
 
@@ -93,8 +104,8 @@ def pretrained_labels(learner: Learner, start: Start, embeddings_MNTD: Any, mask
 
     @jax.jit
     def look(body: Tree, embeddings_NTD: jax.Array, mask_NT: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        hidden_NTD, log_attention = encode_with_attention(body, learner.encoder, embeddings_NTD, mask_NT, rows=count)
-        return pool(learner.head, hidden_NTD, mask_NT), log_attention
+        observed = observe(body, learner.encoder, embeddings_NTD, mask_NT, rows=count)
+        return pool(learner.head, observed.hidden, mask_NT), observed.log_attention
 
     features_ND, log_attention = look(start.body, np.reshape(embeddings_MNTD, (len(mask_NT), length, -1)), mask_NT)
     labels = {"features": np.asarray(features_ND).reshape(*shape, -1)}
@@ -116,7 +127,12 @@ def auxiliary_fits(data: DistilledData) -> bool:
     """Whether the shapes of the auxiliary labels fit the embeddings [M, N, T, D]."""
     batches, examples, length, hidden = data.embeddings.shape
     attention = () if data.attention is None else data.attention.shape
-    return (data.features is None or data.features.shape == (batches, examples, hidden)) and (
-        not attention
-        or (len(attention) in (5, 6) and attention[:2] == (batches, examples) and set(attention[4:]) == {length} and min(attention) > 0)
+    directions = (batches, examples, hidden) if data.directions is None else data.directions.shape[:2] + data.directions.shape[3:]
+    return (
+        (data.features is None or data.features.shape == (batches, examples, hidden))
+        and directions == (batches, examples, hidden)
+        and (
+            not attention
+            or (len(attention) in (5, 6) and attention[:2] == (batches, examples) and set(attention[4:]) == {length} and min(attention) > 0)
+        )
     )

@@ -30,6 +30,7 @@ class DistilledData:
         order: logits [S, M] of the inner batches at each inner step, where the order is learned; else None.
         attention: logits of attention labels, [M, N, L, H, T] for the first position's row or [M, N, L, H, T, T] for all; None without (see auxiliary.py).
         features: feature labels [M, N, D]; None without.
+        directions: direction labels [M, N, L, D]; None without.
     """
 
     embeddings: Any
@@ -41,6 +42,7 @@ class DistilledData:
     order: Any = None
     attention: Any = None
     features: Any = None
+    directions: Any = None
 
     def replace(self, **changes: Any) -> "DistilledData":
         """A copy with some parts exchanged."""
@@ -64,11 +66,13 @@ class DistilledData:
         if self.attention is not None:
             layers, heads = self.attention.shape[2:4]
             size += layers * heads * np.sum(positions_MN if self.attention.ndim == 5 else positions_MN**2)
-        return int(size + sum(leaf.size for leaf in jax.tree.leaves((self.head, self.momentum, self.order, self.features))))
+        return int(
+            size + sum(leaf.size for leaf in jax.tree.leaves((self.head, self.momentum, self.order, self.features, self.directions)))
+        )
 
 
 # Labels of the body, see auxiliary.py.
-AUXILIARY = ("attention", "features")
+AUXILIARY = ("attention", "features", "directions")
 # Parts that only some recipes have.
 OPTIONAL = ("head", "momentum", "order", *AUXILIARY)
 

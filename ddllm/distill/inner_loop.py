@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ddllm.distill.auxiliary import auxiliary_losses, auxiliary_of, wanted_rows
+from ddllm.distill.auxiliary import auxiliary_losses, auxiliary_of, looks_at_means, wanted_rows
 from ddllm.distill.dataset import DistilledData, Recipe, actual_momentum, actual_rates, spread_rates
 from ddllm.distill.gradients import Direct, Method
 from ddllm.distill.optimizers import make_optimizer
@@ -28,13 +28,13 @@ def inner_loss(
 ) -> Callable[[Tree, dict[str, jax.Array]], jax.Array]:
     """The loss of one inner batch `{"embeddings" [N, T, D], "mask" [N, T], "labels" [N, C]}`: mean cross-entropy, a scalar.
 
-    With "attention" or "features" in the batch, their weighted losses are added (see auxiliary.py); with "weights" [N], it is the sum weighted by
+    With "attention", "features" or "directions" in the batch, their weighted losses are added (see auxiliary.py); with "weights" [N], it is the sum weighted by
     them instead of the mean.
     """
 
     def loss(params: Tree, batch: dict[str, jax.Array]) -> jax.Array:
         batch = batch | {"mask": jax.lax.stop_gradient(batch["mask"])}
-        seen = learner.look(params, batch["embeddings"], batch["mask"], wanted_rows(batch))
+        seen = learner.look(params, batch["embeddings"], batch["mask"], wanted_rows(batch), looks_at_means(batch))
         losses_N = cross_entropy(seen.logits, target_weights(batch["labels"], labels))
         for more_N in auxiliary_losses(seen, batch, auxiliary_weights or {}):
             losses_N += more_N

@@ -61,6 +61,8 @@ def outer_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         rates["attention"] = config.rate_attention
     if config.feature_labels:
         rates["features"] = config.rate_features
+    if config.direction_labels:
+        rates["directions"] = config.rate_directions
     if config.adaptive_clip:
         clip = clip_by_usual_norm(config.adaptive_clip)
     else:

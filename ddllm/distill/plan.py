@@ -80,6 +80,8 @@ def first_auxiliary(prepared: Prepared, data: DistilledData) -> dict[str, np.nda
         labels = from_first(lambda: found)
     if not config.feature_labels:
         labels.pop("features", None)
+    if config.direction_labels:
+        labels["directions"] = np.zeros((*data.mask.shape[:2], encoder.layers, encoder.hidden), np.float32)
     if noise and config.attention_labels != "none":
         rng = np.random.default_rng([prepared.config.seed, 29])
         labels["attention"] = noise_attention(data.mask.shape, encoder, config.attention_labels, rng)

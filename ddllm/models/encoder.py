@@ -16,7 +16,7 @@ Parameter tree of a body (nested dicts of arrays, nothing else; a `dense` is `{"
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -204,25 +204,38 @@ def encode(
     Returns:
         Hidden states [N, T, D]; those of padded positions mean nothing.
     """
-    return encode_with_attention(body, config, embeddings_NTD, mask_NT, token_types_NT)[0]
+    return observe(body, config, embeddings_NTD, mask_NT, token_types_NT).hidden
 
 
-def encode_with_attention(
+class Observed(NamedTuple):
+    """What can be seen of an encoder at work.
+
+    Attributes:
+        hidden: hidden states of the last layer, [N, T, D]; those of padded positions mean nothing.
+        log_attention: log-probabilities [N, L, H, R, T], hugely negative for padded keys; None where none are wanted.
+        means: hidden states of every layer, mean over real positions, [N, L, D]; None where they are not wanted.
+    """
+
+    hidden: jax.Array
+    log_attention: jax.Array | None
+    means: jax.Array | None
+
+
+def observe(
     body: Tree,
     config: EncoderConfig,
     embeddings_NTD: jax.Array,
     mask_NT: jax.Array,
     token_types_NT: jax.Array | None = None,
     rows: int = 0,
-) -> tuple[jax.Array, jax.Array | None]:
-    """Hidden states of the last layer, and the logarithms of every layer's attention probabilities for the first `rows` queries.
+    means: bool = False,
+) -> Observed:
+    """Hidden states of the last layer, and what else of the layers is asked for.
 
     Args:
         body, config, embeddings_NTD, mask_NT, token_types_NT: as in `encode`.
         rows: queries R whose attention is wanted: 1 for the first position's alone, T for all; with 0 nothing is computed for it.
-
-    Returns:
-        Hidden states [N, T, D], and log-probabilities [N, L, H, R, T], hugely negative for padded keys; None where none are wanted.
+        means: whether the mean hidden states of all layers are wanted.
     """
     length = embeddings_NTD.shape[1]
     table = body["embeddings"]
@@ -232,8 +245,19 @@ def encode_with_attention(
         x_NTD = x_NTD + types
     x_NTD = apply_norm(table["norm"], x_NTD, config.norm_epsilon)
     bias_N11T = jnp.where(mask_NT > 0, 0.0, jnp.finfo(x_NTD.dtype).min / 2).astype(x_NTD.dtype)[:, None, None, :]
-    attentions = []
+    attentions, states = [], []
     for index in range(config.layers):
         x_NTD, log_attention = encode_layer(body["layers"][layer_name(index)], config, x_NTD, bias_N11T, rows)
         attentions.append(log_attention)
-    return x_NTD, jnp.stack(attentions, axis=1) if rows and attentions else None
+        states.append(mean_over_positions(x_NTD, mask_NT) if means else None)
+    return Observed(
+        x_NTD,
+        jnp.stack(attentions, axis=1) if rows and attentions else None,
+        jnp.stack(states, axis=1) if means and states else None,
+    )
+
+
+def mean_over_positions(hidden_NTD: jax.Array, mask_NT: jax.Array) -> jax.Array:
+    """Mean [N, D] over real positions."""
+    weights_NT1 = (mask_NT / jnp.sum(mask_NT, axis=1, keepdims=True))[:, :, None]
+    return jnp.sum(hidden_NTD * weights_NT1.astype(hidden_NTD.dtype), axis=1)

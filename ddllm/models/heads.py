@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from ddllm.models.encoder import Tree, apply_dense
+from ddllm.models.encoder import Tree, apply_dense, mean_over_positions
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def pool(config: HeadConfig, hidden_NTD: jax.Array, mask_NT: jax.Array) -> jax.A
     """The features [N, D] that a head takes of hidden states [N, T, D] with mask [N, T], before any layer of its own."""
     if config.kind != "mean":
         return hidden_NTD[:, 0]
-    return pool_mean(hidden_NTD, mask_NT)
+    return mean_over_positions(hidden_NTD, mask_NT)
 
 
 def apply_head(head: Tree, config: HeadConfig, hidden_NTD: jax.Array, mask_NT: jax.Array) -> jax.Array:
@@ -69,12 +69,6 @@ def apply_to_features(head: Tree, config: HeadConfig, features_ND: jax.Array) ->
         activation = jax.nn.relu if config.kind == "distilbert" else jnp.tanh
         features_ND = activation(apply_dense(head["dense"], features_ND))
     return apply_dense(head["out"], features_ND)
-
-
-def pool_mean(hidden_NTD: jax.Array, mask_NT: jax.Array) -> jax.Array:
-    """Mean [N, D] over real positions."""
-    weights_NT1 = (mask_NT / jnp.sum(mask_NT, axis=1, keepdims=True))[:, :, None]
-    return jnp.sum(hidden_NTD * weights_NT1.astype(hidden_NTD.dtype), axis=1)
 
 
 def _draw(key: jax.Array, deviation: float, shape: tuple[int, ...]) -> jax.Array:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ddllm.models.encoder import EncoderConfig, Tree, encode_with_attention
+from ddllm.models.encoder import EncoderConfig, Tree, observe
 from ddllm.models.heads import HeadConfig, apply_to_features, init_head, pool
 
 
@@ -36,11 +36,13 @@ class Seen(NamedTuple):
         logits: of the classes, [N, C].
         features: what the head takes of the last hidden states, [N, D].
         log_attention: logarithms of attention probabilities [N, L, H, R, T], where they were asked for.
+        means: mean hidden states of every layer [N, L, D], where they were asked for.
     """
 
     logits: jax.Array
     features: jax.Array
     log_attention: jax.Array | None
+    means: jax.Array | None
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,11 @@ class Learner:
         """Logits [N, C] of input embeddings [N, T, D] with mask [N, T]."""
         return self.look(params, embeddings_NTD, mask_NT).logits
 
-    def look(self, params: Tree, embeddings_NTD: jax.Array, mask_NT: jax.Array, rows: int = 0) -> Seen:
-        """Logits, and what stands behind them: features, and the attention of the first `rows` positions in every layer and head."""
-        hidden_NTD, log_attention = encode_with_attention(params["body"], self.encoder, embeddings_NTD, mask_NT, rows=rows)
-        features_ND = pool(self.head, hidden_NTD, mask_NT)
-        return Seen(apply_to_features(params["head"], self.head, features_ND), features_ND, log_attention)
+    def look(self, params: Tree, embeddings_NTD: jax.Array, mask_NT: jax.Array, rows: int = 0, means: bool = False) -> Seen:
+        """Logits, and what stands behind them: features, and of every layer the attention of the first `rows` positions and mean hidden states."""
+        observed = observe(params["body"], self.encoder, embeddings_NTD, mask_NT, rows=rows, means=means)
+        features_ND = pool(self.head, observed.hidden, mask_NT)
+        return Seen(apply_to_features(params["head"], self.head, features_ND), features_ND, observed.log_attention, observed.means)
 
     @property
     def same_every_time(self) -> bool:

@@ -15,8 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from ddllm.data.batches import Batch, evaluation_batches
 from ddllm.data.tokens import TokenSplit
-from ddllm.models.encoder import EncoderConfig, Tree, encode
-from ddllm.models.heads import pool_mean
+from ddllm.models.encoder import EncoderConfig, Tree, encode, mean_over_positions
 from ddllm.models.learner import Start
 from ddllm.runtime.devices import place
 from ddllm.runtime.mesh import ALL, TEXTS
@@ -26,7 +25,7 @@ from ddllm.runtime.storage import write_atomically
 
 def encode_mean(encoder: EncoderConfig, body: Tree, words_VD: jax.Array, batch: Batch) -> jax.Array:
     """Mean hidden state [B, D] of each text of a batch."""
-    return pool_mean(encode(body, encoder, words_VD[batch.ids], batch.mask), batch.mask)
+    return mean_over_positions(encode(body, encoder, words_VD[batch.ids], batch.mask), batch.mask)
 
 
 def compute_features(

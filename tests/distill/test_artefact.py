@@ -75,16 +75,18 @@ def test_auxiliary_labels_come_back(folder, keys):
     mask = np.ones((2, 2, 3), np.float32)
     mask[0, 0, 1:] = 0
     fuller = data.replace(attention=attention, features=rng.standard_normal((2, 2, 4), np.float32), mask=mask)
+    fuller = fuller.replace(directions=rng.standard_normal((2, 2, 5, 4), np.float32))
     recipe = Recipe("soft", "sgd", 2, attention_weight=7.0, feature_weight=0.5)
     save_distilled(path, fuller, recipe, ("bad", "good"))
     loaded = load_distilled(path)
     jax.tree.map(np.testing.assert_array_equal, loaded.data, fuller)
     assert loaded.recipe == recipe and loaded.card["schema"] == 3
-    assert fuller.floats == data.replace(mask=mask).floats + 16 + 10 * (1 + 3 * 3 if len(keys) == 1 else 1 + 3 * 9)
+    assert fuller.floats == data.replace(mask=mask).floats + 16 + 80 + 10 * (1 + 3 * 3 if len(keys) == 1 else 1 + 3 * 9)
     for name, changed in (
         ("attention", attention[:, :, :, :, :2].copy()),
         ("attention", attention[:, :1].copy()),
         ("features", np.zeros((2, 2, 3), np.float32)),
+        ("directions", np.zeros((2, 2, 5, 3), np.float32)),
     ):
         rewrite(path, lambda arrays, card, name=name, changed=changed: arrays.update({name: changed}))
         with pytest.raises(UserError, match="do not fit"):

@@ -48,14 +48,16 @@ def test_labels_for_another_encoder_are_refused():
 
 
 def test_losses_are_weighted():
-    seen = Seen(jnp.zeros((2, 3)), jnp.array([[1.0, 2.0], [0.0, 0.0]]), jnp.log(jnp.full((2, 1, 1, 1, 2), 0.5)))
+    seen = Seen(jnp.zeros((2, 3)), jnp.array([[1.0, 2.0], [0.0, 0.0]]), jnp.log(jnp.full((2, 1, 1, 1, 2), 0.5)), jnp.ones((2, 3, 2)))
     batch = {
         "mask": jnp.ones((2, 2)),
         "features": jnp.array([[1.0, 0.0], [3.0, 4.0]]),
         "attention": jnp.array([[[[0.0, 0.0]]], [[[50.0, 0.0]]]]),
+        "directions": jnp.zeros((2, 3, 2)).at[1, 2].set(jnp.array([3.0, -1.0])),
     }
-    attention, features = auxiliary_losses(seen, batch, {"attention": 10.0, "features": 0.1})
+    attention, features, directions = auxiliary_losses(seen, batch, {"attention": 10.0, "features": 0.1})
     np.testing.assert_allclose(features, [0.2, 1.25], rtol=1e-6)
+    np.testing.assert_allclose(directions, [0, -2.0])
     np.testing.assert_allclose(attention, [0, 10 * np.log(2)], atol=1e-5)
 
 

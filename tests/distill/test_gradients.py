@@ -50,7 +50,9 @@ def make_problem(
         keys = (5,) if auxiliary == "cls" else (5, 5)
         attention = rng.standard_normal((*mask.shape[:2], learner.encoder.layers, learner.encoder.heads, *keys))
         features = rng.standard_normal((*mask.shape[:2], learner.encoder.hidden))
+        directions = 0.3 * rng.standard_normal((*mask.shape[:2], learner.encoder.layers, learner.encoder.hidden))
         data = data.replace(attention=jnp.asarray(attention, dtype), features=jnp.asarray(features, dtype))
+        data = data.replace(directions=jnp.asarray(directions, dtype))
         recipe = replace(recipe, attention_weight=3.0, feature_weight=0.3)
     if zero:
         params["head"]["out"] = jax.tree.map(jnp.zeros_like, params["head"]["out"])

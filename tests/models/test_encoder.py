@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddllm.models.encoder import encode, encode_with_attention, rounded_product
+from ddllm.models.encoder import encode, observe, rounded_product
 from ddllm.models.pretrained import load_pretrained
 
 TOLERANCE = 1e-5
@@ -120,13 +120,17 @@ def test_attention_is_that_of_transformers(parity_case, make_torch_model, family
         {} if types is None else {"token_type_ids": torch.tensor(types)}
     )
     with torch.no_grad():
-        expected = np.stack([layer.numpy() for layer in model(**given, output_attentions=True).attentions], axis=1)
-    program = jax.jit(encode_with_attention, static_argnums=1, static_argnames="rows")
+        output = model(**given, output_attentions=True, output_hidden_states=True)
+    expected = np.stack([layer.numpy() for layer in output.attentions], axis=1)
+    states = np.stack([layer.numpy() for layer in output.hidden_states[1:]], axis=1)
+    program = jax.jit(observe, static_argnums=1, static_argnames=("rows", "means"))
     arguments = (checkpoint.body, checkpoint.config, checkpoint.words[ids], mask.astype(np.float32), types)
-    hidden, rows = program(*arguments, rows=mask.shape[1])
+    hidden, rows, means = program(*arguments, rows=mask.shape[1], means=True)
     real = (mask == 1)[:, None, None, :, None] & np.ones_like(expected, bool)
     np.testing.assert_allclose(np.exp(rows)[real], expected[real], atol=TOLERANCE)
-    one = program(*arguments, rows=1)[1]
+    weights = (mask / mask.sum(axis=1, keepdims=True))[:, None, :, None]
+    np.testing.assert_allclose(means, (states * weights).sum(axis=2), atol=TOLERANCE)
+    one = program(*arguments, rows=1).log_attention
     assert one.shape == (5, checkpoint.config.layers, checkpoint.config.heads, 1, mask.shape[1])
     np.testing.assert_allclose(np.exp(one), expected[:, :, :, :1], atol=TOLERANCE)
     np.testing.assert_allclose(hidden, compiled_encode(*arguments), atol=1e-6)
