@@ -92,6 +92,7 @@ def enter(cells: list[Cell], job: Job) -> None:
     """Put a finished run's figures into the cells, in the place of those that other settings gave."""
     results = read_results(job.member.folder / "results.json")
     settings = settings_of(results["config"])
+    first = str(job.seeds[0])
     for row in results["rows"]:
         name = row["name"].removesuffix(f", {REDRAWN}")
         if name == "distilled":
@@ -106,11 +107,11 @@ def enter(cells: list[Cell], job: Job) -> None:
         if cell.get("settings") != settings:
             cell |= {"values": {}, "redrawn": {}, "settings": settings}
         if row["name"].endswith(REDRAWN):
-            cell["redrawn"][str(job.seeds[0])] = [row["accuracy_mean"], row["accuracy_std"], row["runs"], row["texts"]]
+            cell["redrawn"][first] = [row["accuracy_mean"], row["accuracy_std"], row["runs"], row["texts"]]
         elif "accuracies" in row and len(job.seeds) > 1:
             cell["values"] = dict(zip(map(str, job.seeds), row["accuracies"], strict=True))
         else:
-            cell["values"][str(job.seeds[0])] = row["accuracy_mean"]
+            cell["values"][first] = row["accuracy_mean"]
         texts = results["environment"]["texts"]["rows"]
         cell |= {"texts": texts, "test_texts": row.get("texts", texts["test"]), "note": row.get("note", "")}
         cell |= {part: row[part] for part in ("inner_steps", "floats", "distillation_seconds", "seconds") if part in row}

@@ -58,7 +58,7 @@ def auxiliary_losses(seen: Seen, batch: dict[str, jax.Array], weights: dict[str,
         losses.append(weights["attention"] * attention_divergence(batch["attention"], seen.log_attention, batch["mask"]))
     if "features" in batch:
         losses.append(weights["features"] * 0.5 * jnp.sum(jnp.square(seen.features - batch["features"]), axis=-1))
-    if "directions" in batch:
+    if "directions" in batch and seen.means is not None:
         losses.append(-jnp.sum(seen.means * batch["directions"], axis=(1, 2)))
     return losses
 

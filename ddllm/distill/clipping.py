@@ -4,7 +4,7 @@ Meta-gradients through several inner steps grow and shrink by orders of magnitud
 (RaT-BPTT, Feng et al., 2023). A fixed limit is too tight at one time and too loose at another.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,12 +34,10 @@ def clip_by_usual_norm(factor: float, decay: float = 0.98) -> optax.GradientTran
         decay: of the moving average.
     """
 
-    def init(params: optax.Params) -> AdaptiveClipState:
+    def init(params: Any) -> AdaptiveClipState:
         return AdaptiveClipState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
 
-    def update(
-        updates: optax.Updates, state: AdaptiveClipState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, AdaptiveClipState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AdaptiveClipState]:
         norm = optax.tree.norm(updates)
         usual = jnp.where(state.count > 0, state.norm / (1 - decay ** jnp.maximum(state.count, 1)), norm)
         clipped = jnp.minimum(norm, factor * usual)
