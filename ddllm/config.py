@@ -50,6 +50,7 @@ def default_config() -> ConfigDict:
     distill.passes = 1  # times all batches are gone through; inner steps = batches x passes
     distill.length = 512  # positions of a synthetic example
     distill.labels = "unrestricted"  # hard | soft | unrestricted
+    distill.initial_labels = "class"  # class (one-hot) | model (what a learned head says of the example at first: no inner slope)
     distill.attention_labels = "none"  # learned targets of the attention: none | cls (the first position's) | all (every position's)
     distill.attention_initial = "model"  # model (the pretrained encoder's own: no effect at first) | noise (N(0, 1), as published)
     distill.attention_weight = 1.0  # of their loss: KL, mean over examples, layers, heads and rows (published: 100)
@@ -60,6 +61,7 @@ def default_config() -> ConfigDict:
     # | a path to JSONL with text and label
     distill.initial = "noise"
     distill.head = "redrawn"  # redrawn (at every outer step) | fixed (by seed) | zero | learned
+    distill.probe_texts = 0  # a learned head starts as a logistic regression on so many training texts; 0: drawn by seed
     distill.heads = 1  # redrawn heads in every outer step, whose mean loss is learned from
     distill.bodies = ()  # other checkpoints of the model's shape; each outer step starts from the model or one of these, by chance
     distill.pool = 0  # so many more to start from: the model, fine-tuned for up to pool_steps steps
@@ -197,6 +199,7 @@ NOT_NEGATIVE = (
     "distill.average",
     "distill.second_moment",
     "distill.validation_texts",
+    "distill.probe_texts",
     "finetune.weight_decay",
     "finetune.warmup",
     "finetune.clip",
@@ -211,6 +214,7 @@ CHOICES = {
     "distill.labels": ("hard", "soft", "unrestricted"),
     "distill.attention_labels": ("none", "cls", "all"),
     "distill.attention_initial": ("model", "noise"),
+    "distill.initial_labels": ("class", "model"),
     "distill.head": ("redrawn", "fixed", "zero", "learned"),
     "distill.rates": ("step", "layer", "tensor"),
     "distill.order": ("fixed", "shuffled", "learned"),
@@ -248,6 +252,13 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"config.distill.heads is {distill.heads}, but config.distill.head={distill.head} is the same head every time; "
             "set config.distill.heads to 1 or config.distill.head to redrawn."
+        )
+    if distill.head != "learned" and (distill.probe_texts or distill.initial_labels == "model"):
+        key = "probe_texts" if distill.probe_texts else "initial_labels"
+        raise UserError(f"config.distill.{key} is about a learned head, but config.distill.head is {distill.head!r}; make it learned.")
+    if distill.labels == "hard" and distill.initial_labels == "model":
+        raise UserError(
+            "config.distill.initial_labels is 'model', but config.distill.labels is 'hard'; hard labels are those of the class."
         )
     if not 0 <= distill.teacher_share <= 1:
         raise UserError(f"config.distill.teacher_share is {distill.teacher_share!r}, but must lie between 0 and 1.")

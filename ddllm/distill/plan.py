@@ -17,6 +17,7 @@ from ddllm.distill.optimizers import LEARNED_MOMENTUM
 from ddllm.distill.order import first_order
 from ddllm.distill.outer_loop import outer_optimizer
 from ddllm.distill.outer_step import OuterStep
+from ddllm.distill.probe import own_labels, probe_head
 from ddllm.distill.truncation import Truncation
 from ddllm.errors import UserError
 from ddllm.models.heads import init_head
@@ -61,7 +62,12 @@ def first_data(prepared: Prepared) -> DistilledData:
         rate=config.initial_rate,
     )
     if config.head == "learned":
+        if config.probe_texts:
+            head = from_first(lambda: jax.tree.map(np.asarray, probe_head(prepared, head, config.probe_texts)))
         data = data.replace(head=head)
+        if config.initial_labels == "model":
+            labels = own_labels(prepared.learner, prepared.start, head, embeddings, mask, config.labels)
+            data = data.replace(labels=from_first(lambda: labels))
     if config.inner_optimizer == LEARNED_MOMENTUM:
         data = data.replace(momentum=np.full(data.steps, raw_share(config.initial_momentum), np.float32))
     if config.order == "learned":

@@ -65,10 +65,15 @@ def apply_head(head: Tree, config: HeadConfig, hidden_NTD: jax.Array, mask_NT: j
 
 def apply_to_features(head: Tree, config: HeadConfig, features_ND: jax.Array) -> jax.Array:
     """Logits [N, C] of pooled features [N, D]."""
-    if config.kind != "mean":
-        activation = jax.nn.relu if config.kind == "distilbert" else jnp.tanh
-        features_ND = activation(apply_dense(head["dense"], features_ND))
-    return apply_dense(head["out"], features_ND)
+    return apply_dense(head["out"], last_inputs(head, config, features_ND))
+
+
+def last_inputs(head: Tree, config: HeadConfig, features_ND: jax.Array) -> jax.Array:
+    """What the last layer of a head takes, [N, D]."""
+    if config.kind == "mean":
+        return features_ND
+    activation = jax.nn.relu if config.kind == "distilbert" else jnp.tanh
+    return activation(apply_dense(head["dense"], features_ND))
 
 
 def _draw(key: jax.Array, deviation: float, shape: tuple[int, ...]) -> jax.Array:

@@ -1,0 +1,75 @@
+"""A head to start from that already classifies: a linear probe of the pretrained encoder.
+
+From a head of zeros or of noise, the first hundred outer steps go into what a logistic regression finds in a second. Where the head is learned
+with the data it may as well begin there; and where each example's label begins as what the probed model says of it anyway, the inner loss has no
+slope at first: no inner rate, however large, can hurt before something has been learned that it helps with.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddllm.data.batches import Batch, evaluation_batches
+from ddllm.data.tokens import TokenSplit
+from ddllm.models.encoder import Tree, encode
+from ddllm.models.heads import HeadConfig, apply_head, last_inputs, pool
+from ddllm.models.learner import Learner, Start
+from ddllm.prepare import Prepared
+
+INVERSE_PENALTY = 0.1  # scikit-learn's C: features are of norm 4 or so, and a few thousand texts would overfit without
+
+
+def probe_head(prepared: Prepared, head: Tree, texts: int) -> Tree:
+    """The head with its last layer fitted by logistic regression on the pretrained encoder's features of random training texts.
+
+    Args:
+        prepared: data and model.
+        head: gives the layer before the last, where there is one.
+        texts: how many training texts at most.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    train, config = prepared.tokens.train, prepared.learner.head
+    rows = np.random.default_rng([prepared.config.seed, 31]).permutation(len(train))[:texts]
+    picked = TokenSplit(train.ids[rows], train.lengths[rows], np.arange(len(rows), dtype=np.int32))
+    inputs_nD = np.empty((len(rows), prepared.learner.encoder.hidden), np.float32)
+    for batch in evaluation_batches(picked, prepared.config.evaluate.batch_size, prepared.buckets):
+        real = batch.weight > 0
+        inputs_nD[batch.labels[real]] = np.asarray(_last_inputs(prepared.learner, prepared.start, head, batch))[real]
+    labels = train.labels[rows]
+    fitted = LogisticRegression(C=INVERSE_PENALTY, max_iter=2000).fit(inputs_nD, labels)
+    weights_CD, biases_C = fitted.coef_, fitted.intercept_
+    if len(fitted.classes_) == 2:  # one row, for the second class
+        weights_CD, biases_C = np.concatenate([-weights_CD, weights_CD]) / 2, np.concatenate([-biases_C, biases_C]) / 2
+    kernel, bias = np.zeros(head["out"]["kernel"].shape, np.float32), np.full(config.classes, biases_C.min(), np.float32)
+    kernel[:, fitted.classes_], bias[fitted.classes_] = weights_CD.T, biases_C  # classes that no text is of stay unlikely
+    return {**head, "out": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}
+
+
+@partial(jax.jit, static_argnums=0)
+def _last_inputs(learner: Learner, start: Start, head: Tree, batch: Batch) -> jax.Array:
+    hidden_NTD = encode(start.body, learner.encoder, start.words[batch.ids], batch.mask)
+    return last_inputs(head, learner.head, pool(learner.head, hidden_NTD, batch.mask))
+
+
+def own_labels(learner: Learner, start: Start, head: Tree, embeddings_MNTD: Any, mask_MNT: Any, kind: str) -> np.ndarray:
+    """Labels [M, N, C] that say what the model says of the examples before it is trained: probabilities, or their logarithms for soft labels."""
+    shape = np.shape(mask_MNT)
+    logits_NC = _logits(
+        learner.encoder,
+        learner.head,
+        start.body,
+        head,
+        np.reshape(embeddings_MNTD, (-1, *np.shape(embeddings_MNTD)[2:])),
+        np.reshape(mask_MNT, (-1, shape[2])),
+    )
+    labels_NC = jax.nn.log_softmax(logits_NC) if kind == "soft" else jax.nn.softmax(logits_NC)
+    return np.asarray(labels_NC).reshape(*shape[:2], -1)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _logits(encoder: Any, config: HeadConfig, body: Tree, head: Tree, embeddings_NTD: jax.Array, mask_NT: jax.Array) -> jax.Array:
+    return apply_head(head, config, encode(body, encoder, embeddings_NTD, mask_NT), mask_NT)
