@@ -59,11 +59,12 @@ def draw_curve(metrics: list[dict[str, Any]], rows: list[dict[str, Any]], path: 
 
     steps, accuracies = _series(metrics, VALIDATION)
     if len(steps):
-        lower.plot(steps, accuracies, color=INK, linewidth=1.8, marker="o", markersize=3.5)
+        # Above the labels of the lines that it is held against.
+        lower.plot(steps, accuracies, color=INK, linewidth=1.8, marker="o", markersize=3.5, zorder=4)
         # Of equals the later one, as distillation itself keeps it.
         best = len(accuracies) - 1 - int(np.argmax(accuracies[::-1]))
         label = f"best: {accuracies[best]:.1%} at step {steps[best]:.0f}"
-        lower.plot(steps[best], accuracies[best], "*", markersize=15, color="#e0a100", markeredgecolor="white", label=label)
+        lower.plot(steps[best], accuracies[best], "*", markersize=15, color="#e0a100", markeredgecolor="white", zorder=4, label=label)
         lower.legend(loc="best", edgecolor="none", framealpha=0.9)
     firsts = [next((row for row in rows if row["name"] == name), None) for name in REFERENCES]
     # By accuracy, so that labels of neighbouring lines stand in different columns.
@@ -79,6 +80,7 @@ def draw_curve(metrics: list[dict[str, Any]], rows: list[dict[str, Any]], path: 
             ha="right",
             color=colour,
             fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )
     lower.set_ylabel("validation accuracy")
     lower.set_xlabel("outer step")

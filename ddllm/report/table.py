@@ -16,7 +16,7 @@ LABELS = {
     "k_centers": "k-centers real examples",
     "herding": "herding real examples",
     "k_means": "k-means real examples",
-    "gradient_norm": "easiest real examples",
+    "gradient_norm": "gradient-norm real examples",
 }
 EMBEDDED = {"data": "Rotten Tomatoes (embedded)", "model": "MiniLM-L6 (embedded)"}
 

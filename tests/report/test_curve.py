@@ -7,7 +7,7 @@ import pytest
 
 from ddllm.report.curve import _running_mean, draw_curve
 
-ROWS = [{"name": "full", "accuracy_mean": 0.821}, {"name": "random", "accuracy_mean": 0.553}, {"name": "distilled", "accuracy_mean": 0.788}]
+ROWS = [{"name": "full", "accuracy_mean": 0.821}, {"name": "random", "accuracy_mean": 0.553}, {"name": "k_centers", "accuracy_mean": 0.601}]
 
 
 def make_metrics(steps: int) -> list[dict]:
