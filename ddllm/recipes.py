@@ -76,4 +76,5 @@ def make_smoke(config: ConfigDict) -> None:
     config.finetune.epochs = 0.25
     config.finetune.validations = config.finetune.checkpoints = config.finetune.seeds = 1
     config.evaluate.heads, config.evaluate.random_draws, config.evaluate.tuning_texts = 2, 2, 32
-    config.evaluate.random_rates = (1e-2,)
+    config.evaluate.random_rates = config.evaluate.adam_rates = (1e-2,)
+    config.evaluate.variation_draws, config.evaluate.submission_passes = 2, (1,)
