@@ -45,10 +45,13 @@ def evaluate_robustness(prepared: Prepared, distilled: Distilled, cache: Path) -
     data, recipe = jax.tree.map(jnp.asarray, distilled.data), distilled.recipe
     config = prepared.config.evaluate
     rows = score_variations(prepared, vary(data, recipe, prepared.classes, tuple(config.adam_rates)))
-    for name in config.transfer:
+    short = [PurePath(name).name for name in config.transfer]
+    for name, called in zip(config.transfer, short, strict=True):
         other = prepare_other(prepared, name, cache)
         say(f"  trained on {name}, an encoder that it was not distilled for")
-        rows += score_variations(other, carry_over(prepared, other, data, recipe), rows[0]["accuracy_mean"])
+        rows += score_variations(
+            other, carry_over(prepared, other, data, recipe, called if short.count(called) == 1 else name), rows[0]["accuracy_mean"]
+        )
     return rows
 
 

@@ -6,7 +6,7 @@ over. Rates of layers go to layers of the same relative depth.
 """
 
 import re
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from ddllm.prepare import Prepared
 SPECIAL = ("cls_token", "sep_token", "bos_token", "eos_token", "pad_token", "unk_token", "mask_token")
 
 
-def carry_over(base: Prepared, other: Prepared, data: DistilledData, recipe: Recipe) -> list[Variation]:
+def carry_over(base: Prepared, other: Prepared, data: DistilledData, recipe: Recipe, short: str = "") -> list[Variation]:
     """The recipe on another encoder: with the embeddings as they are, where hidden sizes are equal, and mapped, where word tables differ.
 
     Args:
@@ -31,12 +31,13 @@ def carry_over(base: Prepared, other: Prepared, data: DistilledData, recipe: Rec
         other: of the other one.
         data: the distilled data set.
         recipe: its recipe.
+        short: what the other encoder is called in names of variations; its whole name if left out.
 
     Raises:
         UserError: hidden sizes differ and the tokenizers share too few tokens to fit a map.
     """
     name, hidden = other.pretrained.name, other.pretrained.config.hidden
-    short = PurePath(name).name
+    short = short or name
     same_size = base.pretrained.config.hidden == hidden
     params, others = (_shapes(prepared) for prepared in (base, other))
     head = data.head if jax.tree.map(jnp.shape, data.head) == jax.tree.map(jnp.shape, others["head"]) else None

