@@ -110,13 +110,13 @@ class Base:
         name = "-".join(filter(None, (kind, f"{count}" if count else "", f"seed{'+'.join(map(str, seeds))}")))
         folder = self.folder / name
         line = [f"--config={CONFIGS / self.dataset}.py:{marks}", f"--workdir={folder}", *self._source(), *line]
-        config, stages, _ = parse(line)
+        command = parse(line)
         try:
-            validate(config)
+            validate(command.config)
         except UserError as error:
             raise UserError(f"{self.dataset}, {kind}: {error}") from None
         title = {"dataset": self.dataset, "model": self.model, "kind": kind, "examples": str(count or "all"), "seed": str(seeds[0])}
-        return Job(self.dataset, self.model, kind, count, seeds, Member(title, folder, line, config, stages))
+        return Job(self.dataset, self.model, kind, count, seeds, Member(title, folder, line, command.config, command.stages))
 
     def _source(self) -> list[str]:
         if self.dataset == "rotten_tomatoes" and self.model == EMBEDDED:

@@ -71,6 +71,7 @@ def default_config() -> ConfigDict:
     distill.inner_optimizer = "sgd"  # sgd | momentum | nesterov | adam | learned_momentum, or one of Optax's: "adamw(weight_decay=0.01)"
     distill.initial_momentum = 0.9  # of learned_momentum, which has a coefficient for each inner step, learned at rate_rates
     distill.order = "fixed"  # fixed | shuffled (dealt into the batches anew in every pass) | learned (shares of all batches in a step)
+    distill.robust = ()  # perturbations drawn in every outer step: rates | positions | order; see ddllm/distill/perturb.py
     distill.gradient = "mixed"  # direct | checkpointed | mixed: the same gradient at another cost
     distill.segments = 1  # nested rematerialisation: inner steps (of the window, where truncated) are grouped into so many segments
     distill.truncate = 0  # inner steps that the gradient reaches: a window of so many; 0: all
@@ -124,6 +125,12 @@ def default_config() -> ConfigDict:
     evaluate.selection_passes = (1, 4, 16)  # numbers of passes over the inner batches, each tried with every rate
     evaluate.tuning_texts = 500  # validation texts behind that choice
     evaluate.batch_size = 64
+    evaluate.robustness = False  # run the stage robustness with --mode=all too; named in --mode it runs in any case
+    evaluate.analyse = False  # the same for the stage analyse
+    evaluate.variation_draws = 5  # runs behind a row of these stages, where heads, orders or dropped positions are drawn
+    evaluate.adam_rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # constant rates of Adam and AdamW tried on validation texts
+    evaluate.transfer = ()  # other encoders to train on the distilled data in the stage robustness: hub names or local folders
+    evaluate.submission_batch = 32  # texts of another's in an inner batch
 
     config.runtime = runtime = ConfigDict()
     runtime.devices = 0  # devices used, the heads and the real batch are spread over them; 0: all
@@ -169,6 +176,8 @@ POSITIVE = (
     "evaluate.selection_draws",
     "evaluate.tuning_texts",
     "evaluate.batch_size",
+    "evaluate.variation_draws",
+    "evaluate.submission_batch",
     "model.head_deviation",
     "runtime.join_timeout",
     "runtime.silence_timeout",
@@ -208,6 +217,7 @@ NOT_NEGATIVE = (
     "runtime.processes",
 )
 
+ROBUST = ("rates", "positions", "order")
 CHOICES = {
     "model.head": ("auto", "bert", "roberta", "distilbert", "mean"),
     "model.products": ("float32", "bfloat16"),
@@ -281,6 +291,8 @@ def _validate_selections(evaluate: ConfigDict) -> None:
             )
     if not evaluate.selection_rates or min(evaluate.selection_rates) <= 0:
         raise UserError("config.evaluate.selection_rates needs at least one rate, and rates must be greater than 0.")
+    if not evaluate.adam_rates or min(evaluate.adam_rates) <= 0:
+        raise UserError("config.evaluate.adam_rates needs at least one rate, and rates must be greater than 0.")
     passes = evaluate.selection_passes
     if not passes or not all(isinstance(count, int) and count > 0 for count in passes):
         raise UserError("config.evaluate.selection_passes needs at least one number of passes, and they must be whole and greater than 0.")
@@ -309,6 +321,14 @@ def _validate_inner_loop(distill: ConfigDict) -> None:
     if distill.order != "fixed" and distill.batches == 1:
         raise UserError(
             f"config.distill.order is {distill.order!r}, but there is only one inner batch; set config.distill.batches to 2 or more."
+        )
+    for kind in distill.robust:
+        if kind not in ROBUST:
+            raise UserError(f"config.distill.robust has {kind!r}{suggest(str(kind), ROBUST)}; it may have {', '.join(ROBUST)}.")
+    if "order" in distill.robust and (distill.order != "fixed" or distill.batches == 1):
+        raise UserError(
+            "config.distill.robust has 'order', which needs config.distill.order=fixed and config.distill.batches of 2 or more; "
+            f"they are {distill.order} and {distill.batches}."
         )
     if not 0 < distill.initial_momentum < 1:
         raise UserError(f"config.distill.initial_momentum is {distill.initial_momentum!r}, but must lie between 0 and 1.")

@@ -1,5 +1,7 @@
 """The command: `python -m ddllm.main --config configs/quickstart.py [--workdir DIR] [--mode prepare,distill] [--config.KEY=VALUE …]`.
 
+    … --mode=evaluate --distilled FILE [--name NAME]      score another's result: a folder, or JSONL of texts and labels (docs/PROTOCOL.md)
+
 Reads a configuration and calls its stages in order. A mistake of the user's is one sentence and exit status 2; results go to the working
 directory, by default runs/<config's name>, and the same command there goes on where it was stopped.
 """
@@ -7,19 +9,41 @@ directory, by default runs/<config's name>, and the same command there goes on w
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ddllm.config import default_config, flat_keys, suggest
+from ddllm.config import SELECTIONS, default_config, flat_keys, suggest
+from ddllm.data.files import SUFFIXES
 from ddllm.errors import UserError
 from ddllm.runtime.huge_pages import start_with_huge_pages
 
-STAGE_NAMES = ("prepare", "finetune", "select", "distill", "evaluate", "report")
+STAGE_NAMES = ("prepare", "finetune", "select", "distill", "evaluate", "robustness", "analyse", "report")
+OWN = ("full", *SELECTIONS, "distilled")  # names of the run's own rows
+ON_REQUEST = ("robustness", "analyse")  # not among all, unless the key of the same name in config.evaluate is set
 
 
-def parse(arguments: list[str]) -> tuple[ConfigDict, list[str], Path]:
-    """Configuration, stage names and working directory of a command line, its program name left out.
+class Command(NamedTuple):
+    """What a command line asks for.
+
+    Attributes:
+        config: the configuration.
+        stages: names of the stages to run.
+        folder: working directory.
+        distilled: another's result to be scored in place of the run's own, or nothing.
+        name: of that result's rows.
+    """
+
+    config: ConfigDict
+    stages: list[str]
+    folder: Path
+    distilled: str
+    name: str
+
+
+def parse(arguments: list[str]) -> Command:
+    """Read a command line, its program name left out.
 
     Raises:
         UserError: something in it is wrong.
@@ -35,6 +59,8 @@ def parse(arguments: list[str]) -> tuple[ConfigDict, list[str], Path]:
     )
     flags.DEFINE_string("workdir", "", "where results go; by default runs/<config's name>", flag_values=values)
     flags.DEFINE_string("mode", "all", f"stages to run, separated by commas: {', '.join(STAGE_NAMES)}", flag_values=values)
+    flags.DEFINE_string("distilled", "", "another's result to score: a distilled folder, or JSONL of texts and labels", flag_values=values)
+    flags.DEFINE_string("name", "", "names the rows of --distilled; by default the file's or folder's name", flag_values=values)
     flags.DEFINE_bool("help", False, "show this text", short_name="h", flag_values=values)
     if not any(argument.lstrip("-").split("=")[0] in ("config", "help", "h") for argument in arguments):
         raise UserError("which configuration? Give one, such as --config configs/quickstart.py (see the folder configs).")
@@ -57,11 +83,31 @@ def parse(arguments: list[str]) -> tuple[ConfigDict, list[str], Path]:
     mode = str(values["mode"].value)
     if config is None:
         raise UserError("which configuration? Give one, such as --config configs/quickstart.py (see the folder configs).")
-    names: list[str] = list(STAGE_NAMES) if mode == "all" else [name.strip() for name in mode.split(",")]
+    distilled = str(values["distilled"].value)
+    names: list[str] = [name.strip() for name in mode.split(",")]
+    if mode == "all":
+        names = [name for name in STAGE_NAMES if name not in ON_REQUEST or config.evaluate[name]]
+        # Texts have no recipe to vary, and another's result need not be distilled.
+        left_out = (("distill",) if distilled else ()) + (ON_REQUEST if Path(distilled).is_file() else ())
+        names = [name for name in names if name not in left_out]
     for name in names:
         if name not in STAGE_NAMES:
             raise UserError(f"--mode has no stage {name!r}{suggest(name, STAGE_NAMES)}; the stages are {', '.join(STAGE_NAMES)}.")
-    return config, names, Path(values["workdir"].value or folder)
+    if distilled and "distill" in names:
+        raise UserError("--distilled gives a result that is there already, and --mode=distill makes one; leave one of them out.")
+    name = str(values["name"].value) or name_of(Path(distilled)) if distilled else ""
+    if values["name"].value and not distilled:
+        raise UserError("--name names the rows of another's result; give its file with --distilled.")
+    if name.split(",")[0].strip() in OWN:
+        raise UserError(f"--name is {name!r}, as rows of the run itself are called; choose another one.")
+    return Command(config, names, Path(values["workdir"].value or folder), distilled, name)
+
+
+def name_of(path: Path) -> str:
+    """What rows of a file are called: its name without the ending; for a run's folder "distilled", what the run's is called."""
+    path = path.absolute().parent if path.name == "distilled" else path
+    name = Path(path.name.removesuffix(".gz"))
+    return name.stem if name.suffix in SUFFIXES else path.name
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,16 +115,17 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
 
     def work() -> int:
-        config, names, folder = parse(arguments)
+        command = parse(arguments)
         # Only now: the stages import jax, and a mistyped key should not have to wait for that.
         from ddllm.runtime.processes import ending_together
         from ddllm.runtime.workdir import guard_storage
         from ddllm.stages import open_run, run_stages
 
-        with ending_together(), guard_storage(folder):
-            run = open_run(config, folder, " ".join(["python -m ddllm.main", *arguments]))
+        with ending_together(), guard_storage(command.folder):
+            typed = " ".join(["python -m ddllm.main", *arguments])
+            run = open_run(command.config, command.folder, typed, command.distilled, command.name)
             with run.workdir:
-                run_stages(run, names)
+                run_stages(run, command.stages)
         return 0
 
     return exit_status(work, "the same command goes on from the last checkpoint")

@@ -204,3 +204,5 @@ def make_smoke(config: ConfigDict) -> None:
     config.finetune.validations = config.finetune.checkpoints = config.finetune.seeds = 1
     config.evaluate.heads, config.evaluate.selection_draws, config.evaluate.tuning_texts = 2, 2, 32
     config.evaluate.selection_rates, config.evaluate.selection_passes = (1e-2,), (1,)
+    config.evaluate.adam_rates = (1e-2,)
+    config.evaluate.variation_draws = 2

@@ -1,13 +1,13 @@
 """The stages of a run as plain functions of a `Run`: each finds what earlier ones wrote in the working directory and adds its own part.
 
-    prepare ─► finetune ─► select ─► distill ─► evaluate ─► report
+    prepare ─► finetune ─► select ─► distill ─► evaluate ─► (robustness, analyse) ─► report
 
 A notebook calls them just as the command does: `run = open_run(config, "runs/mine"); distill(run)`.
 """
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,18 @@ from ddllm.distill.outer_loop import distil
 from ddllm.distill.plan import check_memory, first_data, make_outer_step, recipe_of
 from ddllm.distill.teacher import OWN, load_teacher
 from ddllm.errors import UserError
+from ddllm.evaluate.analyses import analyse_distilled
 from ddllm.evaluate.finetune import finetune as finetune_once
 from ddllm.evaluate.finetune import full_row, score_finetuned
+from ddllm.evaluate.robustness import evaluate_robustness
 from ddllm.evaluate.selection import evaluate_selection, selection_row
 from ddllm.evaluate.small import evaluate_distilled
+from ddllm.evaluate.submission import evaluate_submission, read_sets
 from ddllm.prepare import Prepared
 from ddllm.prepare import prepare as prepare_parts
+from ddllm.report.analyses import markdown_analyses, print_analyses
 from ddllm.report.curve import draw_curve
-from ddllm.report.results import add_rows, read_results
+from ddllm.report.results import add_lists, add_rows, read_results
 from ddllm.report.table import make_title, markdown_table, print_table
 from ddllm.runtime.checkpoints import Checkpoints
 from ddllm.runtime.devices import describe_environment, set_up, user_cache
@@ -52,10 +56,14 @@ class Run:
     Attributes:
         config: the whole configuration.
         workdir: where everything is written, and locked for this run; of several processes, by the first one alone.
+        distilled: another's result that is scored in place of the run's own (a folder, or a file of texts); None for the own one.
+        name: of its rows.
     """
 
     config: ConfigDict
     workdir: Workdir
+    distilled: Path | None = None
+    name: str = "distilled"
     _prepared: Prepared | None = field(default=None, repr=False)
 
     @property
@@ -72,11 +80,11 @@ class Run:
         return Metrics(self.workdir.metrics, self.workdir.events if self.config.runtime.tensorboard else None)
 
 
-def open_run(config: ConfigDict, folder: str | Path, command: str = "") -> Run:
+def open_run(config: ConfigDict, folder: str | Path, command: str = "", distilled: str | Path = "", name: str = "") -> Run:
     """Check the configuration, set the devices up, join other processes of the run, and open the working directory.
 
     Raises:
-        UserError: a value cannot be meant, other processes do not come, or the folder holds a different run.
+        UserError: a value cannot be meant, other processes do not come, the folder holds a different run, or there is nothing at `distilled`.
     """
     validate(config)
     set_up(config.runtime)
@@ -84,12 +92,14 @@ def open_run(config: ConfigDict, folder: str | Path, command: str = "") -> Run:
     check_derivative(config.distill.inner_optimizer, "config.distill.inner_optimizer")
     resolved = resolve(config)
     if is_first():
+        if distilled and not Path(distilled).exists():
+            raise UserError(f"there is nothing at {distilled}; give --distilled a distilled folder, or a file of texts and labels.")
         workdir = Workdir.open(Path(folder), resolved, command)
     else:
         workdir = Workdir.elsewhere(user_cache("processes") or Path(tempfile.mkdtemp(prefix="ddllm-")))
     # Where a process stands among the others is its own, everything else is common.
     check_same("the configuration", {**resolved, "runtime": {}})
-    return Run(config, workdir)
+    return Run(config, workdir, Path(distilled), name or Path(distilled).name) if distilled else Run(config, workdir)
 
 
 def prepare(run: Run) -> None:
@@ -176,37 +186,69 @@ def teacher_folder(run: Run) -> Path:
 
 
 def evaluate(run: Run) -> None:
-    """The distilled data set on test texts: its rows beside "full"."""
-    distilled = load_own(run)
-    rows = evaluate_distilled(run.prepared, distilled.data, distilled.recipe)
+    """The distilled data set on test texts: its rows beside "full". Or another's result alone (docs/PROTOCOL.md)."""
+    path, config = run.distilled, run.config.evaluate
+    if path is not None and not from_first(path.is_dir):
+        sets = from_first(lambda: read_sets(path, run.prepared.tokens.label_names))
+        tried = tuple(config.selection_rates), tuple(config.selection_passes)
+        record(run, [evaluate_submission(run.prepared, sets, run.name, *tried, config.submission_batch)])
+        return
+    prepared, distilled = load_scored(run)
+    rows = evaluate_distilled(prepared, distilled.data, distilled.recipe)
     for row in rows:
-        row["distillation_seconds"] = distilled.card["distillation_seconds"]
+        row["name"] = run.name + row["name"].removeprefix("distilled")
+        row["distillation_seconds"] = distilled.card.get("distillation_seconds")
     record(run, rows)
 
 
-def load_own(run: Run) -> Distilled:
-    """What the distill stage of this run exported.
+def robustness(run: Run) -> None:
+    """The distilled data set away from its recipe and on other encoders: the list "robustness" of the results."""
+    prepared, distilled = load_scored(run)
+    record(run, [], {"robustness": evaluate_robustness(prepared, distilled, run.workdir.tokens)})
+
+
+def analyse(run: Run) -> None:
+    """Hard-label accuracy, accuracy against stored bytes, and compute: the lists "labels", "storage" and "compute" of the results."""
+    prepared, distilled = load_scored(run)
+    rows = from_first(lambda: read_results(run.workdir.results)["rows"] if run.workdir.results.exists() else [])
+    full, own = (next((row for row in rows if row["name"] == name), {}) for name in ("full", run.name))
+    record(run, [], analyse_distilled(prepared, distilled, full, own))
+
+
+def load_scored(run: Run) -> tuple[Prepared, Distilled]:
+    """What the distill stage of this run exported, or the folder given in its place; and what is prepared, with the learner that it was distilled for.
 
     Raises:
-        UserError: it has not run to its end, or its result belongs to other weights.
+        UserError: distillation has not run to its end, or the result is no folder, or belongs to other weights or other classes.
     """
+    folder, prepared = run.distilled or run.workdir.distilled, run.prepared
 
     def load() -> Distilled:
-        if not run.workdir.distilled.exists():
-            raise UserError(f"there is no distilled data set in {run.workdir.distilled}; run --mode=distill first.")
-        return load_distilled(run.workdir.distilled)
+        if not folder.exists():
+            raise UserError(f"there is no distilled data set in {folder}; run --mode=distill first.")
+        if not folder.is_dir():
+            raise UserError(f"{folder} holds texts, which have no recipe that could be varied; only --mode=evaluate scores them.")
+        return load_distilled(folder)
 
     distilled = from_first(load)
-    distilled.check_base(run.prepared.pretrained)
-    return distilled
+    distilled.check_base(prepared.pretrained)
+    if distilled.label_names != prepared.tokens.label_names:
+        raise UserError(
+            f"{folder} has the classes {', '.join(distilled.label_names)}, but {prepared.tokens.name} has {', '.join(prepared.tokens.label_names)}; "
+            "give the data that it was distilled from, or the same names in the same order as config.data.label_names."
+        )
+    return replace(prepared, learner=distilled.learner(prepared.pretrained)), distilled
 
 
-def record(run: Run, rows: list[dict[str, Any]]) -> None:
-    """Put rows into results.json, with the configuration and the surroundings."""
+def record(run: Run, rows: list[dict[str, Any]], lists: dict[str, list[dict[str, Any]]] | None = None) -> None:
+    """Put rows, and lists of others about the distilled data set, into results.json, with the configuration and the surroundings."""
     if not is_first():
         return
     notes = {"data": run.prepared.tokens.name, "model": run.prepared.pretrained.name, "texts": run.prepared.tokens.notes}
-    add_rows(run.workdir.results, rows, resolve(run.config), describe_environment() | notes)
+    surroundings = resolve(run.config), describe_environment() | notes
+    add_rows(run.workdir.results, rows, *surroundings)
+    if lists:
+        add_lists(run.workdir.results, run.name, lists, *surroundings)
 
 
 def report(run: Run) -> None:
@@ -215,8 +257,9 @@ def report(run: Run) -> None:
         return
     results = read_results(run.workdir.results)
     print_table(results)
+    print_analyses(results)
     with write_atomically(run.workdir.path / "results.md") as temporary:
-        temporary.write_text(markdown_table(results), encoding="utf-8")
+        temporary.write_text(markdown_table(results) + markdown_analyses(results), encoding="utf-8")
     metrics = [line for line in read_metrics(run.workdir.metrics) if line["stage"] == DISTILL]
     if metrics:
         draw_curve(metrics, results["rows"], run.workdir.curve, make_title(results))
@@ -230,6 +273,8 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "select": select,
     "distill": distill,
     "evaluate": evaluate,
+    "robustness": robustness,
+    "analyse": analyse,
     "report": report,
 }
 

@@ -64,14 +64,14 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, Path, list[Member]]:
     for key in keys:
         if keys.count(key) > 1:
             raise UserError(f"--vary {key} is given twice; put all its values into one.")
-    base, _, _ = parse(rest)
+    base = parse(rest).config
     folder = Path(options.workdir or f"runs/sweep-{base.name}")
     members = []
     for values in product(*(values for _, values in varied)):
         chosen = dict(zip(keys, values, strict=True))
         place = folder / _folder_name(chosen, keys)
         overrides = [f"--config.{key}={value}" for key, value in chosen.items()]
-        config, stages, _ = parse([*rest, *overrides])
+        config, stages, *_ = parse([*rest, *overrides])
         try:
             validate(config)
         except UserError as error:

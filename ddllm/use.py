@@ -7,7 +7,7 @@ trained.predict(["a moving, funny film", "two hours I will never get back"])
 trained.save("my-classifier")
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from ddllm.data.tokens import load_tokenizer, tokenize_texts
 from ddllm.distill.artefact import Distilled, load_distilled
 from ddllm.evaluate.small import train_small
 from ddllm.models.encoder import Tree
-from ddllm.models.heads import HeadConfig
 from ddllm.models.learner import Learner, Start
 from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.models.save import save_pretrained
@@ -84,12 +83,9 @@ def train(folder: str | Path, model: str | None = None, seed: int = 0) -> Traine
         UserError: the folder is broken, or the model is not the one that it was distilled for.
     """
     distilled = load_distilled(folder)
-    base, head = distilled.card["base_model"], dict(distilled.card["head"])
-    pretrained = load_pretrained(model or base["name"])
+    pretrained = load_pretrained(model or distilled.card["base_model"]["name"])
     distilled.check_base(pretrained)
-    start, head_seed = head.pop("start"), head.pop("seed")
-    encoder = replace(pretrained.config, products=distilled.card.get("products", "float32"))
-    learner = Learner(encoder, HeadConfig(**head), start, head_seed)
+    learner = distilled.learner(pretrained)
     parts = Start(*jax.tree.map(jnp.asarray, (pretrained.body, pretrained.words, pretrained.pooler)))
     data = jax.tree.map(jnp.asarray, distilled.data)
     return Trained(train_small(learner, distilled.recipe, parts, data, jax.random.key(seed)), learner, pretrained, distilled)

@@ -112,8 +112,18 @@ OTHER = "the a film plot actor scene story is was and very with".split()
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory) -> Path:
+def tiny_model(make_model) -> Path:
     """A random BERT of two layers in the hub's format, with a tokenizer that knows the words of `tiny_corpus`."""
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory):
+    """make(hidden, layers, seed) -> folder of such a model; the same seed gives the same weights."""
+    return lambda *shape: write_model(tmp_path_factory, *shape)
+
+
+def write_model(tmp_path_factory, hidden: int = 16, layers: int = 2, seed: int = 0) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     from ddllm.models.pretrained import Pretrained
@@ -122,7 +132,7 @@ def tiny_model(tmp_path_factory) -> Path:
     source = tmp_path_factory.mktemp("source")
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *GOOD, *BAD, *OTHER]
     words = {name: index for index, name in enumerate(names)}
-    config = EncoderConfig("bert", len(words), 16, 2, 2, 32, 24, 0, 2, "gelu", 1e-12, 0)
+    config = EncoderConfig("bert", len(words), hidden, layers, 2, 32, 24, 0, 2, "gelu", 1e-12, 0)
     (source / "config.json").write_text(
         json.dumps(
             {
@@ -142,12 +152,12 @@ def tiny_model(tmp_path_factory) -> Path:
     tokenizer.save(str(source / "tokenizer.json"))
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     (source / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **special}))
-    table = np.random.default_rng(9).standard_normal((len(words), config.hidden)).astype(np.float32)
+    table = np.random.default_rng(9 + seed).standard_normal((len(words), config.hidden)).astype(np.float32)
     # What pretraining would have taught: the words of one class are alike.
     direction = 2 * np.sign(table[0])
     table[[words[name] for name in GOOD]] += direction
     table[[words[name] for name in BAD]] -= direction
-    pretrained = Pretrained("tiny", source, config, make_body(config), table, None, None, "")
+    pretrained = Pretrained("tiny", source, config, make_body(config, seed), table, None, None, "")
     head = HeadConfig("bert", 2, 0.3)
     target = tmp_path_factory.mktemp("models") / "tiny"
     params = {"body": pretrained.body, "head": init_head(jax.random.key(0), head, config.hidden)}

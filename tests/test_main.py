@@ -294,10 +294,10 @@ def test_a_folder_of_another_run(arguments, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["quickstart", "quickstart_long", "ag_news", "imdb", "rotten_tomatoes", "sst2"])
 def test_every_configuration_and_its_variants(name):
     path = ROOT / "configs" / f"{name}.py"
-    config, names, workdir = parse([f"--config={path}"])
+    config, names, workdir, *_ = parse([f"--config={path}"])
     assert workdir == Path("runs") / name and names == ["prepare", "finetune", "distill", "evaluate", "report"]
     assert path.read_text().count(f"--config configs/{name}.py") == 1
-    small, _, other = parse([f"--config={path}:model=org/some-model,examples=6,smoke"])
+    small, _, other, *_ = parse([f"--config={path}:model=org/some-model,examples=6,smoke"])
     assert small.model.name == "org/some-model" and small.distill.examples_per_class == 6 and small.distill.outer_steps == 4
     assert other.name == f"{name}-some-model-examples6-smoke"
     assert config.distill.outer_steps > 100

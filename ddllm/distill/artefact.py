@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe
 from ddllm.distill.optimizers import LEARNED_MOMENTUM, SGD, SHORT, make_optimizer
 from ddllm.distill.order import ORDERS
 from ddllm.errors import UserError
+from ddllm.models.heads import HeadConfig
 from ddllm.models.learner import Learner
 from ddllm.models.pretrained import Pretrained
 
@@ -48,6 +49,13 @@ class Distilled:
     def label_names(self) -> tuple[str, ...]:
         """Class names in the order of the logits."""
         return tuple(self.card["label_names"])
+
+    def learner(self, pretrained: Pretrained) -> Learner:
+        """The learner that the data set was distilled for: its head, on a pretrained encoder."""
+        head = dict(self.card["head"])
+        start, seed = head.pop("start"), head.pop("seed")
+        encoder = replace(pretrained.config, products=self.card.get("products", "float32"))
+        return Learner(encoder, HeadConfig(**head), start, seed)
 
     def check_base(self, pretrained: Pretrained) -> None:
         """Raise `UserError` unless these are the weights that the data set was distilled for."""

@@ -119,6 +119,12 @@ def raw_rate(rate: float) -> float:
     return float(rate + np.log(-np.expm1(-rate)))  # without overflow for large rates
 
 
+def raw_rates(rates: jax.Array) -> jax.Array:
+    """The same for arrays, differentiably; rates that have vanished stay where a derivative is finite."""
+    rates = jnp.maximum(rates, 1e-30)
+    return rates + jnp.log(-jnp.expm1(-rates))
+
+
 def raw_share(share: float) -> float:
     """The number whose sigmoid is `share`."""
     return float(np.log(share / (1 - share)))

@@ -24,6 +24,7 @@ from ddllm.data.batches import Batch
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.gradients import Method
 from ddllm.distill.inner_loop import train
+from ddllm.distill.perturb import perturb
 from ddllm.distill.truncation import Truncation
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner, Start
@@ -78,6 +79,7 @@ class OuterStep:
         truncation: of the gradient alone; `train` always runs all inner steps.
         heads: redrawn heads H whose mean loss is learned from in every outer step.
         others: pretrained parameters of the same shapes, in host memory, one of which may take the place of `start` (see bodies.py).
+        robust: perturbations of the training that the gradient goes through (see perturb.py); `train` is never perturbed.
 
     Attributes:
         begin, measure, pull: the compiled programs of the gradient, as the module's docstring says.
@@ -97,6 +99,7 @@ class OuterStep:
         truncation: Truncation | None = None,
         heads: int = 1,
         others: tuple[Start, ...] = (),
+        robust: tuple[str, ...] = (),
     ) -> None:
         mesh = with_all_axes(mesh)
         everywhere = NamedSharding(mesh, ALL)
@@ -106,11 +109,18 @@ class OuterStep:
         self.fixed = place(data, everywhere)
         shards = mesh.shape["model"]
 
-        def trained(learned: dict[str, Any], fixed: DistilledData, start: Start, key: jax.Array, *how: Any) -> Tree:
-            return keep_sharded(train(learner, recipe, start, fixed.replace(**learned), key, method, *how), shards)
+        def trained(data: DistilledData, recipe: Recipe, start: Start, key: jax.Array, *how: Any) -> Tree:
+            return keep_sharded(train(learner, recipe, start, data, key, method, *how), shards)
 
         def begin(learned: dict[str, Any], fixed: DistilledData, start: Start, keys: jax.Array) -> tuple[Tree, Any]:
-            return _add_axes(jax.vjp(lambda parts: trained(parts, fixed, start, keys[0], segments, truncation), learned), 1)
+            def perturbed(parts: dict[str, Any]) -> Tree:
+                data, changed = perturb(fixed.replace(**parts), recipe, robust, keys[0])
+                return trained(data, changed, start, keys[0], segments, truncation)
+
+            return _add_axes(jax.vjp(perturbed, learned), 1)
+
+        def as_learned(learned: dict[str, Any], fixed: DistilledData, start: Start, key: jax.Array) -> Tree:
+            return trained(fixed.replace(**learned), recipe, start, key)
 
         def over_devices(values: Any) -> Any:
             # XLA's partitioner refuses a sum over one device beside a sharded axis.
@@ -141,7 +151,7 @@ class OuterStep:
         self.begin = program(begin, (ALL, ALL, ALL, HEAD), HEAD)
         self.measure = program(measure, (HEAD, ALL, BATCH), (ALL, ALL, HEAD_BATCH))
         self.pull = program(pull, (HEAD, HEAD_BATCH), ALL)
-        self._train = program(trained, ALL, ALL)
+        self._train = program(as_learned, ALL, ALL)
         self._move = jax.jit(move)
         self._add = jax.jit(lambda one, other: jax.tree.map(jnp.add, one, other))
         self._divide = jax.jit(lambda sums: jax.tree.map(lambda x: x / (heads // mesh.shape["head"]), sums))

@@ -4,6 +4,9 @@
 
 Accuracies are fractions in [0, 1], `percent_of_full` is a percentage of the row "full", seconds are wall-clock. Rows may have further keys:
 "head" (how the head begins), "inner_steps", "floats" (numbers stored), "examples" (in all), "texts" (test texts), "note" (a sentence).
+
+The stages robustness and analyse add lists of their own beside "rows": "robustness", "labels", "storage" and "compute". Their rows have the
+"name" of the distilled data set that they are about; for further keys see ddllm/evaluate.
 """
 
 from pathlib import Path
@@ -39,8 +42,20 @@ def merge_rows(existing: list[Row], new: list[Row]) -> list[Row]:
 
 def add_rows(path: Path, rows: list[Row], config: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
     """Merge `rows` into the file at `path` (or begin it), write it atomically, and return what it now holds."""
-    existing = read_results(path)["rows"] if path.exists() else []
-    results = {"config": config, "rows": merge_rows(existing, rows), "environment": environment}
+    existing = read_results(path) if path.exists() else {"rows": []}
+    results = existing | {"config": config, "rows": merge_rows(existing["rows"], rows), "environment": environment}
+    write_json(path, results)
+    return results
+
+
+def add_lists(path: Path, name: str, lists: dict[str, list[Row]], config: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
+    """Put lists about the distilled data set `name` beside the rows, in the place of earlier ones about it; otherwise as `add_rows`."""
+    existing = read_results(path) if path.exists() else {"rows": []}
+    merged = {
+        key: [row for row in existing.get(key, []) if row["name"] != name] + [{"name": name, **row} for row in rows]
+        for key, rows in lists.items()
+    }
+    results = existing | merged | {"config": config, "environment": environment}
     write_json(path, results)
     return results
 

@@ -1,0 +1,56 @@
+"""Perturbations of a distilled data set while it is learned, so that it does not come to depend on one exact recipe.
+
+Drawn anew from the key of every outer step (of every head, where there are several), for the training whose gradient is taken; validations and
+what is exported follow the recipe as it stands.
+
+| perturbation | what is drawn | cost |
+|---|---|---|
+| `rates` | one factor for all inner rates, 2^u with u uniform in [-1, 1] | none worth measuring |
+| `positions` | a tenth of the positions, which are masked; never an example's first one, which heads may read | none worth measuring |
+| `order` | examples dealt into the inner batches anew in every pass, each class as often as before | the examples are gathered at every step |
+
+An outer step takes as long as without them. The price is paid in accuracy: what is learned serves trainings around the recipe rather than the recipe
+itself, and the gradient is noisier, so that more outer steps are needed.
+"""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from ddllm.distill.dataset import DistilledData, Recipe, actual_rates, raw_rates
+
+DROPPED = 0.1  # share of the positions
+# Apart from what heads, orders and windows are drawn with, which are derived from the same key.
+PERTURB = 2**31 - 5
+
+
+def perturb(data: DistilledData, recipe: Recipe, kinds: tuple[str, ...], key: jax.Array) -> tuple[DistilledData, Recipe]:
+    """The distilled data and its recipe as one outer step meets them.
+
+    Args:
+        data: the distilled data set; derivatives by its parts go through what is returned.
+        recipe: its recipe.
+        kinds: of "rates", "positions" and "order"; none leaves both as they are.
+        key: of what is drawn; a shuffled order is drawn later, with the training's own key.
+    """
+    rates_key, mask_key = jax.random.split(jax.random.fold_in(key, PERTURB))
+    if "rates" in kinds:
+        data = scale_rates(data, 2 ** jax.random.uniform(rates_key, minval=-1.0, maxval=1.0))
+    if "positions" in kinds:
+        data = drop_positions(data, mask_key)
+    if "order" in kinds:
+        recipe = replace(recipe, order="shuffled")
+    return data, recipe
+
+
+def scale_rates(data: DistilledData, factor: float | jax.Array) -> DistilledData:
+    """All inner rates multiplied by a positive factor."""
+    return data.replace(rates=raw_rates(factor * actual_rates(data)))
+
+
+def drop_positions(data: DistilledData, key: jax.Array, share: float = DROPPED) -> DistilledData:
+    """Each position but the first masked with the probability `share`; those that remain keep their numbers."""
+    mask = jnp.asarray(data.mask)
+    kept = jax.random.bernoulli(key, 1 - share, mask.shape).at[..., 0].set(True)
+    return data.replace(mask=mask * kept)

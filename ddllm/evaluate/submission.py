@@ -1,0 +1,214 @@
+"""Another's distilled texts, scored under the protocol of docs/PROTOCOL.md: hands on one row of the results.
+
+A file holds texts with hard or soft labels, perhaps several sets of them (one for each run of the method that made them). Texts know no recipe: SGD at one
+constant rate, for some number of passes, both chosen on validation texts for all sets together. Every set is trained on from heads of its own.
+"""
+
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddllm.data.files import Table, read_file
+from ddllm.data.labels import LabelNames, encode
+from ddllm.data.splits import Split
+from ddllm.data.tokens import TokenSplit, load_tokenizer, tokenize_texts
+from ddllm.distill.dataset import DistilledData, Recipe, raw_rate
+from ddllm.distill.initialise import hard_labels
+from ddllm.errors import UserError
+from ddllm.evaluate.robustness import choose
+from ddllm.evaluate.small import head_keys, score_heads, small_row, training_seconds
+from ddllm.models.scoring import Scorer
+from ddllm.prepare import Prepared
+from ddllm.runtime.progress import Progress
+
+TEXT, LABEL, SOFT, SET = "text", "label", "label_probabilities", "set"
+# Labels that are used as they stand, which probabilities are as well as one-hot rows.
+AS_THEY_STAND = "unrestricted"
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """Texts that are trained on together.
+
+    Attributes:
+        texts: n of them.
+        labels: probabilities [n, C] in the order of the label names; one-hot rows for hard labels.
+    """
+
+    texts: list[str]
+    labels: np.ndarray
+
+
+def read_sets(path: Path, label_names: tuple[str, ...]) -> list[TextSet]:
+    """Read a file with the columns text and label or label_probabilities, and perhaps set.
+
+    Args:
+        path: JSONL, or another format that data/files.py reads.
+        label_names: the corpus's class names; integer labels are positions among them.
+
+    Raises:
+        UserError: the file or a column is missing, a label is not among the names, or probabilities are none.
+    """
+    texts = read_file(path, TEXT, TEXT).texts
+    # Classes that are called by numbers are meant by them.
+    names = LabelNames(label_names, indexed=not all(re.fullmatch(r"-?\d+", name) for name in label_names))
+    hard, soft = _column(path, LABEL), _column(path, SOFT)
+    if soft is None and hard and isinstance(hard[0], list):
+        hard, soft = soft, hard
+    if soft is not None and hard is None:
+        labels = np.stack([_probabilities(value, row, path, label_names) for row, value in enumerate(soft, 1)])
+        hard = [label_names[row.argmax()] for row in labels]
+    elif hard is not None and soft is None:
+        labels = None
+    else:
+        raise UserError(
+            f"{path} needs one of the columns {LABEL!r} (class names or numbers) and {SOFT!r} (lists, in the order {', '.join(label_names)})."
+        )
+    split, empty = encode(Table(texts, hard, (), str(path)), names, "train")
+    if empty:
+        raise UserError(f"{path} has {empty} rows without text; remove them.")
+    labels = hard_labels(split.labels, len(label_names)) if labels is None else labels
+    keys = _column(path, SET) or [None] * len(texts)
+    return [
+        TextSet([split.texts[row] for row in rows], labels[rows])
+        for rows in ([row for row, found in enumerate(keys) if found == key] for key in dict.fromkeys(keys))
+    ]
+
+
+def evaluate_submission(
+    prepared: Prepared, sets: list[TextSet], name: str, rates: tuple[float, ...], passes: tuple[int, ...], batch_size: int
+) -> dict[str, Any]:
+    """Test accuracy after training on each set from redrawn heads.
+
+    Args:
+        prepared: data, model and configuration.
+        sets: one or more.
+        name: of the row.
+        rates, passes: what is tried on validation texts.
+        batch_size: texts in an inner batch.
+
+    Returns:
+        A row of the results; mean and deviation are over all trainings: at least config.evaluate.heads of them, each set equally often.
+    """
+    config, start = prepared.config.evaluate, prepared.start
+    learner = replace(prepared.learner, start="redrawn")
+    tokenizer = load_tokenizer(prepared.pretrained.folder)
+    tokens = [_tokenize(tokenizer, made, prepared.config.data.length) for made in sets]
+    arrays = arrange_sets(np.asarray(prepared.pretrained.words), tokens, [made.labels for made in sets], batch_size)
+    known = count_known(tokens, prepared.tokens.test)
+    keys = head_keys(prepared, len(sets) * math.ceil(config.heads / len(sets)))
+    tuned_on = min(len(keys), max(config.selection_draws, 1))
+    validation = prepared.scorer(prepared.tokens.validation, config.tuning_texts)
+    test = prepared.scorer(prepared.tokens.test, config.head_texts)
+    recipes = {f"rate {rate:g} for {count} passes": (rate, count) for count in passes for rate in rates}
+    tries = len(recipes) * tuned_on if len(recipes) > 1 else 0
+    with Progress(tries + len(keys), f"evaluate: {name}") as progress:
+
+        def train_and_score(chosen: tuple[float, int], scorer: Scorer, keys: list[jax.Array]) -> list[float]:
+            accuracies = []
+            for index, key in enumerate(keys):
+                data, recipe = with_recipe(arrays[index % len(sets)], *chosen)
+                accuracies += score_heads(learner, recipe, start, data, scorer, [key], progress)
+            return accuracies
+
+        tried, chosen = choose(recipes, lambda recipe: train_and_score(recipe, validation, keys[:tuned_on]))
+        accuracies = train_and_score(chosen, test, keys)
+    data, recipe = with_recipe(arrays[0], *chosen)
+    note = f"texts in {len(sets)} sets" if len(sets) > 1 else "texts"
+    tried = tried or f"rate {chosen[0]:g} for {chosen[1]} passes"
+    note += f", heads redrawn from N(0, {learner.head.deviation:g}²), SGD {tried}"
+    if test.texts < len(prepared.tokens.test):
+        note += f", on a fixed random part of {test.texts} test texts"
+    if known:
+        note += f"; {known} of its texts occur in the test split"
+    row = small_row(
+        name,
+        accuracies,
+        data,
+        prepared.classes,
+        training_seconds(learner, recipe, start, data),
+        head="redrawn",
+        texts=test.texts,
+        note=note,
+    )
+    sizes = {len(made.texts) for made in sets}
+    counts = {int(count) for made in sets for count in np.bincount(made.labels.argmax(axis=1), minlength=prepared.classes)}
+    return row | {
+        "examples": sizes.pop() if len(sizes) == 1 else None,
+        "examples_per_class": counts.pop() if len(counts) == 1 else None,
+        "floats": None,
+        "sets": len(sets),
+        "texts_in_test": known,
+        "rate": chosen[0],
+        "passes": chosen[1],
+    }
+
+
+def arrange_sets(words_VD: np.ndarray, tokens: list[TokenSplit], labels: list[np.ndarray], batch_size: int) -> list[DistilledData]:
+    """The sets as arrays of one shape, so that one program serves all: the same number of inner batches, filled up from each set's beginning.
+
+    Args:
+        words_VD: word table.
+        tokens: the sets' texts.
+        labels: of each set, [n, C].
+        batch_size: most examples N in an inner batch.
+    """
+    longest = max(int(split.lengths.max()) for split in tokens)
+    most = max(len(split) for split in tokens)
+    batches = math.ceil(most / batch_size)
+    size = math.ceil(most / batches)
+    return [_arrange(words_VD, split, rows, batches, size, longest) for split, rows in zip(tokens, labels, strict=True)]
+
+
+def count_known(tokens: list[TokenSplit], test: TokenSplit) -> int:
+    """How many texts of the sets are texts of the test split, as the tokenizer sees them."""
+    present = {row[:length].tobytes() for row, length in zip(test.ids, test.lengths, strict=True)}
+    return sum(row[:length].tobytes() in present for split in tokens for row, length in zip(split.ids, split.lengths, strict=True))
+
+
+def with_recipe(data: DistilledData, rate: float, passes: int) -> tuple[DistilledData, Recipe]:
+    """The data with one constant rate for so many passes."""
+    rates = jnp.full((data.embeddings.shape[0] * passes, 1), raw_rate(rate), jnp.float32)
+    return data.replace(rates=rates), Recipe(AS_THEY_STAND, "sgd", passes)
+
+
+def _arrange(words_VD: np.ndarray, split: TokenSplit, labels: np.ndarray, batches: int, size: int, length: int) -> DistilledData:
+    # Spread over the batches, so that a file in the order of its classes does not give batches of one class.
+    rows = np.resize(np.arange(len(split)), batches * size).reshape(size, batches).T
+    ids = np.zeros((*rows.shape, length), np.int32)
+    width = min(split.ids.shape[1], length)
+    ids[..., :width] = split.ids[rows][..., :width]
+    mask = (np.arange(length) < split.lengths[rows][..., None]).astype(np.float32)
+    rates = np.zeros((batches, 1), np.float32)
+    arrays = DistilledData(words_VD[ids].astype(np.float32), mask, labels[rows].astype(np.float32), rates)
+    return jax.tree.map(jnp.asarray, arrays)
+
+
+def _tokenize(tokenizer: Any, made: TextSet, length: int) -> TokenSplit:
+    return tokenize_texts(tokenizer, Split(made.texts, made.labels.argmax(axis=1).astype(np.int32)), length)[0]
+
+
+def _column(path: Path, name: str) -> list[Any] | None:
+    try:
+        return read_file(path, TEXT, name).labels
+    except UserError:  # The file itself has been read before, so that only the column can be missing.
+        return None
+
+
+def _probabilities(value: Any, row: int, path: Path, label_names: tuple[str, ...]) -> np.ndarray:
+    try:
+        found = np.array(value, np.float64)
+    except (TypeError, ValueError):
+        found = np.zeros(0)
+    if found.shape != (len(label_names),) or not np.all(found >= 0) or abs(found.sum() - 1) > 1e-3:
+        raise UserError(
+            f"{path}, row {row}: {SOFT} is {value!r}, but must be {len(label_names)} numbers that are not negative and sum to 1, in the order "
+            f"{', '.join(label_names)}."
+        )
+    return found.astype(np.float32)

@@ -1,0 +1,85 @@
+"""Perturbations while learning: drawn by key, gradients go through them, and validation does not see them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ddllm.config import default_config, validate
+from ddllm.distill.dataset import actual_rates, raw_rate, raw_rates
+from ddllm.distill.inner_loop import train
+from ddllm.distill.perturb import drop_positions, perturb, scale_rates
+from ddllm.errors import UserError
+
+ALL = ("rates", "positions", "order")
+
+
+def test_raw_rates_come_back():
+    rates = jnp.asarray([1e-12, 1e-4, 0.3, 50.0])
+    np.testing.assert_allclose(jax.nn.softplus(raw_rates(rates)), rates, rtol=1e-5)
+    np.testing.assert_allclose(raw_rates(rates[1:3]), [raw_rate(1e-4), raw_rate(0.3)], rtol=1e-5)
+    assert jnp.isfinite(jax.grad(lambda raw: raw_rates(jax.nn.softplus(raw)))(-200.0))
+
+
+def test_what_is_drawn(layerless, make_step):
+    data, recipe = make_step(layerless)[2:]
+    data = data.replace(mask=np.ones((2, 3, 400), np.float32))
+    factors, masks = [], []
+    for seed in range(40):
+        drawn, changed = perturb(data, recipe, ALL, jax.random.key(seed))
+        ratio = actual_rates(drawn) / actual_rates(data)
+        np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-5)
+        factors.append(float(ratio[0, 0]))
+        masks.append(np.asarray(drawn.mask))
+        assert changed.order == "shuffled" and recipe.order == "fixed" and drawn.labels is data.labels
+    assert 0.5 <= min(factors) < 0.6 and 1.7 < max(factors) <= 2 and abs(np.mean(np.log2(factors))) < 0.3
+    assert 0.89 < np.mean(masks) < 0.91 and np.all(np.stack(masks)[..., 0] == 1) and (masks[0] != masks[1]).any()
+    same, unchanged = perturb(data, recipe, (), jax.random.key(0))
+    assert same is data and unchanged is recipe
+    masked = drop_positions(data.replace(mask=np.zeros((1, 1, 9), np.float32)), jax.random.key(0))
+    assert not masked.mask.any(), "what is padding stays padding"
+
+
+def test_the_gradient_is_that_of_the_perturbed_training_and_follows_the_key(layerless, make_step, make_batch):
+    step, state, data, recipe = make_step(layerless, optimizer=optax.sgd(1.0), robust=ALL)
+    plain = make_step(layerless)[0]
+    keys, batch = [jax.random.key(seed) for seed in (1, 1, 2)], make_batch()
+    one, again, other = (step.gradient(state.learned, batch, key)[2] for key in keys)
+    for part in one:
+        np.testing.assert_array_equal(one[part], again[part])
+        assert np.abs(np.asarray(one[part] - other[part])).max() > 1e-5 and np.isfinite(one[part]).all()
+    # As written out for this key: the same trained parameters, and another result than without perturbation.
+    key = keys[0]
+    trained = step.begin(state.learned, step.fixed, step.start, *step.rounds(key))[0]
+    drawn, changed = perturb(data.replace(**state.learned), recipe, ALL, key)
+    expected = jax.jit(train, static_argnums=(0, 1))(layerless[0], changed, step.start, drawn, key)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, atol=1e-5), trained, expected)
+    unperturbed = step.train(state.learned, key)
+    jax.tree.map(np.testing.assert_array_equal, unperturbed, plain.train(state.learned, key))
+    assert optax.tree.norm(jax.tree.map(jnp.subtract, unperturbed, expected)) > 1e-3
+
+
+def test_rates_are_learned_through_their_factor(layerless, make_step):
+    data = make_step(layerless)[2]
+
+    def total(raw):
+        return jnp.sum(actual_rates(scale_rates(data.replace(rates=raw), 1.5)))
+
+    gradient = jax.grad(total)(jnp.asarray(data.rates))
+    np.testing.assert_allclose(gradient, 1.5 * jax.nn.sigmoid(data.rates), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"robust": ("rate",)}, "did you mean rates"),
+        ({"robust": ("order",)}, "needs config.distill.order=fixed"),
+        ({"robust": ("order",), "batches": 2, "examples_per_class": 2, "order": "shuffled"}, "they are shuffled and 2"),
+    ],
+)
+def test_what_cannot_be_meant(changes, message):
+    config = default_config()
+    config.distill.update(changes)
+    with pytest.raises(UserError, match=message):
+        validate(config)
