@@ -14,7 +14,7 @@ from ddllm.recipes import apply_argument, data_set_config
 
 def get_config(argument: str = "") -> ConfigDict:
     """The configuration, changed by what stands after the colon."""
-    config = data_set_config("rotten_tomatoes", 128, 48, argument)
+    config = data_set_config("rotten_tomatoes", 128, 48, 2.0, argument)
     config.data.source = "cornell-movie-review-data/rotten_tomatoes"
     config.data.validation = "validation"
     return apply_argument(config, argument)

@@ -24,12 +24,15 @@ ARGUMENTS = {
 
 
 def ddllm(distill: ConfigDict) -> None:
-    """Ours: the same few examples several times, from a head of zeros that the first step sets and the next ones steer the body by.
+    """Ours: all examples twice, from a head of zeros that the first step sets.
 
-    Each array has rates of its own, the outer loss follows a fully fine-tuned teacher, and the running average of what is learned is kept.
+    Each array has rates of its own, labels reach every layer directly, the outer loss follows a fully fine-tuned teacher, and the running average of
+    what is learned is kept.
     """
     distill.batches = 1
-    distill.passes = 3
+    distill.passes = 2
+    distill.direction_labels = True
+    distill.rate_directions = 3e-4
     distill.labels = "unrestricted"
     distill.initial = "real"
     distill.head = "zero"
@@ -152,13 +155,14 @@ AMOUNTS = (
 )
 
 
-def data_set_config(name: str, length: int, small_length: int, argument: str | None) -> ConfigDict:
+def data_set_config(name: str, length: int, small_length: int, small_epochs: float, argument: str | None) -> ConfigDict:
     """A data set's configuration, of the size that its model asks for.
 
     Args:
         name: of the run.
         length: positions of texts and of synthetic examples, on an encoder of BERT base's kind.
         small_length: positions of texts on the embedded encoder.
+        small_epochs: of full fine-tuning there.
         argument: what stands after the colon; arguments are applied later, by `apply_argument`, but for the model, which decides the size.
     """
     config = default_config()
@@ -166,28 +170,28 @@ def data_set_config(name: str, length: int, small_length: int, argument: str | N
     config.data.length = config.distill.length = length
     ddllm(config.distill)
     if parse_argument(argument).get("model") == "embedded":
-        make_small(config, small_length)
+        make_small(config, small_length, small_epochs)
     return config
 
 
-def make_small(config: ConfigDict, length: int) -> None:
+def make_small(config: ConfigDict, length: int, epochs: float) -> None:
     """Sizes for MiniLM on two cores: some minutes for each stage."""
     config.model.head = "mean"
     config.data.length = length
-    config.data.limit_train = 20_000
+    config.data.limit_train = 12_000
     config.data.limit_validation = 1_000
     config.data.limit_test = 4_000
     distill = config.distill
     distill.length = 32
-    distill.outer_steps = 300
+    distill.outer_steps = 400
     distill.batch_size = 16
     distill.validate_every = 100
     distill.checkpoint_every = 50
     finetune = config.finetune
-    finetune.epochs = 1.0
+    finetune.epochs = epochs
     finetune.rate = 3e-4
     finetune.train_words = False
-    finetune.validations = finetune.checkpoints = 4
+    finetune.validations = finetune.checkpoints = 6
     config.evaluate.heads = 5
     config.evaluate.head_texts = 500
     config.evaluate.tuning_texts = 300
