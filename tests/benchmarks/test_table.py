@@ -1,0 +1,133 @@
+"""The table of results: which runs it asks for, what a finished run enters, and when figures are thrown away."""
+
+import statistics
+
+import pytest
+
+from benchmarks import table
+from benchmarks.jobs import plan_jobs
+from ddllm.config import resolve
+from ddllm.main import main as command
+from ddllm.members import FINISHED
+from ddllm.report.results import add_rows
+from ddllm.runtime.storage import read_json, write_json
+
+ENVIRONMENT = {"texts": {"rows": {"train": 90, "validation": 9, "test": 30}}, "cpu": "some"}
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    """make(seeds, names) -> the runs of one data set with the embedded encoder, by their kind, examples per class and first seed."""
+
+    def make(seeds=(0, 1), names=("full", "random", "herding", "distilled"), per_class=(1, 5)):
+        made = plan_jobs(["sst2"], ["embedded"], list(names), list(per_class), list(seeds), None, tmp_path / "work")
+        return {(job.kind, job.per_class, job.seeds[0]): job for job in made}
+
+    return make
+
+
+def finish(job, rows, **changes):
+    """As if the run had ended with these rows."""
+    config = resolve(job.member.config)
+    for key, value in changes.items():
+        config["distill"][key] = value
+    common = {"examples_per_class": job.per_class, "accuracy_std": 0.0, "runs": 1, "seconds": 1.0}
+    job.member.folder.mkdir(parents=True, exist_ok=True)
+    (job.member.folder / "results.json").unlink(missing_ok=True)
+    add_rows(job.member.folder / "results.json", [common | row for row in rows], config, ENVIRONMENT)
+    write_json(job.member.folder / "member.json", {"status": FINISHED, "seconds": 1.0, "error": "", "stages": job.member.stages})
+
+
+def cell_of(cells, name, per_class):
+    [cell] = [cell for cell in cells if (cell["name"], cell["examples_per_class"]) == (name, per_class)]
+    return cell
+
+
+def test_runs_are_those_that_the_cells_need(jobs):
+    made = jobs()
+    assert list(made) == [
+        *[("full", None, 0), ("distilled", 1, 0), ("select", 1, 0), ("distilled", 5, 0), ("select", 5, 0)],
+        *[("full", None, 1), ("distilled", 1, 1), ("distilled", 5, 1)],
+    ]
+    distilled = made["distilled", 5, 1].member
+    assert distilled.config.distill.teacher == str(made["full", None, 1].member.folder)
+    assert distilled.config.seed == 1 and distilled.config.distill.examples_per_class == 5
+    select = made["select", 5, 0].member
+    assert tuple(select.config.evaluate.selections) == ("random", "herding") and select.config.evaluate.selection_draws == 2
+    assert len({job.member.folder for job in made.values()}) == len(made)
+    # A published recipe has no teacher, and so needs no run on full data.
+    [peer] = jobs(seeds=(0,), names=("maekawa2023",), per_class=(1,)).values()
+    assert not peer.member.config.distill.teacher and peer.member.config.distill.attention_weight == 100
+    assert peer.member.config.distill.outer_steps == distilled.config.distill.outer_steps
+
+
+def test_seeds_are_averaged_and_other_settings_begin_anew(jobs):
+    made, cells = jobs(), []
+    full = [{"name": "full", "examples_per_class": None, "accuracy_mean": value} for value in (0.8, 0.9)]
+    for seed in (0, 1):
+        finish(made["full", None, seed], [full[seed]])
+        own = {"name": "distilled", "accuracy_mean": 0.7 + seed / 10, "head": "zero", "texts": 30}
+        redrawn = {
+            "name": "distilled, redrawn heads",
+            "accuracy_mean": 0.6,
+            "accuracy_std": 0.02,
+            "runs": 5,
+            "head": "redrawn",
+            "texts": 20,
+        }
+        finish(made["distilled", 1, seed], [own, redrawn])
+        table.enter(cells, made["full", None, seed])
+        table.enter(cells, made["distilled", 1, seed])
+    finish(made["select", 1, 0], [{"name": "random", "accuracy_mean": 0.5, "accuracies": [0.4, 0.6], "runs": 2, "texts": 30}])
+    table.enter(cells, made["select", 1, 0])
+    distilled = cell_of(cells, "distilled", 1)
+    assert distilled["accuracy_mean"] == pytest.approx(0.75) and distilled["accuracy_std"] == pytest.approx(statistics.stdev([0.7, 0.8]))
+    assert (distilled["runs"], distilled["seeds"], distilled["redrawn_mean"]) == (2, [0, 1], pytest.approx(0.6))
+    assert cell_of(cells, "random", 1)["values"] == {"0": 0.4, "1": 0.6} and cell_of(cells, "full", None)["runs"] == 2
+    assert "distill.teacher" not in distilled["settings"] and distilled["settings"]["distill.direction_labels"] is True
+    # The teacher's folder is no setting, a number of steps is one.
+    finish(made["distilled", 1, 1], [{"name": "distilled", "accuracy_mean": 0.8, "head": "zero"}], teacher="elsewhere")
+    table.enter(cells, made["distilled", 1, 1])
+    assert cell_of(cells, "distilled", 1)["runs"] == 2
+    finish(made["distilled", 1, 1], [{"name": "distilled", "accuracy_mean": 0.9, "head": "zero"}], outer_steps=7)
+    table.enter(cells, made["distilled", 1, 1])
+    assert cell_of(cells, "distilled", 1)["values"] == {"1": 0.9} and not cell_of(cells, "distilled", 1)["redrawn"]
+
+
+def test_the_command_writes_both_files_and_keeps_cells_whose_runs_are_gone(jobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "JSON", tmp_path / "TABLE.json")
+    monkeypatch.setattr(table, "MARKDOWN", tmp_path / "TABLE.md")
+    line = [*("--datasets", "sst2"), *("--names", "full,distilled"), *("--per-class", "1"), *("--seeds", "0"), "--only-table"]
+    made = jobs(seeds=(0,), names=("full", "distilled"), per_class=(1,))
+    finish(made["full", None, 0], [{"name": "full", "examples_per_class": None, "accuracy_mean": 0.8}])
+    finish(made["distilled", 1, 0], [{"name": "distilled", "accuracy_mean": 0.76, "head": "zero"}])
+    assert table.main([*line, "--work", str(tmp_path / "work")]) == 0
+    first = read_json(tmp_path / "TABLE.json")
+    assert cell_of(first["cells"], "distilled", 1)["percent_of_full"] == 95.0
+    text = (tmp_path / "TABLE.md").read_text()
+    assert "76.0 (1), 95.0 % of full" in text and "Published figures" in text
+    assert table.main([*line, "--work", str(tmp_path / "empty")]) == 0
+    assert read_json(tmp_path / "TABLE.json") == first
+
+
+def test_the_commands_of_the_table_are_commands(jobs, capsys):
+    [full] = jobs(seeds=(0,), names=("full",), per_class=(1,)).values()
+    assert command([*full.member.line, "--config.distill.outer_steps=0"]) == 2
+    assert "config.distill.outer_steps is 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line, sentence",
+    [
+        (["--datasets", "sst"], "did you mean sst2"),
+        (["--names", "destilled"], "did you mean distilled"),
+        (["--per-class", "0,1"], "whole numbers from 1 on"),
+        (["--seeds", "a"], "whole numbers from 0 on"),
+        (["--data", "nowhere"], "is not a folder"),
+        (["--minuts", "3"], "--minuts"),
+    ],
+)
+def test_mistakes_are_one_sentence(line, sentence, capsys):
+    assert table.main(line) == 2
+    captured = capsys.readouterr().err
+    assert sentence in captured and captured.count("\n") == 1
