@@ -29,6 +29,9 @@ ROOT = Path(__file__).resolve().parents[1]
 JSON, MARKDOWN, PUBLISHED = ROOT / "results" / "TABLE.json", ROOT / "results" / "TABLE.md", ROOT / "benchmarks" / "published.json"
 Cell = dict[str, Any]
 APART = ("name", "seed", "runtime", "data.source", "distill.teacher", "distill.checkpoint_every", "distill.checkpoints_kept")
+# Sections that a kind of run does not depend on, and what selections take of one of them.
+WITHOUT_EFFECT = {"full": ("distill", "evaluate"), "select": ("distill", "finetune")}
+SIZES = ("distill.examples_per_class", "distill.batches")
 REDRAWN = "redrawn heads"
 
 
@@ -91,7 +94,7 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
 def enter(cells: list[Cell], job: Job) -> None:
     """Put a finished run's figures into the cells, in the place of those that other settings gave."""
     results = read_results(job.member.folder / "results.json")
-    settings = settings_of(results["config"])
+    settings = settings_of(results["config"], job.kind)
     first = str(job.seeds[0])
     for row in results["rows"]:
         name = row["name"].removesuffix(f", {REDRAWN}")
@@ -119,14 +122,15 @@ def enter(cells: list[Cell], job: Job) -> None:
         summarise(cell)
 
 
-def settings_of(config: dict[str, Any]) -> dict[str, Any]:
-    """What a run's configuration changes in the defaults, but for what differs between the runs of a cell or has no effect."""
+def settings_of(config: dict[str, Any], kind: str) -> dict[str, Any]:
+    """What a run's configuration changes in the defaults, but for what differs between the runs of a cell or has no effect on them."""
     there, defaults = (flatten_dict(tree, sep=".") for tree in (config, resolve(default_config())))
-    return {
-        key: value
-        for key, value in sorted(there.items())
-        if value != defaults.get(key) and not any(key == apart or key.startswith(f"{apart}.") for apart in APART)
-    }
+    apart = APART + WITHOUT_EFFECT.get(kind, ("finetune",))
+
+    def counts(key: str) -> bool:
+        return key in SIZES and kind == "select" or not any(key == part or key.startswith(f"{part}.") for part in apart)
+
+    return {key: value for key, value in sorted(there.items()) if value != defaults.get(key) and counts(key)}
 
 
 def summarise(cell: Cell) -> None:

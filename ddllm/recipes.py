@@ -183,8 +183,8 @@ def make_small(config: ConfigDict, length: int, epochs: float) -> None:
     config.data.limit_test = 4_000
     distill = config.distill
     distill.length = 32
-    distill.outer_steps = 400
-    distill.batch_size = 16
+    distill.outer_steps = 600
+    distill.batch_size = 32
     distill.validate_every = 100
     distill.checkpoint_every = 50
     finetune = config.finetune

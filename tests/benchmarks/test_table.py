@@ -85,6 +85,9 @@ def test_seeds_are_averaged_and_other_settings_begin_anew(jobs):
     assert (distilled["runs"], distilled["seeds"], distilled["redrawn_mean"]) == (2, [0, 1], pytest.approx(0.6))
     assert cell_of(cells, "random", 1)["values"] == {"0": 0.4, "1": 0.6} and cell_of(cells, "full", None)["runs"] == 2
     assert "distill.teacher" not in distilled["settings"] and distilled["settings"]["distill.direction_labels"] is True
+    # What a run does not depend on is no setting of its cells.
+    assert cell_of(cells, "full", None)["settings"].keys() & {"finetune.rate", "distill.length"} == {"finetune.rate"}
+    assert cell_of(cells, "random", 1)["settings"].keys() & {"finetune.rate", "distill.length"} == set()
     # The teacher's folder is no setting, a number of steps is one.
     finish(made["distilled", 1, 1], [{"name": "distilled", "accuracy_mean": 0.8, "head": "zero"}], teacher="elsewhere")
     table.enter(cells, made["distilled", 1, 1])
