@@ -34,6 +34,7 @@ def default_config() -> ConfigDict:
     data.validation = ""  # the same; empty: hold validation_size rows out of train
     data.test = "test"  # the same; empty: hold test_size rows out of train
     data.text_column = "text"
+    data.pair_column = ""  # column of the second text, where texts come in pairs; empty: single texts
     data.label_column = "label"
     data.label_names = ()  # names in the order of the integer labels; empty: found in the data
     data.validation_size = 0.1  # rows (above 1) or a fraction of train

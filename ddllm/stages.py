@@ -145,7 +145,7 @@ def distill(run: Run) -> None:
         data.replace(**best["learned"]),
         recipe,
         prepared.tokens.label_names,
-        **describe_base(prepared.pretrained, prepared.learner, run.config.data.length),
+        **describe_base(prepared.pretrained, prepared.learner, run.config.data.length, bool(run.config.data.pair_column)),
         validation_accuracy=float(best["accuracy"]),
         outer_step=int(best["step"]),
         distillation_seconds=seconds,

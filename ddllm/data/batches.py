@@ -22,12 +22,14 @@ class Batch(NamedTuple):
         mask: float32 [B, T], 1 for tokens, 0 for padding.
         labels: int32 [B].
         weight: float32 [B], 0 for rows that only fill the batch up.
+        types: token types, int32 [B, T]; None where all are 0.
     """
 
     ids: Any
     mask: Any
     labels: Any
     weight: Any
+    types: Any = None
 
 
 def length_buckets(lengths: np.ndarray, maximum: int, multiple: int = 8, most: int = 4) -> tuple[int, ...]:
@@ -139,10 +141,15 @@ def _reach(buckets: tuple[int, ...], split: TokenSplit) -> tuple[int, ...]:
 def _make_batch(split: TokenSplit, rows: np.ndarray, batch_size: int, buckets: tuple[int, ...]) -> Batch:
     count, longest = len(rows), split.lengths[rows].max()
     width = next(bucket for bucket in buckets if bucket >= longest)
-    ids = np.zeros((batch_size, width), np.int32)
-    present = split.ids[rows, :width]
-    ids[:count, : present.shape[1]] = present
+
+    def widen(array: np.ndarray) -> np.ndarray:
+        wide = np.zeros((batch_size, width), np.int32)
+        present = array[rows, :width]
+        wide[:count, : present.shape[1]] = present
+        return wide
+
     lengths, labels = np.ones(batch_size, np.int32), np.zeros(batch_size, np.int32)
     lengths[:count], labels[:count] = split.lengths[rows], split.labels[rows]
     mask = (np.arange(width) < lengths[:, None]).astype(np.float32)
-    return Batch(ids, mask, labels, (np.arange(batch_size) < count).astype(np.float32))
+    types = None if split.types is None else widen(split.types)
+    return Batch(widen(split.ids), mask, labels, (np.arange(batch_size) < count).astype(np.float32), types)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddllm.data.files import read_file
+from ddllm.data.files import Columns, named_columns, read_file
 from ddllm.data.labels import LabelNames, encode, find_names
 from ddllm.data.sources import open_source
 from ddllm.data.splits import Corpus, Split, count_rows, draw_part, hold_out, remove_texts
@@ -80,7 +80,7 @@ def load_corpus(data: ConfigDict) -> Corpus:
 
 
 def read_examples(path: Path, data: ConfigDict, label_names: tuple[str, ...], tokenizer_folder: Path, length: int) -> TokenSplit:
-    """Read chosen examples from a file of their own, with the corpus's columns or else `text` and `label`.
+    """Read chosen examples from a file of their own, with the corpus's columns or else `text`, `label` and, for pairs, `text_pair`.
 
     Args:
         path: CSV, TSV, JSONL, JSON or Parquet.
@@ -92,12 +92,13 @@ def read_examples(path: Path, data: ConfigDict, label_names: tuple[str, ...], to
     Raises:
         UserError: the file cannot be read, or a label is not among the names.
     """
+    columns, usual = named_columns(data), Columns("text", "label", "text_pair" if data.pair_column else "")
     try:
-        table = read_file(path, data.text_column, data.label_column)
+        table = read_file(path, *columns)
     except UserError:
-        if (data.text_column, data.label_column) == ("text", "label") or not path.is_file():
+        if columns == usual or not path.is_file():
             raise
-        table = read_file(path, "text", "label")
+        table = read_file(path, *usual)
     # Classes that are called by numbers are meant by them.
     indexed = not all(re.fullmatch(r"-?\d+", name) for name in label_names)
     split, _ = encode(table, LabelNames(tuple(label_names), indexed), "train")

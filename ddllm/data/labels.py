@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +41,8 @@ def find_names(table: Table, given: tuple[str, ...]) -> LabelNames:
             raise UserError(f"config.data.label_names repeats a name: {', '.join(names)}.")
         return LabelNames(names, indexed=True)
     found = set()
-    for row, (text, label) in enumerate(zip(table.texts, table.labels, strict=True), 1):
-        if not is_empty(text):
-            found.add(check_label(label, row, table.where))
+    for row, _, _, label in filled_rows(table):
+        found.add(check_label(label, row, table.where))
     if len({isinstance(label, str) for label in found}) > 1:
         raise UserError(f"{table.where} mixes strings and integers as labels; write them all in the same way.")
     if found == {-1}:
@@ -53,6 +53,14 @@ def find_names(table: Table, given: tuple[str, ...]) -> LabelNames:
 def is_empty(text: Any) -> bool:
     """Whether there is nothing to read."""
     return text is None or (isinstance(text, str) and not text.strip()) or (isinstance(text, float) and math.isnan(text))
+
+
+def filled_rows(table: Table) -> Iterator[tuple[int, Any, Any, Any]]:
+    """(number from 1, text, second text or None, label) of each row that has something to read; of a pair, both texts must."""
+    seconds = [None] * len(table.texts) if table.pairs is None else table.pairs
+    for row, (text, second, label) in enumerate(zip(table.texts, seconds, table.labels, strict=True), 1):
+        if not is_empty(text) and (table.pairs is None or not is_empty(second)):
+            yield row, text, second, label
 
 
 def check_label(label: Any, row: int, where: str) -> str | int:
@@ -69,7 +77,7 @@ def check_label(label: Any, row: int, where: str) -> str | int:
 
 
 def encode(table: Table, names: LabelNames, key: str) -> tuple[Split, int]:
-    """Labels as positions, texts stripped, empty ones left out.
+    """Labels as positions, texts stripped, empty ones (and pairs with an empty one) left out.
 
     Args:
         table: raw rows.
@@ -83,12 +91,11 @@ def encode(table: Table, names: LabelNames, key: str) -> tuple[Split, int]:
         UserError: no text is left, one is not a string, or a label is not among the names.
     """
     positions = {name: position for position, name in enumerate(names.names)}
-    texts, labels = [], []
-    for row, (text, value) in enumerate(zip(table.texts, table.labels, strict=True), 1):
-        if is_empty(text):
-            continue
-        if not isinstance(text, str):
-            raise UserError(f"{table.where}, row {row}: the text is not a string but {type(text).__name__}; see config.data.text_column.")
+    texts, pairs, labels = [], [], []
+    for row, text, second, value in filled_rows(table):
+        for found, column in ((text, "text_column"), (second, "pair_column")):
+            if found is not None and not isinstance(found, str):
+                raise UserError(f"{table.where}, row {row}: the text is not a string but {type(found).__name__}; see config.data.{column}.")
         label = check_label(value, row, table.where)
         if names.indexed and not isinstance(label, str):
             position = int(label) if 0 <= label < len(positions) else None
@@ -97,10 +104,12 @@ def encode(table: Table, names: LabelNames, key: str) -> tuple[Split, int]:
         if position is None:
             raise UserError(_unknown_label(label, row, table, names, key))
         texts.append(text.strip())
+        pairs.append(second and second.strip())
         labels.append(position)
     if not texts:
         raise UserError(f"{table.where} has {len(table.texts)} rows, but no text in any of them; see config.data.text_column.")
-    return Split(texts, np.array(labels, np.int32)), len(table.texts) - len(texts)
+    split = Split(texts, np.array(labels, np.int32), None if table.pairs is None else pairs)
+    return split, len(table.texts) - len(texts)
 
 
 def _unknown_label(label: str | int, row: int, table: Table, names: LabelNames, key: str) -> str:

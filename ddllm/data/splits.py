@@ -21,10 +21,12 @@ class Split:
     Attributes:
         texts: stripped and not empty.
         labels: int32 [n], positions in the corpus's label names.
+        pairs: the second text of each row, where texts come in pairs; stripped and not empty.
     """
 
     texts: list[str]
     labels: np.ndarray
+    pairs: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -32,7 +34,14 @@ class Split:
     def take(self, rows: np.ndarray) -> "Split":
         """The rows of these numbers (or of a boolean mask), in their order."""
         rows = np.arange(len(self))[rows]
-        return Split([self.texts[row] for row in rows], self.labels[rows])
+        pairs = None if self.pairs is None else [self.pairs[row] for row in rows]
+        return Split([self.texts[row] for row in rows], self.labels[rows], pairs)
+
+    def keys(self) -> list[bytes]:
+        """What each row is known by, the same for rows whose texts differ in white space alone."""
+        if self.pairs is None:
+            return [fold(text) for text in self.texts]
+        return [fold(text) + fold(pair) for text, pair in zip(self.texts, self.pairs, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -113,8 +122,8 @@ def hold_out(split: Split, count: int, seed: list[int]) -> tuple[Split, Split]:
     """
     rng = np.random.default_rng(seed)
     groups: dict[bytes, list[int]] = {}
-    for row, text in enumerate(split.texts):
-        groups.setdefault(fold(text), []).append(row)
+    for row, key in enumerate(split.keys()):
+        groups.setdefault(key, []).append(row)
     members, labels = list(groups.values()), split.labels.tolist()
     # One row of every class stays, or the class would vanish from training.
     counts = np.bincount(split.labels)
@@ -130,7 +139,7 @@ def hold_out(split: Split, count: int, seed: list[int]) -> tuple[Split, Split]:
 
 
 def remove_texts(split: Split, others: Iterable[Split]) -> tuple[Split, int]:
-    """The rows whose text occurs in none of the others, and how many did."""
-    known = {fold(text) for other in others for text in other.texts}
-    keep = np.array([fold(text) not in known for text in split.texts], bool)
+    """The rows whose text (or pair of texts) occurs in none of the others, and how many did."""
+    known = {key for other in others for key in other.keys()}
+    keep = np.array([key not in known for key in split.keys()], bool)
     return split.take(keep), int(len(keep) - keep.sum())

@@ -22,10 +22,11 @@ from ddllm.errors import UserError
 from ddllm.models.learner import Learner
 from ddllm.models.pretrained import Pretrained
 
-# 1: fixed order and the optimizers by their short names; 2: every order and every optimizer. A folder is of the lowest schema that can say what it holds.
-SCHEMA = 2
+# 1: fixed order and the optimizers by their short names; 2: every order and every optimizer; 3: pairs of texts. A folder is of the lowest schema
+# that can say what it holds.
+SCHEMA = 3
 ARRAYS, RECIPE = "distilled.safetensors", "recipe.json"
-ALWAYS, SOMETIMES = ("embeddings", "mask", "labels", "rates"), ("momentum", "order")
+ALWAYS, SOMETIMES = ("embeddings", "mask", "labels", "rates"), ("momentum", "order", "types")
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Distilled:
             )
 
 
-def describe_base(pretrained: Pretrained, learner: Learner, text_length: int) -> dict[str, Any]:
-    """What a distilled data set belongs to: model, head and how real texts are prepared."""
+def describe_base(pretrained: Pretrained, learner: Learner, text_length: int, pairs: bool = False) -> dict[str, Any]:
+    """What a distilled data set belongs to: model, head and how real texts (or pairs of them) are prepared."""
     return {
         "base_model": {"name": pretrained.name, "fingerprint": pretrained.fingerprint, "hidden": pretrained.config.hidden},
         "head": {**asdict(learner.head), "start": learner.start, "seed": learner.head_seed},
@@ -67,6 +68,7 @@ def describe_base(pretrained: Pretrained, learner: Learner, text_length: int) ->
             "tokenizer": pretrained.name,
             "text_length": text_length,
             "embeddings": "rows of the word table, before position and token-type embeddings",
+            **({"pairs": True} if pairs else {}),
         },
     }
 
@@ -99,6 +101,8 @@ def save_distilled(folder: Path, data: DistilledData, recipe: Recipe, label_name
     if recipe.order == "fixed" and recipe.optimizer in (SGD, *SHORT):
         del constants["order"]
         schema = 1
+    if card.get("preprocessing", {}).get("pairs"):
+        schema = 3
     readable = {"learning_rates": np.logaddexp(0, arrays["rates"]).tolist()}
     if data.momentum is not None:
         readable["momentum"] = np.exp(-np.logaddexp(0, -arrays["momentum"])).tolist()
@@ -180,6 +184,7 @@ def _check(folder: Path, data: DistilledData, recipe: Recipe, card: dict[str, An
         and data.rates.shape[0] == shape[0] * recipe.passes
         and (None if data.momentum is None else data.momentum.shape)
         == (data.rates.shape[:1] if recipe.optimizer == LEARNED_MOMENTUM else None)
+        and (data.types is None or data.types.shape == shape[:3])
         and (None if data.order is None else data.order.shape) == ((data.rates.shape[0], shape[0]) if recipe.order == "learned" else None)
     )
     if not fits:

@@ -28,6 +28,7 @@ class DistilledData:
         head: initial head, where it is learned with the data; else None.
         momentum: raw coefficients [S] of learned momentum, sigmoid gives the coefficient; None for every other optimizer.
         order: logits [S, M] of the inner batches at each inner step, where the order is learned; else None.
+        types: token types [M, N, T], whole numbers, where examples stand for pairs of texts; not learned. None: all 0.
     """
 
     embeddings: Any
@@ -37,6 +38,13 @@ class DistilledData:
     head: Tree | None = None
     momentum: Any = None
     order: Any = None
+    types: Any = None
+
+    @property
+    def batches(self) -> dict[str, Any]:
+        """What inner steps are fed with: arrays [M, N, …]."""
+        parts = {"embeddings": self.embeddings, "mask": self.mask, "labels": self.labels, "types": self.types}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def replace(self, **changes: Any) -> "DistilledData":
         """A copy with some parts exchanged."""

@@ -25,11 +25,11 @@ from ddllm.models.learner import Learner, Start, cross_entropy, target_weights
 def inner_loss(learner: Learner, labels: str) -> Callable[[Tree, dict[str, jax.Array]], jax.Array]:
     """The loss of one inner batch `{"embeddings" [N, T, D], "mask" [N, T], "labels" [N, C]}`: mean cross-entropy, a scalar.
 
-    With "weights" [N] in the batch, the sum weighted by them instead of the mean.
+    With "weights" [N] in the batch, the sum weighted by them instead of the mean; with "types" [N, T], these are its token types.
     """
 
     def loss(params: Tree, batch: dict[str, jax.Array]) -> jax.Array:
-        logits_NC = learner.logits(params, batch["embeddings"], jax.lax.stop_gradient(batch["mask"]))
+        logits_NC = learner.logits(params, batch["embeddings"], jax.lax.stop_gradient(batch["mask"]), batch.get("types"))
         losses_N = cross_entropy(logits_NC, target_weights(batch["labels"], labels))
         return jnp.sum(batch["weights"] * losses_N) if "weights" in batch else jnp.mean(losses_N)
 
@@ -73,7 +73,7 @@ def unroll(
     if feed_S.shape[0] != steps:
         raise ValueError(f"{steps} rows of rates for {feed_S.shape[0]} inner steps")
     transform = optax.with_extra_args_support(optimizer) if optimizer else make_optimizer(recipe.optimizer)
-    batches = {"embeddings": data.embeddings, "mask": data.mask, "labels": data.labels}
+    batches = data.batches
     loss = inner_loss(learner, recipe.labels)
 
     def make_step(batches: dict[str, Any], method: Method, fixed: tuple[str, ...] = ()) -> Callable:

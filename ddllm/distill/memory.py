@@ -13,7 +13,7 @@ from ddllm.distill.outer_step import OuterStep
 from ddllm.runtime.devices import place
 
 
-def predict_memory(step: OuterStep, learned: dict[str, Any], batch_size: int, length: int) -> int:
+def predict_memory(step: OuterStep, learned: dict[str, Any], batch_size: int, length: int, typed: bool = False) -> int:
     """Bytes that an outer step needs on each device at its peak, beyond pretrained parameters and what is learned.
 
     Args:
@@ -21,13 +21,14 @@ def predict_memory(step: OuterStep, learned: dict[str, Any], batch_size: int, le
         learned: the parts of the distilled data that are learned.
         batch_size: real texts B, a multiple of the devices that share them.
         length: padded length T of the longest of them.
+        typed: they have token types.
 
     Returns:
         The largest need of the three programs, each with what the earlier ones have handed on.
     """
     learned = place(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), learned), step.everywhere)
     shape, row = (batch_size, length), (batch_size,)
-    kinds = Batch((shape, jnp.int32), (shape, jnp.float32), (row, jnp.int32), (row, jnp.float32))
+    kinds = [(shape, jnp.int32), (shape, jnp.float32), (row, jnp.int32), (row, jnp.float32), *([(shape, jnp.int32)] if typed else [])]
     batch = Batch(*(jax.ShapeDtypeStruct(*kind, sharding=step.batches) for kind in kinds))
     keys = step.rounds(jax.random.key(0))[0]
     (trained, pullback), kept, most = _account(step.begin, learned, step.fixed, step.start, keys)

@@ -34,14 +34,18 @@ def first_data(prepared: Prepared) -> DistilledData:
     if config.initial == "noise":
         shape = (config.batches, classes * per_class // config.batches, config.length)
         embeddings, mask = initialise.noise_data(words, shape, rng)
+        types = None if tokens.train.types is None else initialise.noise_types(shape)
     else:
         if config.initial == "real":
             split = tokens.train
-            picked = initialise.pick_examples(split, classes, per_class, rng, at_least=config.length)
+            # Single texts use all positions; of pairs, the second text must not be cut away.
+            preferred = "at_most" if prepared.config.data.pair_column else "at_least"
+            picked = initialise.pick_examples(split, classes, per_class, rng, **{preferred: config.length})
         else:
             split = read_examples(Path(config.initial), prepared.config.data, tokens.label_names, prepared.pretrained.folder, config.length)
             picked = initialise.pick_examples(split, classes, per_class, rng)
         embeddings, mask = initialise.real_data(words, split, picked, config.batches, config.length)
+        types = initialise.real_types(split, picked, config.batches, config.length)
     head = init_head(jax.random.key(prepared.config.seed), prepared.learner.head, prepared.pretrained.config.hidden, prepared.start.pooler)
     groups = group_names({"body": prepared.start.body, "head": head}, config.rates)
     data = initialise.assemble(
@@ -53,6 +57,7 @@ def first_data(prepared: Prepared) -> DistilledData:
         kind=config.labels,
         groups=len(groups),
         rate=config.initial_rate,
+        types=types,
     )
     if config.head == "learned":
         data = data.replace(head=head)
@@ -91,7 +96,8 @@ def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData) -> No
     config, free = prepared.config.distill, free_memory(prepared.mesh.local_devices[0])
 
     def need(step: OuterStep) -> int:
-        return predict_memory(step, learned_parts(data, recipe_of(config)), config.batch_size, max(prepared.buckets))
+        typed = prepared.tokens.train.types is not None
+        return predict_memory(step, learned_parts(data, recipe_of(config)), config.batch_size, max(prepared.buckets), typed)
 
     needed = need(step)
     if needed <= free:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddllm.distill.dataset import DistilledData, Recipe
-from ddllm.distill.initialise import assemble, pick_examples, real_data
+from ddllm.distill.initialise import assemble, pick_examples, real_data, real_types
 from ddllm.distill.inner_loop import same_every_time, train
 from ddllm.models.learner import Learner, Start
 from ddllm.models.scoring import Scorer
@@ -114,6 +114,7 @@ def evaluate_random(prepared: Prepared, like: DistilledData, recipe: Recipe) -> 
         picked = pick_examples(tokens.train, classes, per_class, rng)
         embeddings, mask = real_data(words, tokens.train, picked, batches, length)
         data = assemble(embeddings, mask, classes=classes, per_class=per_class, passes=recipe.passes, kind="hard", groups=1, rate=rate)
+        data = data.replace(types=real_types(tokens.train, picked, batches, length))
         return jax.tree.map(jnp.asarray, data)
 
     rates, draws = tuple(config.random_rates), config.random_draws

@@ -55,9 +55,12 @@ class Learner:
             return init_head(key, self.head, self.encoder.hidden, pooler)
         return init_head(jax.random.key(self.head_seed), self.head, self.encoder.hidden, pooler, zero=self.start == "zero")
 
-    def logits(self, params: Tree, embeddings_NTD: jax.Array, mask_NT: jax.Array) -> jax.Array:
-        """Logits [N, C] of input embeddings [N, T, D] with mask [N, T]."""
-        hidden_NTD = encode(params["body"], self.encoder, embeddings_NTD, mask_NT)
+    def logits(self, params: Tree, embeddings_NTD: jax.Array, mask_NT: jax.Array, types_NT: jax.Array | None = None) -> jax.Array:
+        """Logits [N, C] of input embeddings [N, T, D] with mask [N, T] and, for pairs of texts, token types [N, T] (whole numbers)."""
+        if types_NT is not None:
+            # Floating-point ones are distilled data's: constants among arrays that are differentiated.
+            types_NT = jax.lax.stop_gradient(types_NT).astype(jnp.int32)
+        hidden_NTD = encode(params["body"], self.encoder, embeddings_NTD, mask_NT, types_NT)
         return apply_head(params["head"], self.head, hidden_NTD, mask_NT)
 
     @property

@@ -22,7 +22,7 @@ from ddllm.runtime.mesh import TEXTS, place_parameters
 @partial(jax.jit, static_argnames="learner")
 def batch_logits(params: Tree, words_VD: jax.Array, batch: Batch, learner: Learner) -> jax.Array:
     """Logits [B, C] of a batch of real texts."""
-    return learner.logits(params, words_VD[batch.ids], batch.mask)
+    return learner.logits(params, words_VD[batch.ids], batch.mask, batch.types)
 
 
 @partial(jax.jit, static_argnames="learner")
@@ -34,7 +34,7 @@ def count_correct(params: Tree, words_VD: jax.Array, batch: Batch, learner: Lear
 
 def real_loss(params: Tree, learner: Learner, words_VD: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Mean cross-entropy and accuracy on a batch of real texts."""
-    logits_BC = learner.logits(params, words_VD[batch.ids], batch.mask)
+    logits_BC = learner.logits(params, words_VD[batch.ids], batch.mask, batch.types)
     losses_B = optax.softmax_cross_entropy_with_integer_labels(logits_BC, batch.labels)
     total = jnp.sum(batch.weight)
     correct = jnp.sum((jnp.argmax(logits_BC, axis=-1) == batch.labels) * batch.weight) / total
@@ -68,7 +68,7 @@ class Scorer:
     ) -> None:
         if limit and limit < len(split):
             chosen = np.sort(np.random.default_rng([seed, 17]).permutation(len(split))[:limit])
-            split = TokenSplit(split.ids[chosen], split.lengths[chosen], split.labels[chosen])
+            split = split.take(chosen)
         self.learner, self.words, self.texts, self.mesh = learner, words_VD, len(split), mesh
         shares = mesh.size // mesh.shape["model"] if mesh else 1
         batch_size = -(-batch_size // shares) * shares
