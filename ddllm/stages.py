@@ -93,7 +93,7 @@ def prepare(run: Run) -> None:
     """Read corpus and model, tokenise once, and say what was found."""
     tokens, notes = run.prepared.tokens, run.prepared.tokens.notes
     sizes = ", ".join(f"{len(getattr(tokens, part)):,} {part}" for part in ("train", "validation", "test"))
-    say(f"{tokens.name}: {sizes} texts; classes {', '.join(tokens.label_names)}")
+    say(f"{tokens.name}: {sizes} texts; {run.prepared.learner.task.describe(tokens.train.labels, tokens.label_names)}")
     for name, counts in (
         ("duplicates removed", notes.get("duplicates_removed", {})),
         ("empty texts removed", notes.get("empty_removed", {})),
@@ -107,7 +107,7 @@ def prepare(run: Run) -> None:
 
 def finetune(run: Run) -> None:
     """Fine-tune on all training texts: the row "full"."""
-    prepared, accuracies, seconds = run.prepared, [], 0.0
+    prepared, scores, seconds = run.prepared, [], 0.0
     for seed in range(run.config.seed, run.config.seed + run.config.finetune.seeds):
         checkpoints = Checkpoints(run.workdir.finetune / f"seed-{seed}", keep=1)
         metrics = run.metrics()
@@ -116,9 +116,9 @@ def finetune(run: Run) -> None:
         finally:
             checkpoints.close()
             metrics.close()
-        accuracies.append(score_finetuned(prepared, state))
+        scores.append(score_finetuned(prepared, state))
         seconds += took / run.config.finetune.seeds
-    record(run, [full_row(accuracies, seconds, len(prepared.tokens.train), run.config.finetune)])
+    record(run, [full_row(scores, seconds, len(prepared.tokens.train), run.config.finetune, prepared.metric)])
 
 
 def distill(run: Run) -> None:
@@ -129,7 +129,7 @@ def distill(run: Run) -> None:
     stream = BatchStream(prepared.tokens.train, config.batch_size, run.config.seed, prepared.buckets)
     scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
     checkpoints, metrics = Checkpoints(run.workdir.checkpoints, config.checkpoints_kept), run.metrics()
-    loop = Loop(DISTILL, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics)
+    loop = Loop(DISTILL, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics, prepared.metric)
     try:
         if (checkpoints.latest() or 0) < config.outer_steps:  # a finished run compiles nothing
             check_memory(prepared, step, data)
@@ -146,7 +146,7 @@ def distill(run: Run) -> None:
         recipe,
         prepared.tokens.label_names,
         **describe_base(prepared.pretrained, prepared.learner, run.config.data.length, bool(run.config.data.pair_column)),
-        validation_accuracy=float(best["accuracy"]),
+        **{f"validation_{prepared.metric}": float(best["accuracy"])},
         outer_step=int(best["step"]),
         distillation_seconds=seconds,
         config=resolve(run.config),
@@ -184,7 +184,9 @@ def record(run: Run, rows: list[dict[str, Any]]) -> None:
     """Put rows into results.json, with the configuration and the surroundings."""
     if not is_first():
         return
-    notes = {"data": run.prepared.tokens.name, "model": run.prepared.pretrained.name, "texts": run.prepared.tokens.notes}
+    tokens = run.prepared.tokens
+    shown = run.prepared.learner.task.shown(tokens.test.labels, len(tokens.label_names))
+    notes = {"data": tokens.name, "model": run.prepared.pretrained.name, "texts": tokens.notes, "figures": list(shown)}
     add_rows(run.workdir.results, rows, resolve(run.config), describe_environment() | notes)
 
 

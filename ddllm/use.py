@@ -29,13 +29,14 @@ from ddllm.models.learner import Learner, Start
 from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.models.save import save_pretrained
 from ddllm.models.scoring import batch_logits
+from ddllm.models.tasks import read_task
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A classifier trained on a distilled data set.
+    """A classifier (or what the task asks for) trained on a distilled data set.
 
     Attributes:
         params: {"body", "head"} after training.
@@ -83,13 +84,15 @@ class Trained:
             return [str(text) for text in texts], numbers, None
         return [first for first, _ in texts], numbers, [second for _, second in texts]
 
-    def predict(self, texts: Texts, batch_size: int = 32) -> list[str]:
-        """The class name of each text, or pair of texts."""
-        return [self.distilled.label_names[index] for index in self.logits(texts, batch_size).argmax(axis=-1)] if texts else []
+    def predict(self, texts: Texts, batch_size: int = 32) -> list[Any]:
+        """The class name of each text, or pair of texts; of a regression a number, and of sets of labels the list of their names."""
+        return self.learner.task.tell(self.logits(texts, batch_size), self.distilled.label_names) if texts else []
 
     def save(self, folder: str | Path) -> None:
         """Write an ordinary Hugging Face checkpoint; see `save_pretrained` for what mean pooling needs."""
-        save_pretrained(folder, self.pretrained, self.params, self.pretrained.words, self.learner.head, self.distilled.label_names)
+        learner, names = self.learner, self.distilled.label_names
+        params = self.params | {"head": learner.task.export_head(self.params["head"])}
+        save_pretrained(folder, self.pretrained, params, self.pretrained.words, learner.head, names, learner.task.problem)
 
 
 def train(folder: str | Path, model: str | None = None, seed: int = 0) -> Trained:
@@ -109,7 +112,7 @@ def train(folder: str | Path, model: str | None = None, seed: int = 0) -> Traine
     distilled.check_base(pretrained)
     start, head_seed = head.pop("start"), head.pop("seed")
     encoder = replace(pretrained.config, products=distilled.card.get("products", "float32"))
-    learner = Learner(encoder, HeadConfig(**head), start, head_seed)
+    learner = Learner(encoder, HeadConfig(**head), start, head_seed, read_task(distilled.card))
     parts = Start(*jax.tree.map(jnp.asarray, (pretrained.body, pretrained.words, pretrained.pooler)))
     data = jax.tree.map(jnp.asarray, distilled.data)
     return Trained(train_small(learner, distilled.recipe, parts, data, jax.random.key(seed)), learner, pretrained, distilled)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ddllm.data.splits import strata
 from ddllm.data.tokens import TokenSplit
 
 POOL = 32  # batches among which texts are sorted by length; more means less padding and less chance
@@ -20,7 +21,7 @@ class Batch(NamedTuple):
     Attributes:
         ids: int32 [B, T].
         mask: float32 [B, T], 1 for tokens, 0 for padding.
-        labels: int32 [B].
+        labels: classes int32 [B], numbers float32 [B], or sets float32 [B, C].
         weight: float32 [B], 0 for rows that only fill the batch up.
         types: token types, int32 [B, T]; None where all are 0.
     """
@@ -88,7 +89,8 @@ class BatchStream:
             raise ValueError("a stream of batches needs at least one text")
         self.split, self.batch_size, self.seed, self.buckets = split, batch_size, seed, _reach(buckets, split)
         self.batches_per_epoch = -(-len(split) // batch_size)
-        groups = [np.flatnonzero(split.labels == label) for label in np.unique(split.labels)]
+        classes = strata(split.labels)
+        groups = [np.flatnonzero(classes == label) for label in np.unique(classes)]
         self._groups = groups if balanced else [np.arange(len(split))]
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
@@ -148,7 +150,7 @@ def _make_batch(split: TokenSplit, rows: np.ndarray, batch_size: int, buckets: t
         wide[:count, : present.shape[1]] = present
         return wide
 
-    lengths, labels = np.ones(batch_size, np.int32), np.zeros(batch_size, np.int32)
+    lengths, labels = np.ones(batch_size, np.int32), np.zeros((batch_size, *split.labels.shape[1:]), split.labels.dtype)
     lengths[:count], labels[:count] = split.lengths[rows], split.labels[rows]
     mask = (np.arange(width) < lengths[:, None]).astype(np.float32)
     types = None if split.types is None else widen(split.types)

@@ -28,24 +28,24 @@ class Columns(NamedTuple):
 
     Attributes:
         text: of the text, or of the first one of a pair.
-        label: of the label.
+        label: of the label; or of several columns of 0 and 1, one for each label that a text may have.
         pair: of the second text of a pair; empty for single texts.
     """
 
     text: str
-    label: str
+    label: str | tuple[str, ...]
     pair: str = ""
 
     @property
-    def keys(self) -> dict[str, str]:
+    def names(self) -> dict[str, str]:
         """The columns that must be there, each with the key of the section `data` that names it."""
-        named = {"text_column": self.text, "pair_column": self.pair, "label_column": self.label}
-        return {key: column for key, column in named.items() if column}
+        labels = {self.label: "label_column"} if isinstance(self.label, str) else dict.fromkeys(self.label, "label_columns")
+        return {self.text: "text_column"} | ({self.pair: "pair_column"} if self.pair else {}) | labels
 
 
 def named_columns(data: ConfigDict) -> Columns:
     """The columns that config.data names."""
-    return Columns(data.text_column, data.label_column, data.pair_column)
+    return Columns(data.text_column, tuple(data.label_columns) or data.label_column, data.pair_column)
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Table:
 
     Attributes:
         texts: values of the text column.
-        labels: values of the label column.
-        label_names: class names that came with integer labels, or none.
+        labels: values of the label column; of several columns, lists of the names of those that have 1.
+        label_names: class names that came with integer labels or are those of columns, or none.
         where: the file or split, as an error message calls it.
         pairs: values of the column of second texts, where there is one.
     """
@@ -68,8 +68,30 @@ class Table:
 
 
 def make_table(get: Callable[[str], list[Any]], columns: Columns, where: str, label_names: tuple[str, ...] = ()) -> Table:
-    """A table of the named columns, given what gives a column's values."""
-    return Table(get(columns.text), get(columns.label), label_names, where, get(columns.pair) if columns.pair else None)
+    """A table of the named columns, given what gives a column's values.
+
+    Raises:
+        UserError: a column for one of several labels holds something other than 0 and 1.
+    """
+    if isinstance(columns.label, str):
+        labels = get(columns.label)
+    else:
+        labels, label_names = _join(get, columns.label, where), columns.label
+    return Table(get(columns.text), labels, label_names, where, get(columns.pair) if columns.pair else None)
+
+
+def _join(get: Callable[[str], list[Any]], columns: tuple[str, ...], where: str) -> list[list[str]]:
+    """The names of the columns that have 1, row by row."""
+    rows: list[list[str]] = []
+    for column in columns:
+        values = get(column)
+        rows = rows or [[] for _ in values]
+        for row, value in enumerate(values):
+            if value not in (0, 1):
+                raise UserError(f"{where}, row {row + 1}: the label column {column!r} has {value!r}, but must have 0 or 1.")
+            if value:
+                rows[row].append(column)
+    return rows
 
 
 def file_kind(path: Path) -> str:
@@ -83,7 +105,7 @@ def file_kind(path: Path) -> str:
 def check_columns(found: Iterable[str], columns: Columns, where: str) -> None:
     """Raise `UserError` where one of the columns is not among those found."""
     found = [str(name) for name in found]
-    for key, column in columns.keys.items():
+    for column, key in columns.names.items():
         if column not in found:
             raise UserError(
                 f"{where} has no column {column!r}{suggest(column, found)}; its columns are {', '.join(found) or 'none'}; "
@@ -91,7 +113,7 @@ def check_columns(found: Iterable[str], columns: Columns, where: str) -> None:
             )
 
 
-def read_file(path: Path, text_column: str, label_column: str, pair_column: str = "") -> Table:
+def read_file(path: Path, text_column: str, label_column: str | tuple[str, ...], pair_column: str = "") -> Table:
     """Read one file.
 
     Raises:
@@ -198,7 +220,7 @@ def _read_json(path: Path, columns: Columns) -> Table:
 def _table_of_json(value: Any, columns: Columns, path: Path) -> Table:
     if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
         check_columns(value, columns, str(path))
-        for column in columns.keys.values():
+        for column in columns.names:
             if len(value[columns.text]) != len(value[column]):
                 raise UserError(f"{path}: its columns {columns.text!r} and {column!r} are not of the same length.")
         return make_table(value.__getitem__, columns, str(path))
@@ -219,16 +241,17 @@ def _read_parquet(path: Path, columns: Columns) -> Table:
         file = parquet.ParquetFile(path)
         schema = file.schema_arrow
         check_columns(schema.names, columns, str(path))
-        table = file.read(columns=list(columns.keys.values()))
+        table = file.read(columns=list(columns.names))
     except pyarrow.ArrowException as error:
         raise UserError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from None
     return make_table(lambda column: table[column].to_pylist(), columns, str(path), _names_in_schema(schema, columns.label))
 
 
-def _names_in_schema(schema: Any, label_column: str) -> tuple[str, ...]:
+def _names_in_schema(schema: Any, label_column: str | tuple[str, ...]) -> tuple[str, ...]:
     """Class names that the library `datasets` left in a Parquet file."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(features[label_column]["names"])
+        feature = features[label_column]
+        return tuple(feature.get("feature", feature)["names"])
     except (KeyError, TypeError, ValueError):
         return ()

@@ -146,8 +146,11 @@ def _datasets_source(name: str, splits: dict[Any, Any], data: ConfigDict, folder
 def _read_dataset(part: Any, where: str, data: ConfigDict) -> Table:
     columns = named_columns(data)
     check_columns(part.column_names, columns, where)
-    values = part.with_format(None).select_columns(list(columns.keys.values()))[:]
-    return make_table(values.__getitem__, columns, where, tuple(getattr(part.features[columns.label], "names", None) or ()))
+    values = part.with_format(None).select_columns(list(columns.names))[:]
+    feature = part.features[columns.label] if isinstance(columns.label, str) else None
+    # Lists of classes have their names one level below.
+    names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
+    return make_table(values.__getitem__, columns, where, tuple(names or ()))
 
 
 def _read_shards(split: str, paths: list[Path], data: ConfigDict) -> Table:

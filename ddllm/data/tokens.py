@@ -40,7 +40,7 @@ class TokenSplit:
     Attributes:
         ids: int32 [n, T], T the longest row, filled up with the pad token.
         lengths: int32 [n], tokens of each row, special ones included.
-        labels: int32 [n].
+        labels: as in the split.
         types: token types, int32 [n, T], where texts come in pairs and the model tells their tokens apart; else None.
     """
 
@@ -62,7 +62,7 @@ class TokenCorpus:
     """Tokenised corpus.
 
     Attributes:
-        name, label_names: the corpus's.
+        name, label_names, task: the corpus's.
         train, validation, test: its splits.
         notes: the corpus's, and `cut` (texts cut, by split) and `length` (to how many tokens).
         fingerprint: hexadecimal, of everything that the arrays depend on.
@@ -75,6 +75,7 @@ class TokenCorpus:
     test: TokenSplit
     notes: dict[str, Any]
     fingerprint: str
+    task: str = "classification"
 
 
 def tokenize_corpus(corpus: Corpus, tokenizer_folder: Path, length: int, cache: Path) -> TokenCorpus:
@@ -101,7 +102,7 @@ def tokenize_corpus(corpus: Corpus, tokenizer_folder: Path, length: int, cache: 
     else:
         splits, cut = cached
     notes = corpus.notes | {"cut": cut, "length": length}
-    return TokenCorpus(corpus.name, corpus.label_names, **splits, notes=notes, fingerprint=fingerprint)
+    return TokenCorpus(corpus.name, corpus.label_names, **splits, notes=notes, fingerprint=fingerprint, task=corpus.task)
 
 
 def fingerprint_of(corpus: Corpus, tokenizer_folder: Path, length: int) -> str:
@@ -119,7 +120,7 @@ def fingerprint_of(corpus: Corpus, tokenizer_folder: Path, length: int) -> str:
             digest.update(f"{name} {len(content)}\n".encode() + content)
     for part in PARTS:
         split: Split = getattr(corpus, part)
-        digest.update(f"{part} {len(split)}\n".encode() + split.labels.astype("<i4").tobytes())
+        digest.update(f"{part} {len(split)}\n".encode() + split.labels.astype(split.labels.dtype.newbyteorder("<")).tobytes())
         for text in split.texts:
             content = text.encode("utf-8", "surrogatepass")
             digest.update(b"%d\n" % len(content) + content)

@@ -22,8 +22,8 @@ from ddllm.errors import UserError
 from ddllm.models.learner import Learner
 from ddllm.models.pretrained import Pretrained
 
-# 1: fixed order and the optimizers by their short names; 2: every order and every optimizer; 3: pairs of texts. A folder is of the lowest schema
-# that can say what it holds.
+# 1: fixed order and the optimizers by their short names; 2: every order and every optimizer; 3: pairs of texts, and tasks other than
+# classification. A folder is of the lowest schema that can say what it holds.
 SCHEMA = 3
 ARRAYS, RECIPE = "distilled.safetensors", "recipe.json"
 ALWAYS, SOMETIMES = ("embeddings", "mask", "labels", "rates"), ("momentum", "order", "types")
@@ -64,6 +64,7 @@ def describe_base(pretrained: Pretrained, learner: Learner, text_length: int, pa
         "base_model": {"name": pretrained.name, "fingerprint": pretrained.fingerprint, "hidden": pretrained.config.hidden},
         "head": {**asdict(learner.head), "start": learner.start, "seed": learner.head_seed},
         "products": learner.encoder.products,
+        **learner.task.card(),
         "preprocessing": {
             "tokenizer": pretrained.name,
             "text_length": text_length,
@@ -101,7 +102,7 @@ def save_distilled(folder: Path, data: DistilledData, recipe: Recipe, label_name
     if recipe.order == "fixed" and recipe.optimizer in (SGD, *SHORT):
         del constants["order"]
         schema = 1
-    if card.get("preprocessing", {}).get("pairs"):
+    if "task" in card or card.get("preprocessing", {}).get("pairs"):
         schema = 3
     readable = {"learning_rates": np.logaddexp(0, arrays["rates"]).tolist()}
     if data.momentum is not None:

@@ -6,28 +6,17 @@ with.
 
 import numpy as np
 
+from ddllm.data.splits import strata
 from ddllm.data.tokens import TokenSplit
 from ddllm.distill.dataset import DistilledData, raw_rate
 from ddllm.errors import UserError
+from ddllm.models.tasks import Classification
 
 
 def deal_labels(classes: int, examples_per_class: int, batches: int) -> np.ndarray:
     """Class of each example, [M, N]: every inner batch has the same number of every class, class after class."""
     in_batch = np.repeat(np.arange(classes, dtype=np.int32), examples_per_class // batches)
     return np.tile(in_batch, (batches, 1))
-
-
-def hard_labels(labels: np.ndarray, classes: int) -> np.ndarray:
-    """One-hot rows [..., C] of integer labels [...]."""
-    return np.eye(classes, dtype=np.float32)[labels]
-
-
-def first_labels(labels: np.ndarray, classes: int, kind: str) -> np.ndarray:
-    """Stored labels [..., C] at the start: one-hot rows; for "soft" ones logits that give the class 0.95."""
-    one_hot = hard_labels(labels, classes)
-    if kind != "soft":
-        return one_hot
-    return one_hot * np.float32(np.log(0.95 * (classes - 1) / 0.05))
 
 
 def pick_examples(
@@ -48,10 +37,11 @@ def pick_examples(
     """
     picked = []
     for label in range(classes):
-        rows = np.flatnonzero(split.labels == label)
+        rows = np.flatnonzero(strata(split.labels) == label)
         if len(rows) < per_class:
+            whose = f"class {label} has" if classes > 1 else "there are"
             raise UserError(
-                f"class {label} has {len(rows)} training texts, but config.distill.examples_per_class asks for {per_class} of them; "
+                f"{whose} {len(rows)} training texts, but config.distill.examples_per_class asks for {per_class} of them; "
                 "ask for fewer or use more data."
             )
         if at_least:
@@ -116,9 +106,14 @@ def assemble(
     groups: int,
     rate: float,
     types: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
 ) -> DistilledData:
-    """Put inputs, first labels and constant rates together; see `DistilledData` for the shapes."""
+    """Put inputs, first labels and constant rates together; see `DistilledData` for the shapes.
+
+    Labels are those of the classes that examples are dealt out over, unless others are given.
+    """
     batches = embeddings.shape[0]
-    labels = first_labels(deal_labels(classes, per_class, batches), classes, kind)
+    if labels is None:
+        labels = Classification().store(deal_labels(classes, per_class, batches), classes, kind)
     rates = np.full((batches * passes, groups), raw_rate(rate), np.float32)
     return DistilledData(embeddings, mask, labels, rates, types=types)

@@ -19,18 +19,18 @@ from ddllm.distill.optimizers import make_optimizer
 from ddllm.distill.order import choose_feed, pick_batch
 from ddllm.distill.truncation import Truncation
 from ddllm.models.encoder import Tree
-from ddllm.models.learner import Learner, Start, cross_entropy, target_weights
+from ddllm.models.learner import Learner, Start
 
 
 def inner_loss(learner: Learner, labels: str) -> Callable[[Tree, dict[str, jax.Array]], jax.Array]:
-    """The loss of one inner batch `{"embeddings" [N, T, D], "mask" [N, T], "labels" [N, C]}`: mean cross-entropy, a scalar.
+    """The loss of one inner batch `{"embeddings" [N, T, D], "mask" [N, T], "labels" [N, C]}`: the mean of the task's, a scalar.
 
     With "weights" [N] in the batch, the sum weighted by them instead of the mean; with "types" [N, T], these are its token types.
     """
 
     def loss(params: Tree, batch: dict[str, jax.Array]) -> jax.Array:
         logits_NC = learner.logits(params, batch["embeddings"], jax.lax.stop_gradient(batch["mask"]), batch.get("types"))
-        losses_N = cross_entropy(logits_NC, target_weights(batch["labels"], labels))
+        losses_N = learner.task.inner_losses(logits_NC, batch["labels"], labels)
         return jnp.sum(batch["weights"] * losses_N) if "weights" in batch else jnp.mean(losses_N)
 
     return loss
@@ -67,7 +67,7 @@ def unroll(
         Trained parameters, a tree like `params`.
     """
     method = method or Direct()
-    feed_S = choose_feed(data, recipe, key)
+    feed_S = choose_feed(data, recipe, key, learner.task.groups(data.labels.shape[-1]))
     rates_SG = actual_rates(data)
     steps = rates_SG.shape[0]
     if feed_S.shape[0] != steps:

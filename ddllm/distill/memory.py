@@ -28,7 +28,8 @@ def predict_memory(step: OuterStep, learned: dict[str, Any], batch_size: int, le
     """
     learned = place(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), learned), step.everywhere)
     shape, row = (batch_size, length), (batch_size,)
-    kinds = [(shape, jnp.int32), (shape, jnp.float32), (row, jnp.int32), (row, jnp.float32), *([(shape, jnp.int32)] if typed else [])]
+    labels = step.learner.task.label_kind(batch_size, step.learner.head.classes)
+    kinds = [(shape, jnp.int32), (shape, jnp.float32), labels, (row, jnp.float32), *([(shape, jnp.int32)] if typed else [])]
     batch = Batch(*(jax.ShapeDtypeStruct(*kind, sharding=step.batches) for kind in kinds))
     keys = step.rounds(jax.random.key(0))[0]
     (trained, pullback), kept, most = _account(step.begin, learned, step.fixed, step.start, keys)

@@ -30,11 +30,12 @@ def first_data(prepared: Prepared) -> DistilledData:
     config, tokens, classes = prepared.config.distill, prepared.tokens, prepared.classes
     words = np.asarray(prepared.pretrained.words)
     rng = np.random.default_rng([prepared.config.seed, 11])
-    per_class = config.examples_per_class
+    per_class, task = config.examples_per_class, prepared.learner.task
     if config.initial == "noise":
         shape = (config.batches, classes * per_class // config.batches, config.length)
         embeddings, mask = initialise.noise_data(words, shape, rng)
         types = None if tokens.train.types is None else initialise.noise_types(shape)
+        labels = task.spread(tokens.train.labels, shape[:2], np.random.default_rng([prepared.config.seed, 12]))
     else:
         if config.initial == "real":
             split = tokens.train
@@ -42,10 +43,12 @@ def first_data(prepared: Prepared) -> DistilledData:
             preferred = "at_most" if prepared.config.data.pair_column else "at_least"
             picked = initialise.pick_examples(split, classes, per_class, rng, **{preferred: config.length})
         else:
-            split = read_examples(Path(config.initial), prepared.config.data, tokens.label_names, prepared.pretrained.folder, config.length)
+            folder = prepared.pretrained.folder
+            split = read_examples(Path(config.initial), prepared.config.data, tokens.label_names, folder, config.length, tokens.task)
             picked = initialise.pick_examples(split, classes, per_class, rng)
         embeddings, mask = initialise.real_data(words, split, picked, config.batches, config.length)
         types = initialise.real_types(split, picked, config.batches, config.length)
+        labels = split.labels[initialise.deal_rows(picked, config.batches)]
     head = init_head(jax.random.key(prepared.config.seed), prepared.learner.head, prepared.pretrained.config.hidden, prepared.start.pooler)
     groups = group_names({"body": prepared.start.body, "head": head}, config.rates)
     data = initialise.assemble(
@@ -58,6 +61,7 @@ def first_data(prepared: Prepared) -> DistilledData:
         groups=len(groups),
         rate=config.initial_rate,
         types=types,
+        labels=None if labels is None else task.store(labels, len(tokens.label_names), config.labels),
     )
     if config.head == "learned":
         data = data.replace(head=head)

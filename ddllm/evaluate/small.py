@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddllm.distill.dataset import DistilledData, Recipe
-from ddllm.distill.initialise import assemble, pick_examples, real_data, real_types
+from ddllm.distill.initialise import assemble, deal_rows, pick_examples, real_data, real_types
 from ddllm.distill.inner_loop import same_every_time, train
 from ddllm.models.learner import Learner, Start
 from ddllm.models.scoring import Scorer
 from ddllm.prepare import Prepared
+from ddllm.report.results import ACCURACY, mean_figure, summarise
 from ddllm.runtime.progress import Progress
 
 train_small = jax.jit(train, static_argnames=("learner", "recipe"))
@@ -35,16 +36,18 @@ def training_seconds(learner: Learner, recipe: Recipe, start: Start, data: Disti
 
 def score_heads(
     learner: Learner, recipe: Recipe, start: Start, data: DistilledData, scorer: Scorer, keys: list[jax.Array], progress: Progress
-) -> list[float]:
-    """Accuracy after training from each key's head."""
-    accuracies = []
+) -> list[dict[str, float]]:
+    """Figures after training from each key's head."""
+    scores = []
     for key in keys:
-        accuracies.append(scorer.accuracy(train_small(learner, recipe, start, data, key)))
-        progress.update(progress.done + 1, accuracy=float(np.mean(accuracies)))
-    return accuracies
+        scores.append(scorer.scores(train_small(learner, recipe, start, data, key)))
+        progress.update(progress.done + 1, **{scorer.metric: mean_figure(scores, scorer.metric)})
+    return scores
 
 
-def small_row(name: str, accuracies: list[float], data: DistilledData, classes: int, seconds: float, **more: Any) -> dict[str, Any]:
+def small_row(
+    name: str, scores: list[dict[str, float]], data: DistilledData, classes: int, seconds: float, metric: str = ACCURACY, **more: Any
+) -> dict[str, Any]:
     """A results' row; the deviation is that of the runs (with n − 1), 0 for a single one."""
     return {
         "name": name,
@@ -52,9 +55,7 @@ def small_row(name: str, accuracies: list[float], data: DistilledData, classes: 
         "examples": data.examples,
         "inner_steps": data.steps,
         "floats": data.floats,
-        "accuracy_mean": float(np.mean(accuracies)),
-        "accuracy_std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0,
-        "runs": len(accuracies),
+        **summarise(scores, metric),
         "seconds": seconds,
         **more,
     }
@@ -74,24 +75,23 @@ def evaluate_distilled(prepared: Prepared, data: DistilledData, recipe: Recipe) 
     keys = head_keys(prepared, config.heads)
     own = keys[:1] if same_every_time(learner, recipe) else keys
     seconds = training_seconds(learner, recipe, start, data)
+    constants = (prepared.classes, seconds, prepared.metric)
     texts = config.head_texts or len(test)
     shuffled = ", orders redrawn" if recipe.order == "shuffled" else ""
     rows = []
     with Progress(len(keys) + learner.same_every_time * len(own), "evaluate: distilled") as progress:
         if learner.same_every_time:
             scorer = prepared.scorer(test, texts if shuffled else 0)
-            accuracies = score_heads(learner, recipe, start, data, scorer, own, progress)
+            scores = score_heads(learner, recipe, start, data, scorer, own, progress)
             note = f"{learner.start} head" + (shuffled or ": the same every time, so there is no deviation over heads")
             note += _of_texts(scorer.texts, len(test))
-            rows.append(
-                small_row("distilled", accuracies, data, prepared.classes, seconds, head=learner.start, texts=scorer.texts, note=note)
-            )
+            rows.append(small_row("distilled", scores, data, *constants, head=learner.start, texts=scorer.texts, note=note))
         redrawn = replace(learner, start="redrawn")
         scorer = prepared.scorer(test, texts)
-        accuracies = score_heads(redrawn, recipe, start, data.replace(head=None), scorer, keys, progress)
+        scores = score_heads(redrawn, recipe, start, data.replace(head=None), scorer, keys, progress)
         name = "distilled, redrawn heads" if rows else "distilled"
         note = f"heads redrawn from N(0, {learner.head.deviation:g}²){shuffled}" + _of_texts(scorer.texts, len(test))
-        rows.append(small_row(name, accuracies, data, prepared.classes, seconds, head="redrawn", texts=scorer.texts, note=note))
+        rows.append(small_row(name, scores, data, *constants, head="redrawn", texts=scorer.texts, note=note))
     return rows
 
 
@@ -114,7 +114,8 @@ def evaluate_random(prepared: Prepared, like: DistilledData, recipe: Recipe) -> 
         picked = pick_examples(tokens.train, classes, per_class, rng)
         embeddings, mask = real_data(words, tokens.train, picked, batches, length)
         data = assemble(embeddings, mask, classes=classes, per_class=per_class, passes=recipe.passes, kind="hard", groups=1, rate=rate)
-        data = data.replace(types=real_types(tokens.train, picked, batches, length))
+        labels = learner.task.store(tokens.train.labels[deal_rows(picked, batches)], len(tokens.label_names), "hard")
+        data = data.replace(labels=labels, types=real_types(tokens.train, picked, batches, length))
         return jax.tree.map(jnp.asarray, data)
 
     rates, draws = tuple(config.random_rates), config.random_draws
@@ -123,17 +124,17 @@ def evaluate_random(prepared: Prepared, like: DistilledData, recipe: Recipe) -> 
     test = prepared.scorer(tokens.test, config.head_texts)
     with Progress((len(rates) + 1) * draws, "evaluate: random real examples") as progress:
 
-        def accuracies(rate: float, scorer: Scorer) -> list[float]:
+        def scores(rate: float, scorer: Scorer) -> list[dict[str, float]]:
             return [score_heads(learner, recipe, start, draw(index, rate), scorer, [keys[index]], progress)[0] for index in range(draws)]
 
-        tuned = max(rates, key=lambda rate: float(np.mean(accuracies(rate, validation))))
-        reached = accuracies(tuned, test)
+        tuned = max(rates, key=lambda rate: mean_figure(scores(rate, validation), prepared.metric))
+        reached = scores(tuned, test)
     data = draw(0, tuned)
     seconds = training_seconds(learner, recipe, start, data)
     note = f"SGD rate {tuned:g} of {', '.join(f'{rate:g}' for rate in rates)}, chosen on validation" + _of_texts(
         test.texts, len(tokens.test)
     )
-    return small_row("random", reached, data, classes, seconds, head="redrawn", texts=test.texts, note=note)
+    return small_row("random", reached, data, classes, seconds, prepared.metric, head="redrawn", texts=test.texts, note=note)
 
 
 def head_keys(prepared: Prepared, count: int) -> list[jax.Array]:

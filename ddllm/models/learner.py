@@ -1,4 +1,4 @@
-"""A learner: how parameters start, what their loss is, how logits come out.
+"""A learner: how parameters start, how logits come out, and of which task they are.
 
 The parameter tree that an inner loop changes is `{"body": …, "head": …}` (see models/encoder.py and models/heads.py); the word table stays outside it.
 """
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ddllm.models.encoder import EncoderConfig, Tree, encode
 from ddllm.models.heads import HeadConfig, apply_head, init_head
+from ddllm.models.tasks import Classification, Task
 
 
 @jax.tree_util.register_dataclass
@@ -38,12 +39,14 @@ class Learner:
         start: where the head's initialisation comes from: "redrawn" from the key given, "fixed" (drawn from `head_seed`),
             "zero" (last layer zero, any dense layer before it as in "fixed"), or "learned" (part of the distilled data).
         head_seed: seed of the fixed parts.
+        task: what logits and labels mean.
     """
 
     encoder: EncoderConfig
     head: HeadConfig
     start: str = "redrawn"
     head_seed: int = 0
+    task: Task = Classification()
 
     def init_head(self, key: jax.Array | None = None, pooler: Tree | None = None, learned: Tree | None = None) -> Tree:
         """The head that an inner loop starts from; `key` is needed for "redrawn" only, `learned` for "learned" only."""
@@ -67,16 +70,3 @@ class Learner:
     def same_every_time(self) -> bool:
         """True where the head has no randomness, so that results have no spread over heads."""
         return self.start != "redrawn"
-
-
-def target_weights(labels_NC: jax.Array, kind: str) -> jax.Array:
-    """What a label's stored numbers mean in the loss.
-
-    "hard" and "unrestricted" labels are used as they stand (a one-hot row; any real numbers), "soft" ones are logits of a distribution.
-    """
-    return jax.nn.softmax(labels_NC, axis=-1) if kind == "soft" else labels_NC
-
-
-def cross_entropy(logits_NC: jax.Array, targets_NC: jax.Array) -> jax.Array:
-    """Cross-entropy [N] against targets that need not be a distribution (Maekawa et al., ACL 2023, unrestricted labels)."""
-    return -jnp.sum(targets_NC * jax.nn.log_softmax(logits_NC, axis=-1), axis=-1)

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from ddllm.report.results import metric_of
 from ddllm.runtime.storage import write_atomically
 
 STAGE = "distill"
 LOSS = "loss"
-VALIDATION = "validation_accuracy"
+VALIDATION = "validation_"
 REFERENCES = {"full": "#3a7d44", "random": "#b5533c"}  # rows drawn as horizontal lines
 INK, PALE, GRID = "#1f4e79", "#a9c4de", "#e3e3e3"
 
@@ -18,7 +19,7 @@ def draw_curve(metrics: list[dict[str, Any]], rows: list[dict[str, Any]], path: 
     """Draw the two panels and write them atomically.
 
     Args:
-        metrics: lines as `read_metrics` gives them; those of stage "distill" with "loss" or "validation_accuracy" are drawn.
+        metrics: lines as `read_metrics` gives them; those of stage "distill" with "loss" or "validation_…", as a rule accuracy, are drawn.
         rows: rows of results.json; the first ones named "full" and "random" become lines. May be empty.
         path: the PNG.
         title: a line above, e.g. data set and model.
@@ -47,7 +48,8 @@ def draw_curve(metrics: list[dict[str, Any]], rows: list[dict[str, Any]], path: 
         upper.legend(frameon=False, loc="upper right")
     upper.set_ylabel("outer loss")
 
-    steps, accuracies = _series(metrics, VALIDATION)
+    name = next((name for line in metrics for name in line if name.startswith(VALIDATION)), f"{VALIDATION}accuracy")
+    steps, accuracies = _series(metrics, name)
     if len(steps):
         lower.plot(steps, accuracies, color=INK, linewidth=1.8, marker="o", markersize=3.5)
         # Of equals the later one, as distillation itself keeps it.
@@ -55,12 +57,12 @@ def draw_curve(metrics: list[dict[str, Any]], rows: list[dict[str, Any]], path: 
         label = f"best: {accuracies[best]:.1%} at step {steps[best]:.0f}"
         lower.plot(steps[best], accuracies[best], "*", markersize=15, color="#e0a100", markeredgecolor="white", label=label)
         lower.legend(loc="best", edgecolor="none", framealpha=0.9)
-    for name, colour in REFERENCES.items():
-        row = next((row for row in rows if row["name"] == name), None)
+    for reference, colour in REFERENCES.items():
+        row = next((row for row in rows if row["name"] == reference), None)
         if row is not None:
-            mean = row["accuracy_mean"]
+            mean = row[f"{metric_of(row)}_mean"]
             lower.axhline(mean, color=colour, linewidth=1.2, linestyle="--")
-            label = f"{name}, test: {mean:.1%}"
+            label = f"{reference}, test: {mean:.1%}"
             lower.annotate(
                 label,
                 (1, mean),
@@ -71,7 +73,7 @@ def draw_curve(metrics: list[dict[str, Any]], rows: list[dict[str, Any]], path: 
                 color=colour,
                 fontsize=9,
             )
-    lower.set_ylabel("validation accuracy")
+    lower.set_ylabel(name.replace("_", " "))
     lower.set_xlabel("outer step")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     lower.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
