@@ -186,7 +186,12 @@ def record(run: Run, rows: list[dict[str, Any]]) -> None:
         return
     tokens = run.prepared.tokens
     shown = run.prepared.learner.task.shown(tokens.test.labels, len(tokens.label_names))
-    notes = {"data": tokens.name, "model": run.prepared.pretrained.name, "texts": tokens.notes, "figures": list(shown)}
+    notes = {
+        "data": tokens.name,
+        "model": run.prepared.pretrained.name,
+        "texts": tokens.notes,
+        "figures": list(dict.fromkeys([*shown, run.prepared.metric])),
+    }
     add_rows(run.workdir.results, rows, resolve(run.config), describe_environment() | notes)
 
 

@@ -113,10 +113,10 @@ def evaluate_random(prepared: Prepared, like: DistilledData, recipe: Recipe) -> 
         rng = np.random.default_rng([prepared.config.seed, 23, index])
         picked = pick_examples(tokens.train, classes, per_class, rng)
         embeddings, mask = real_data(words, tokens.train, picked, batches, length)
-        data = assemble(embeddings, mask, classes=classes, per_class=per_class, passes=recipe.passes, kind="hard", groups=1, rate=rate)
         labels = learner.task.store(tokens.train.labels[deal_rows(picked, batches)], len(tokens.label_names), "hard")
-        data = data.replace(labels=labels, types=real_types(tokens.train, picked, batches, length))
-        return jax.tree.map(jnp.asarray, data)
+        more = {"labels": labels, "types": real_types(tokens.train, picked, batches, length)}
+        sizes = {"classes": classes, "per_class": per_class, "passes": recipe.passes}
+        return jax.tree.map(jnp.asarray, assemble(embeddings, mask, **sizes, kind="hard", groups=1, rate=rate, **more))
 
     rates, draws = tuple(config.random_rates), config.random_draws
     keys = head_keys(prepared, draws)

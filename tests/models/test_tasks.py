@@ -69,7 +69,8 @@ def test_figures():
     assert compute_figure("f1_micro", sets, np.array([[1, 0], [0, 1]])) == pytest.approx(4 / 5)
     line = np.array([1.0, 2.0, 3.0, 4.0])
     assert compute_figure("pearson", line, 3 - 2 * line) == pytest.approx(-1)
-    assert compute_figure("spearman", line, np.exp(line)) == pytest.approx(1) > compute_figure("pearson", line, np.exp(line))
+    assert compute_figure("spearman", line, np.exp(line)) == pytest.approx(1)
+    assert compute_figure("pearson", line, np.exp(line)) < 0.95
     assert compute_figure("pearson", line, np.ones(4)) == 0.0
 
 
