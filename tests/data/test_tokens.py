@@ -148,7 +148,7 @@ def roberta_folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
-@pytest.mark.parametrize("length", [7, 60])
+@pytest.mark.parametrize("length", [7, 200])
 def test_pairs_are_joined_as_the_tokenizer_does(tmp_path: Path, request: pytest.FixtureRequest, family: str, length: int) -> None:
     folder = request.getfixturevalue("roberta_folder" if family == "roberta" else "tokenizer_folder")
     if family == "distilbert":

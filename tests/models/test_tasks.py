@@ -53,6 +53,12 @@ def test_regression_is_told_in_the_labels_units():
     np.testing.assert_allclose(spread, [[12.5, 62.5], [37.5, 87.5]])
 
 
+def test_sets_for_noise_are_those_of_texts():
+    spread = MultiLabel().spread(SETS, (2, 5), np.random.default_rng(0))
+    assert spread.shape == (2, 5, 3) and {tuple(row) for row in spread.reshape(-1, 3)} <= {tuple(row) for row in SETS}
+    assert Classification().spread(CLASSES, (2, 3), np.random.default_rng(0)) is None
+
+
 def test_predictions():
     names = ("a", "b", "c")
     logits = np.array([[1.0, -1.0, 2.0], [-1.0, -2.0, -3.0]])
