@@ -34,7 +34,10 @@ def default_config() -> ConfigDict:
     data.validation = ""  # the same; empty: hold validation_size rows out of train
     data.test = "test"  # the same; empty: hold test_size rows out of train
     data.text_column = "text"
+    data.pair_column = ""  # column of the second text, where texts come in pairs; empty: single texts
     data.label_column = "label"
+    data.label_columns = ()  # instead of it, for sets of labels: a column of 0 and 1 for each label
+    data.task = "auto"  # classification | regression (labels are numbers) | multilabel (labels are lists); auto: as train's labels are
     data.label_names = ()  # names in the order of the integer labels; empty: found in the data
     data.validation_size = 0.1  # rows (above 1) or a fraction of train
     data.test_size = 0.1  # rows (above 1) or a fraction of train
@@ -45,7 +48,7 @@ def default_config() -> ConfigDict:
     data.length = 512  # longest text in tokens, special ones included; longer ones are cut
 
     config.distill = distill = ConfigDict()
-    distill.examples_per_class = 1  # distinct synthetic examples for each class
+    distill.examples_per_class = 1  # distinct synthetic examples for each class; in all, where labels are numbers or sets
     distill.batches = 1  # inner batches they are dealt into, each with examples of every class
     distill.passes = 1  # times all batches are gone through; inner steps = batches x passes
     distill.length = 512  # positions of a synthetic example
@@ -116,6 +119,7 @@ def default_config() -> ConfigDict:
     finetune.seeds = 1  # independent runs, each with its own head and order
 
     config.evaluate = evaluate = ConfigDict()
+    evaluate.metric = "auto"  # what validation chooses by: accuracy | f1_macro | f1_micro | pearson | spearman; auto: the task's first one
     evaluate.heads = 100  # redrawn heads behind each mean and deviation
     evaluate.head_texts = 0  # test texts for the rows over redrawn heads; 0: all
     # Real examples to compare with, as many as distilled ones: random | k_centers | herding | k_means | gradient_norm (see select/methods.py).
@@ -221,6 +225,7 @@ ROBUST = ("rates", "positions", "order")
 CHOICES = {
     "model.head": ("auto", "bert", "roberta", "distilbert", "mean"),
     "model.products": ("float32", "bfloat16"),
+    "data.task": ("auto", "classification", "regression", "multilabel"),
     "distill.labels": ("hard", "soft", "unrestricted"),
     "distill.attention_labels": ("none", "cls", "all"),
     "distill.attention_initial": ("model", "noise"),
@@ -232,6 +237,7 @@ CHOICES = {
     "distill.gradient": ("direct", "checkpointed", "mixed"),
     "distill.optimizer": ("adamw", "adam"),
     "distill.decay": ("linear", "cosine", "constant"),
+    "evaluate.metric": ("auto", "accuracy", "f1_macro", "f1_micro", "pearson", "spearman"),
     "runtime.distributed": ("auto", "off"),
 }
 

@@ -19,10 +19,12 @@ from ddllm.models.heads import HeadConfig
 from ddllm.models.learner import Learner, Start
 from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.models.scoring import Scorer
+from ddllm.models.tasks import Task, make_task
 from ddllm.runtime.devices import free_memory
 from ddllm.runtime.mesh import make_mesh, parameter_bytes, place_parameters
 from ddllm.runtime.processes import check_same, count
 from ddllm.select.features import compute_features, keep_features
+from ddllm.select.methods import SUPERVISED
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,18 @@ class Prepared:
 
     @property
     def classes(self) -> int:
-        """Number of classes C."""
-        return len(self.tokens.label_names)
+        """Number of classes that examples are dealt out over: C, or 1 where labels are no classes."""
+        return self.learner.task.groups(len(self.tokens.label_names))
+
+    @property
+    def metric(self) -> str:
+        """The figure that validation chooses by, which is also what a percentage of full-data fine-tuning is of."""
+        return choose_metric(self.config, self.learner.task)
 
     def scorer(self, split: TokenSplit, limit: int = 0) -> Scorer:
-        """Measures accuracy on a split, or on a fixed random part of `limit` texts."""
-        config = self.config
-        return Scorer(self.learner, self.start.words, split, config.evaluate.batch_size, self.buckets, limit, config.seed, self.mesh)
+        """Measures the task's figures on a split, or on a fixed random part of `limit` texts."""
+        size, seed = self.config.evaluate.batch_size, self.config.seed
+        return Scorer(self.learner, self.start.words, split, size, self.buckets, limit, seed, self.mesh, self.metric)
 
     @cached_property
     def features(self) -> np.ndarray:
@@ -96,12 +103,38 @@ def prepare(config: ConfigDict, cache: Path) -> Prepared:
     tokens = tokenize_corpus(load_corpus(config.data), pretrained.folder, config.data.length, cache)
     kind = pretrained.config.family if config.model.head == "auto" else config.model.head
     head = HeadConfig(kind, len(tokens.label_names), config.model.head_deviation)
-    learner = Learner(replace(pretrained.config, products=config.model.products), head, config.distill.head, config.seed)
+    task = make_task(tokens.task, tokens.train.labels)
+    check_task(config, task)
+    learner = Learner(replace(pretrained.config, products=config.model.products), head, config.distill.head, config.seed, task)
     buckets = length_buckets(tokens.train.lengths, config.data.length)
     # Each process has read data and model on its own disk.
     check_same("the corpus or its tokenizer", tokens.fingerprint)
     check_same("the pretrained model", pretrained.fingerprint)
     return Prepared(config, tokens, pretrained, place_start(pretrained, mesh), learner, buckets, mesh, cache)
+
+
+def choose_metric(config: ConfigDict, task: Task) -> str:
+    """What config.evaluate.metric says, or the task's own."""
+    return task.figures[0] if config.evaluate.metric == "auto" else config.evaluate.metric
+
+
+def check_task(config: ConfigDict, task: Task) -> None:
+    """Raise `UserError` where the configuration asks for something that the task does not have."""
+    for key, asked, known in (
+        ("evaluate.metric", choose_metric(config, task), task.figures),
+        ("distill.labels", config.distill.labels, task.label_kinds),
+    ):
+        if asked not in known:
+            raise UserError(f"config.{key} is {asked!r}, which {task.name} does not have; make it one of {', '.join(known)}.")
+    if task.one_class:
+        return
+    for asked, what, instead in (
+        (config.distill.probe_texts > 0, "distill.probe_texts asks for a logistic regression", "set it to 0"),
+        (config.distill.initial in SUPERVISED, f"distill.initial is {config.distill.initial!r}", "choose examples in another way"),
+        (set(SUPERVISED) & set(config.evaluate.selections), f"evaluate.selections has {', '.join(SUPERVISED)}", "leave it out"),
+    ):
+        if asked:
+            raise UserError(f"config.{what}, which needs one class for each text, but the task is {task.name}; {instead}.")
 
 
 def place_start(pretrained: Pretrained, mesh: Mesh) -> Start:

@@ -32,7 +32,7 @@ from ddllm.evaluate.finetune import full_row, score_finetuned
 from ddllm.evaluate.robustness import evaluate_robustness
 from ddllm.evaluate.selection import evaluate_selection, selection_row
 from ddllm.evaluate.small import evaluate_distilled
-from ddllm.evaluate.submission import evaluate_submission, read_sets
+from ddllm.evaluate.submission import check_submitted, evaluate_submission, read_sets
 from ddllm.prepare import Prepared
 from ddllm.prepare import prepare as prepare_parts
 from ddllm.report.analyses import markdown_analyses, print_analyses
@@ -106,7 +106,7 @@ def prepare(run: Run) -> None:
     """Read corpus and model, tokenise once, and say what was found."""
     tokens, notes = run.prepared.tokens, run.prepared.tokens.notes
     sizes = ", ".join(f"{len(getattr(tokens, part)):,} {part}" for part in ("train", "validation", "test"))
-    say(f"{tokens.name}: {sizes} texts; classes {', '.join(tokens.label_names)}")
+    say(f"{tokens.name}: {sizes} texts; {run.prepared.learner.task.describe(tokens.train.labels, tokens.label_names)}")
     for name, counts in (
         ("duplicates removed", notes.get("duplicates_removed", {})),
         ("empty texts removed", notes.get("empty_removed", {})),
@@ -120,7 +120,7 @@ def prepare(run: Run) -> None:
 
 def finetune(run: Run) -> None:
     """Fine-tune on all training texts: the row "full"."""
-    prepared, accuracies, seconds = run.prepared, [], 0.0
+    prepared, scores, seconds = run.prepared, [], 0.0
     for seed in range(run.config.seed, run.config.seed + run.config.finetune.seeds):
         checkpoints = Checkpoints(run.workdir.finetune / f"seed-{seed}", keep=1)
         metrics = run.metrics()
@@ -129,9 +129,9 @@ def finetune(run: Run) -> None:
         finally:
             checkpoints.close()
             metrics.close()
-        accuracies.append(score_finetuned(prepared, state))
+        scores.append(score_finetuned(prepared, state))
         seconds += took / run.config.finetune.seeds
-    record(run, [full_row(accuracies, seconds, len(prepared.tokens.train), run.config.finetune)])
+    record(run, [full_row(scores, seconds, len(prepared.tokens.train), run.config.finetune, prepared.metric)])
 
 
 def select(run: Run) -> None:
@@ -154,7 +154,7 @@ def distill(run: Run) -> None:
     others = gather_bodies(prepared, run.workdir.bodies, run.metrics) if unfinished else ()
     teacher = load_teacher(prepared, teacher_folder(run), config.teacher_share) if config.teacher and unfinished else None
     metrics = run.metrics()
-    loop = Loop(DISTILL, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics)
+    loop = Loop(DISTILL, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics, prepared.metric)
     try:
         step = make_outer_step(prepared, data, config.gradient, config.segments, others=others)
         if unfinished:  # a finished run compiles nothing
@@ -171,8 +171,8 @@ def distill(run: Run) -> None:
         data.replace(**best["learned"]),
         recipe,
         prepared.tokens.label_names,
-        **describe_base(prepared.pretrained, prepared.learner, run.config.data.length),
-        validation_accuracy=float(best["accuracy"]),
+        **describe_base(prepared.pretrained, prepared.learner, run.config.data.length, bool(run.config.data.pair_column)),
+        **{f"validation_{prepared.metric}": float(best["accuracy"])},
         outer_step=int(best["step"]),
         distillation_seconds=seconds,
         config=resolve(run.config),
@@ -189,7 +189,8 @@ def evaluate(run: Run) -> None:
     """The distilled data set on test texts: its rows beside "full". Or another's result alone (docs/PROTOCOL.md)."""
     path, config = run.distilled, run.config.evaluate
     if path is not None and not from_first(path.is_dir):
-        sets = from_first(lambda: read_sets(path, run.prepared.tokens.label_names))
+        check_submitted(run.prepared)
+        sets = from_first(lambda: read_sets(path, run.prepared.tokens.label_names, bool(run.config.data.pair_column)))
         tried = tuple(config.selection_rates), tuple(config.selection_passes)
         record(run, [evaluate_submission(run.prepared, sets, run.name, *tried, config.submission_batch)])
         return
@@ -237,14 +238,28 @@ def load_scored(run: Run) -> tuple[Prepared, Distilled]:
             f"{folder} has the classes {', '.join(distilled.label_names)}, but {prepared.tokens.name} has {', '.join(prepared.tokens.label_names)}; "
             "give the data that it was distilled from, or the same names in the same order as config.data.label_names."
         )
-    return replace(prepared, learner=distilled.learner(prepared.pretrained)), distilled
+    learner = distilled.learner(prepared.pretrained)
+    there, asked = (learner.task.name, distilled.pairs), (prepared.learner.task.name, bool(run.config.data.pair_column))
+    if there != asked:
+        described = [f"{task} of {'pairs of texts' if pairs else 'single texts'}" for task, pairs in (there, asked)]
+        raise UserError(
+            f"{folder} is for {described[0]}, but {prepared.tokens.name} is read as {described[1]}; see config.data.task and config.data.pair_column."
+        )
+    return replace(prepared, learner=learner), distilled
 
 
 def record(run: Run, rows: list[dict[str, Any]], lists: dict[str, list[dict[str, Any]]] | None = None) -> None:
     """Put rows, and lists of others about the distilled data set, into results.json, with the configuration and the surroundings."""
     if not is_first():
         return
-    notes = {"data": run.prepared.tokens.name, "model": run.prepared.pretrained.name, "texts": run.prepared.tokens.notes}
+    tokens = run.prepared.tokens
+    shown = run.prepared.learner.task.shown(tokens.test.labels, len(tokens.label_names))
+    notes = {
+        "data": tokens.name,
+        "model": run.prepared.pretrained.name,
+        "texts": tokens.notes,
+        "figures": list(dict.fromkeys([*shown, run.prepared.metric])),
+    }
     surroundings = resolve(run.config), describe_environment() | notes
     add_rows(run.workdir.results, rows, *surroundings)
     if lists:

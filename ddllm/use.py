@@ -7,6 +7,7 @@ trained.predict(["a moving, funny film", "two hours I will never get back"])
 trained.save("my-classifier")
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from ddllm.data.batches import evaluation_batches, length_buckets
 from ddllm.data.splits import Split
 from ddllm.data.tokens import load_tokenizer, tokenize_texts
 from ddllm.distill.artefact import Distilled, load_distilled
+from ddllm.errors import UserError
 from ddllm.evaluate.small import train_small
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner, Start
@@ -27,10 +29,12 @@ from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.models.save import save_pretrained
 from ddllm.models.scoring import batch_logits
 
+Texts = Sequence[str] | Sequence[tuple[str, str]]
+
 
 @dataclass(frozen=True)
 class Trained:
-    """A classifier trained on a distilled data set.
+    """A classifier (or what the task asks for) trained on a distilled data set.
 
     Attributes:
         params: {"body", "head"} after training.
@@ -49,11 +53,17 @@ class Trained:
         """The base model's tokenizer, read at first use."""
         return load_tokenizer(self.pretrained.folder)
 
-    def logits(self, texts: list[str], batch_size: int = 32) -> np.ndarray:
-        """Logits [n, C] of texts, cut to the length that the distilled data set was made for."""
+    def logits(self, texts: Texts, batch_size: int = 32) -> np.ndarray:
+        """Logits [n, C] of texts, or of (first, second) pairs of texts where the data set was distilled for these.
+
+        They are cut to the length that the distilled data set was made for.
+
+        Raises:
+            UserError: there are single texts instead of pairs, or the other way round.
+        """
         length = self.distilled.card["preprocessing"]["text_length"]
         # The row number takes the label's place, so that the texts' order can be restored.
-        split = Split(list(texts), np.arange(len(texts), dtype=np.int32))
+        split = Split(*self._columns(texts))
         tokens, _ = tokenize_texts(self.tokenizer, split, length)
         words = jnp.asarray(self.pretrained.words)
         logits = np.zeros((len(texts), self.learner.head.classes), np.float32)
@@ -62,13 +72,25 @@ class Trained:
             logits[batch.labels[real]] = np.asarray(batch_logits(self.params, words, batch, self.learner))[real]
         return logits
 
-    def predict(self, texts: list[str], batch_size: int = 32) -> list[str]:
-        """The class name of each text."""
-        return [self.distilled.label_names[index] for index in self.logits(texts, batch_size).argmax(axis=-1)] if texts else []
+    def _columns(self, texts: Texts) -> tuple[list[str], np.ndarray, list[str] | None]:
+        numbers = np.arange(len(texts), dtype=np.int32)
+        paired = self.distilled.pairs
+        if any((not isinstance(text, str)) != paired for text in texts):
+            wanted = "pairs of texts, such as [('first', 'second')]" if paired else "single texts, such as ['first', 'second']"
+            raise UserError(f"the data set was distilled for {wanted}; give those.")
+        if not paired:
+            return [str(text) for text in texts], numbers, None
+        return [first for first, _ in texts], numbers, [second for _, second in texts]
+
+    def predict(self, texts: Texts, batch_size: int = 32) -> list[Any]:
+        """The class name of each text, or pair of texts; of a regression a number, and of sets of labels the list of their names."""
+        return self.learner.task.tell(self.logits(texts, batch_size), self.distilled.label_names) if texts else []
 
     def save(self, folder: str | Path) -> None:
         """Write an ordinary Hugging Face checkpoint; see `save_pretrained` for what mean pooling needs."""
-        save_pretrained(folder, self.pretrained, self.params, self.pretrained.words, self.learner.head, self.distilled.label_names)
+        learner, names = self.learner, self.distilled.label_names
+        params = self.params | {"head": learner.task.export_head(self.params["head"])}
+        save_pretrained(folder, self.pretrained, params, self.pretrained.words, learner.head, names, learner.task.problem)
 
 
 def train(folder: str | Path, model: str | None = None, seed: int = 0) -> Trained:

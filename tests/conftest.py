@@ -148,9 +148,13 @@ def write_model(tmp_path_factory, hidden: int = 16, layers: int = 2, seed: int =
     )
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     tokenizer.save(str(source / "tokenizer.json"))
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    # Named, as a BERT's own tokenizer class does: generic ones give no token types.
+    inputs = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    special = inputs | {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     (source / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **special}))
     table = np.random.default_rng(9 + seed).standard_normal((len(words), config.hidden)).astype(np.float32)
     # What pretraining would have taught: the words of one class are alike.

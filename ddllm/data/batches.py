@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ddllm.data.splits import strata
 from ddllm.data.tokens import TokenSplit
 
 POOL = 32  # batches among which texts are sorted by length; more means less padding and less chance
@@ -20,9 +21,10 @@ class Batch(NamedTuple):
     Attributes:
         ids: int32 [B, T].
         mask: float32 [B, T], 1 for tokens, 0 for padding.
-        labels: int32 [B].
+        labels: classes int32 [B], numbers float32 [B], or sets float32 [B, C].
         weight: float32 [B], 0 for rows that only fill the batch up.
-        targets: float32 [B, C], probabilities to learn instead of the labels; None: the labels.
+        targets: float32 [B, C], labels to learn instead of these, such as a teacher's probabilities; None: the labels.
+        types: token types, int32 [B, T]; None where all are 0.
     """
 
     ids: Any
@@ -30,6 +32,7 @@ class Batch(NamedTuple):
     labels: Any
     weight: Any
     targets: Any = None
+    types: Any = None
 
 
 def length_buckets(lengths: np.ndarray, maximum: int, multiple: int = 8, most: int = 4) -> tuple[int, ...]:
@@ -88,7 +91,8 @@ class BatchStream:
             raise ValueError("a stream of batches needs at least one text")
         self.split, self.batch_size, self.seed, self.buckets = split, batch_size, seed, _reach(buckets, split)
         self.batches_per_epoch = -(-len(split) // batch_size)
-        groups = [np.flatnonzero(split.labels == label) for label in np.unique(split.labels)]
+        classes = strata(split.labels)
+        groups = [np.flatnonzero(classes == label) for label in np.unique(classes)]
         self._groups = groups if balanced else [np.arange(len(split))]
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
@@ -141,10 +145,15 @@ def _reach(buckets: tuple[int, ...], split: TokenSplit) -> tuple[int, ...]:
 def _make_batch(split: TokenSplit, rows: np.ndarray, batch_size: int, buckets: tuple[int, ...]) -> Batch:
     count, longest = len(rows), split.lengths[rows].max()
     width = next(bucket for bucket in buckets if bucket >= longest)
-    ids = np.zeros((batch_size, width), np.int32)
-    present = split.ids[rows, :width]
-    ids[:count, : present.shape[1]] = present
-    lengths, labels = np.ones(batch_size, np.int32), np.zeros(batch_size, np.int32)
+
+    def widen(array: np.ndarray) -> np.ndarray:
+        wide = np.zeros((batch_size, width), np.int32)
+        present = array[rows, :width]
+        wide[:count, : present.shape[1]] = present
+        return wide
+
+    lengths, labels = np.ones(batch_size, np.int32), np.zeros((batch_size, *split.labels.shape[1:]), split.labels.dtype)
     lengths[:count], labels[:count] = split.lengths[rows], split.labels[rows]
     mask = (np.arange(width) < lengths[:, None]).astype(np.float32)
-    return Batch(ids, mask, labels, (np.arange(batch_size) < count).astype(np.float32))
+    types = None if split.types is None else widen(split.types)
+    return Batch(widen(split.ids), mask, labels, (np.arange(batch_size) < count).astype(np.float32), types=types)

@@ -9,11 +9,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from ddllm.data.files import read_file
-from ddllm.data.labels import LabelNames, encode, find_names
+from ddllm.data.files import Columns, named_columns, read_file
+from ddllm.data.labels import LabelNames, encode, find_names, find_task
 from ddllm.data.sources import open_source
 from ddllm.data.splits import Corpus, Split, count_rows, draw_part, hold_out, remove_texts
 from ddllm.data.tokens import TokenSplit, load_tokenizer, tokenize_texts
@@ -46,7 +45,8 @@ def load_corpus(data: ConfigDict) -> Corpus:
     if not wanted["train"]:
         raise UserError("config.data.train is empty; name the split or the file to learn from.")
     tables = {key: source.read(name, key, data) for key, name in wanted.items() if name}
-    names = find_names(tables["train"], tuple(data.label_names))
+    task = find_task(tables["train"], data.task)
+    names = find_names(tables["train"], tuple(data.label_names), task)
     splits: dict[str, Split] = {}
     empty: dict[str, int] = {}
     for key, table in tables.items():
@@ -76,11 +76,13 @@ def load_corpus(data: ConfigDict) -> Corpus:
         "validation": GIVEN if "validation" in tables else HELD_OUT,
         "test": GIVEN if "test" in tables else HELD_OUT,
     }
-    return Corpus(source.name, names.names, splits["train"], splits["validation"], splits["test"], notes)
+    return Corpus(source.name, names.names, splits["train"], splits["validation"], splits["test"], notes, task)
 
 
-def read_examples(path: Path, data: ConfigDict, label_names: tuple[str, ...], tokenizer_folder: Path, length: int) -> TokenSplit:
-    """Read chosen examples from a file of their own, with the corpus's columns or else `text` and `label`.
+def read_examples(
+    path: Path, data: ConfigDict, label_names: tuple[str, ...], tokenizer_folder: Path, length: int, task: str = "classification"
+) -> TokenSplit:
+    """Read chosen examples from a file of their own, with the corpus's columns or else `text`, `label` and, for pairs, `text_pair`.
 
     Args:
         path: CSV, TSV, JSONL, JSON or Parquet.
@@ -88,19 +90,21 @@ def read_examples(path: Path, data: ConfigDict, label_names: tuple[str, ...], to
         label_names: the corpus's class names.
         tokenizer_folder: folder of the pretrained model.
         length: longest text in tokens.
+        task: the corpus's.
 
     Raises:
         UserError: the file cannot be read, or a label is not among the names.
     """
+    columns, usual = named_columns(data), Columns("text", "label", "text_pair" if data.pair_column else "")
     try:
-        table = read_file(path, data.text_column, data.label_column)
+        table = read_file(path, *columns)
     except UserError:
-        if (data.text_column, data.label_column) == ("text", "label") or not path.is_file():
+        if columns == usual or not path.is_file():
             raise
-        table = read_file(path, "text", "label")
+        table = read_file(path, *usual)
     # Classes that are called by numbers are meant by them.
     indexed = not all(re.fullmatch(r"-?\d+", name) for name in label_names)
-    split, _ = encode(table, LabelNames(tuple(label_names), indexed), "train")
+    split, _ = encode(table, LabelNames(tuple(label_names), indexed, task), "train")
     return tokenize_texts(load_tokenizer(tokenizer_folder), split, length)[0]
 
 
@@ -115,13 +119,13 @@ def _limit(splits: dict[str, Split], data: ConfigDict) -> dict[str, int]:
 
 
 def _check(splits: dict[str, Split], names: LabelNames, name: str) -> None:
-    """Raise `UserError` where a split has become empty, or train has one class."""
+    """Raise `UserError` where a split has become empty, or all labels of train are the same."""
     for key, split in splits.items():
         if not len(split):
             raise UserError(f"{name} has no {key} texts left that do not occur in another split; see config.data.{key}.")
-    present = np.unique(splits["train"].labels)
-    if len(present) < 2:
-        raise UserError(
-            f"all {len(splits['train'])} training texts of {name} are of the class {names.names[present[0]]!r}, but at least two classes "
-            "are needed; see config.data.label_column and config.data.limit_train."
-        )
+    labels = splits["train"].labels
+    if (labels == labels[:1]).all():
+        what = "have the same label, but there is something to learn only where labels differ"
+        if names.task == "classification":
+            what = f"are of the class {names.names[labels[0]]!r}, but at least two classes are needed"
+        raise UserError(f"all {len(labels)} training texts of {name} {what}; see config.data.label_column and config.data.limit_train.")

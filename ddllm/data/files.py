@@ -10,15 +10,42 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
 
 from ddllm.config import suggest
 from ddllm.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+
+
+class Columns(NamedTuple):
+    """Names of the columns that are read.
+
+    Attributes:
+        text: of the text, or of the first one of a pair.
+        label: of the label; or of several columns of 0 and 1, one for each label that a text may have.
+        pair: of the second text of a pair; empty for single texts.
+    """
+
+    text: str
+    label: str | tuple[str, ...]
+    pair: str = ""
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The columns that must be there, each with the key of the section `data` that names it."""
+        labels = {self.label: "label_column"} if isinstance(self.label, str) else dict.fromkeys(self.label, "label_columns")
+        return {self.text: "text_column"} | ({self.pair: "pair_column"} if self.pair else {}) | labels
+
+
+def named_columns(data: ConfigDict) -> Columns:
+    """The columns that config.data names."""
+    return Columns(data.text_column, tuple(data.label_columns) or data.label_column, data.pair_column)
 
 
 @dataclass(frozen=True)
@@ -27,15 +54,44 @@ class Table:
 
     Attributes:
         texts: values of the text column.
-        labels: values of the label column.
-        label_names: class names that came with integer labels, or none.
+        labels: values of the label column; of several columns, lists of the names of those that have 1.
+        label_names: class names that came with integer labels or are those of columns, or none.
         where: the file or split, as an error message calls it.
+        pairs: values of the column of second texts, where there is one.
     """
 
     texts: list[Any]
     labels: list[Any]
     label_names: tuple[str, ...]
     where: str
+    pairs: list[Any] | None = None
+
+
+def make_table(get: Callable[[str], list[Any]], columns: Columns, where: str, label_names: tuple[str, ...] = ()) -> Table:
+    """A table of the named columns, given what gives a column's values.
+
+    Raises:
+        UserError: a column for one of several labels holds something other than 0 and 1.
+    """
+    if isinstance(columns.label, str):
+        labels = get(columns.label)
+    else:
+        labels, label_names = _join(get, columns.label, where), columns.label
+    return Table(get(columns.text), labels, label_names, where, get(columns.pair) if columns.pair else None)
+
+
+def _join(get: Callable[[str], list[Any]], columns: tuple[str, ...], where: str) -> list[list[str]]:
+    """The names of the columns that have 1, row by row."""
+    rows: list[list[str]] = []
+    for column in columns:
+        values = get(column)
+        rows = rows or [[] for _ in values]
+        for row, value in enumerate(values):
+            if value not in (0, 1):
+                raise UserError(f"{where}, row {row + 1}: the label column {column!r} has {value!r}, but must have 0 or 1.")
+            if value:
+                rows[row].append(column)
+    return rows
 
 
 def file_kind(path: Path) -> str:
@@ -46,10 +102,10 @@ def file_kind(path: Path) -> str:
     return kind if kind in SUFFIXES and not (zipped and kind == ".parquet") else ""
 
 
-def check_columns(found: Iterable[str], text_column: str, label_column: str, where: str) -> None:
-    """Raise `UserError` where one of the two columns is not among those found."""
+def check_columns(found: Iterable[str], columns: Columns, where: str) -> None:
+    """Raise `UserError` where one of the columns is not among those found."""
     found = [str(name) for name in found]
-    for key, column in (("text_column", text_column), ("label_column", label_column)):
+    for column, key in columns.names.items():
         if column not in found:
             raise UserError(
                 f"{where} has no column {column!r}{suggest(column, found)}; its columns are {', '.join(found) or 'none'}; "
@@ -57,7 +113,7 @@ def check_columns(found: Iterable[str], text_column: str, label_column: str, whe
             )
 
 
-def read_file(path: Path, text_column: str, label_column: str) -> Table:
+def read_file(path: Path, text_column: str, label_column: str | tuple[str, ...], pair_column: str = "") -> Table:
     """Read one file.
 
     Raises:
@@ -70,7 +126,7 @@ def read_file(path: Path, text_column: str, label_column: str) -> Table:
         raise UserError(f"there is no file {path}.")
     reader = {".csv": _read_csv, ".tsv": _read_tsv, ".parquet": _read_parquet}.get(kind, _read_json)
     try:
-        return reader(path, text_column, label_column)
+        return reader(path, Columns(text_column, label_column, pair_column))
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text; convert it first.") from None
     except (gzip.BadGzipFile, EOFError):
@@ -84,11 +140,11 @@ def _read_text(path: Path) -> str:
     return (gzip.decompress(data) if path.suffix.lower() == ".gz" else data).decode("utf-8-sig")
 
 
-def _read_csv(path: Path, text_column: str, label_column: str) -> Table:
-    return _table_of_rows(_parse(_read_text(path), path, ","), text_column, label_column, path)
+def _read_csv(path: Path, columns: Columns) -> Table:
+    return _table_of_rows(_parse(_read_text(path), path, ","), columns, path)
 
 
-def _read_tsv(path: Path, text_column: str, label_column: str) -> Table:
+def _read_tsv(path: Path, columns: Columns) -> Table:
     text = _read_text(path)
     # Many TSV files, GLUE's among them, hold quotation marks that are just characters; taken for quoting they swallow line breaks. So marks
     # are characters wherever each line then has the header's number of fields and quoting would give fewer rows.
@@ -102,7 +158,7 @@ def _read_tsv(path: Path, text_column: str, label_column: str) -> Table:
         rows = plain if len(quoted) < len(plain) else quoted
     else:
         rows = _parse(text, path, "\t")
-    return _table_of_rows(rows, text_column, label_column, path)
+    return _table_of_rows(rows, columns, path)
 
 
 def _parse(text: str, path: Path, delimiter: str) -> list[list[str]]:
@@ -123,11 +179,15 @@ def _parse(text: str, path: Path, delimiter: str) -> list[list[str]]:
     return rows
 
 
-def _table_of_rows(rows: list[list[str]], text_column: str, label_column: str, path: Path) -> Table:
+def _table_of_rows(rows: list[list[str]], columns: Columns, path: Path) -> Table:
     header, body = (rows[0], rows[1:]) if rows else ([], [])
-    check_columns(header, text_column, label_column, str(path))
-    text, label = header.index(text_column), header.index(label_column)
-    return Table([row[text] for row in body], _typed([row[label].strip() for row in body]), (), str(path))
+    check_columns(header, columns, str(path))
+
+    def get(column: str) -> list[Any]:
+        values = [row[header.index(column)] for row in body]
+        return values if column in (columns.text, columns.pair) else _typed([value.strip() for value in values])
+
+    return make_table(get, columns, str(path))
 
 
 def _typed(labels: list[str]) -> list[Any]:
@@ -139,11 +199,11 @@ def _typed(labels: list[str]) -> list[Any]:
     return [label or None for label in labels]
 
 
-def _read_json(path: Path, text_column: str, label_column: str) -> Table:
+def _read_json(path: Path, columns: Columns) -> Table:
     text = _read_text(path)
     if file_kind(path) == ".json":
         try:
-            return _table_of_json(json.loads(text), text_column, label_column, path)
+            return _table_of_json(json.loads(text), columns, path)
         except json.JSONDecodeError:
             pass  # Files named .json often hold one object a line.
     # Not splitlines(): texts may hold other characters that it takes for line ends.
@@ -154,42 +214,44 @@ def _read_json(path: Path, text_column: str, label_column: str) -> Table:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}, line {number}: this is not JSON ({error.msg}).") from None
-    return _table_of_json(rows, text_column, label_column, path)
+    return _table_of_json(rows, columns, path)
 
 
-def _table_of_json(value: Any, text_column: str, label_column: str, path: Path) -> Table:
+def _table_of_json(value: Any, columns: Columns, path: Path) -> Table:
     if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
-        check_columns(value, text_column, label_column, str(path))
-        if len(value[text_column]) != len(value[label_column]):
-            raise UserError(f"{path}: its columns {text_column!r} and {label_column!r} are not of the same length.")
-        return Table(value[text_column], value[label_column], (), str(path))
+        check_columns(value, columns, str(path))
+        for column in columns.names:
+            if len(value[columns.text]) != len(value[column]):
+                raise UserError(f"{path}: its columns {columns.text!r} and {column!r} are not of the same length.")
+        return make_table(value.__getitem__, columns, str(path))
     rows = value if isinstance(value, list) else [value]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise UserError(f"{path}, row {number}: not an object with named fields, but {type(row).__name__}.")
     # A field may be absent here and there; one that is nowhere is a wrong name.
-    check_columns(dict.fromkeys(name for row in rows for name in row), text_column, label_column, str(path))
-    return Table([row.get(text_column) for row in rows], [row.get(label_column) for row in rows], (), str(path))
+    check_columns(dict.fromkeys(name for row in rows for name in row), columns, str(path))
+    return make_table(lambda column: [row.get(column) for row in rows], columns, str(path))
 
 
-def _read_parquet(path: Path, text_column: str, label_column: str) -> Table:
+def _read_parquet(path: Path, columns: Columns) -> Table:
     import pyarrow
     from pyarrow import parquet
 
     try:
         file = parquet.ParquetFile(path)
         schema = file.schema_arrow
-        check_columns(schema.names, text_column, label_column, str(path))
-        table = file.read(columns=[text_column, label_column])
+        check_columns(schema.names, columns, str(path))
+        table = file.read(columns=list(columns.names))
     except pyarrow.ArrowException as error:
         raise UserError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from None
-    return Table(table[text_column].to_pylist(), table[label_column].to_pylist(), _names_in_schema(schema, label_column), str(path))
+    return make_table(lambda column: table[column].to_pylist(), columns, str(path), _names_in_schema(schema, columns.label))
 
 
-def _names_in_schema(schema: Any, label_column: str) -> tuple[str, ...]:
+def _names_in_schema(schema: Any, label_column: str | tuple[str, ...]) -> tuple[str, ...]:
     """Class names that the library `datasets` left in a Parquet file."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(features[label_column]["names"])
+        feature = features[label_column]
+        return tuple(feature.get("feature", feature)["names"])
     except (KeyError, TypeError, ValueError):
         return ()

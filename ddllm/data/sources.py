@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from ddllm.config import suggest
 from ddllm.data.embedded import read_embedded
-from ddllm.data.files import SUFFIXES, Table, check_columns, file_kind, read_file
+from ddllm.data.files import SUFFIXES, Table, check_columns, file_kind, make_table, named_columns, read_file
 from ddllm.errors import UserError
 
 # What other people call these files.
@@ -55,7 +55,7 @@ class Source:
         for folder in (self.folder, Path()):
             path = folder and folder / expanduser(wanted)
             if path and path.is_file():
-                return read_file(path, data.text_column, data.label_column)
+                return read_file(path, *named_columns(data))
         if file_kind(Path(wanted)):
             places = f"{self.folder} or the current folder" if self.folder else "the current folder"
             raise UserError(f"config.data.{key} is {wanted!r}, but there is no such file in {places}.")
@@ -74,11 +74,13 @@ def open_source(data: ConfigDict) -> Source:
     """
     name = data.source
     if name == "embedded":
+        if data.pair_column:
+            raise UserError(f"config.data.pair_column is {data.pair_column!r}, but the embedded corpus has single texts; leave it empty.")
         tables = read_embedded(data.seed)
         return Source("embedded Rotten Tomatoes", {split: partial(tables.__getitem__, split) for split in tables}, complete=True)
     path = Path(expanduser(name))
     if path.is_file():
-        return Source(path.name.split(".")[0], {"train": partial(read_file, path, data.text_column, data.label_column)}, path.parent)
+        return Source(path.name.split(".")[0], {"train": partial(read_file, path, *named_columns(data))}, path.parent)
     if path.is_dir():
         return open_folder(path, data)
     if file_kind(path) or path.is_absolute() or name.startswith((".", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
@@ -142,17 +144,21 @@ def _datasets_source(name: str, splits: dict[Any, Any], data: ConfigDict, folder
 
 
 def _read_dataset(part: Any, where: str, data: ConfigDict) -> Table:
-    text, label = data.text_column, data.label_column
-    check_columns(part.column_names, text, label, where)
-    columns = part.with_format(None).select_columns([text, label])[:]
-    return Table(columns[text], columns[label], tuple(getattr(part.features[label], "names", None) or ()), where)
+    columns = named_columns(data)
+    check_columns(part.column_names, columns, where)
+    values = part.with_format(None).select_columns(list(columns.names))[:]
+    feature = part.features[columns.label] if isinstance(columns.label, str) else None
+    # Lists of classes have their names one level below.
+    names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
+    return make_table(values.__getitem__, columns, where, tuple(names or ()))
 
 
 def _read_shards(split: str, paths: list[Path], data: ConfigDict) -> Table:
     if len(paths) > 1 and not all(re.search(r"-\d+-of-\d+\.", path.name) for path in paths):
         raise UserError(f"{paths[0].parent} has several files for the split {split}: {', '.join(path.name for path in paths)}; keep one.")
-    tables = [read_file(path, data.text_column, data.label_column) for path in paths]
+    tables = [read_file(path, *named_columns(data)) for path in paths]
     if len(tables) == 1:
         return tables[0]
-    texts, labels = ([value for table in tables for value in getattr(table, name)] for name in ("texts", "labels"))
-    return Table(texts, labels, tables[0].label_names, f"split {split!r} of {paths[0].parent}")
+    texts, labels, pairs = ([value for table in tables for value in getattr(table, name) or ()] for name in ("texts", "labels", "pairs"))
+    where = f"split {split!r} of {paths[0].parent}"
+    return Table(texts, labels, tables[0].label_names, where, pairs if data.pair_column else None)

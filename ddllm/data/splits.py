@@ -20,11 +20,13 @@ class Split:
 
     Attributes:
         texts: stripped and not empty.
-        labels: int32 [n], positions in the corpus's label names.
+        labels: int32 [n], positions in the corpus's label names; float32 [n], numbers; or float32 [n, C], 0 or 1 for each name.
+        pairs: the second text of each row, where texts come in pairs; stripped and not empty.
     """
 
     texts: list[str]
     labels: np.ndarray
+    pairs: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -32,12 +34,19 @@ class Split:
     def take(self, rows: np.ndarray) -> "Split":
         """The rows of these numbers (or of a boolean mask), in their order."""
         rows = np.arange(len(self))[rows]
-        return Split([self.texts[row] for row in rows], self.labels[rows])
+        pairs = None if self.pairs is None else [self.pairs[row] for row in rows]
+        return Split([self.texts[row] for row in rows], self.labels[rows], pairs)
+
+    def keys(self) -> list[bytes]:
+        """What each row is known by, the same for rows whose texts differ in white space alone."""
+        if self.pairs is None:
+            return [fold(text) for text in self.texts]
+        return [fold(text) + fold(pair) for text, pair in zip(self.texts, self.pairs, strict=True)]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Three disjoint splits of one classification task.
+    """Three disjoint splits of one task.
 
     Attributes:
         name: for people.
@@ -45,6 +54,7 @@ class Corpus:
         train, validation, test: no text of one occurs in another.
         notes: what was done to the rows, as plain values: `rows`, `empty_removed`, `duplicates_removed` and `limited` (rows left out by a
             limit) by split; `validation` and `test` say where these come from.
+        task: "classification", "regression" or "multilabel".
     """
 
     name: str
@@ -53,6 +63,12 @@ class Corpus:
     validation: Split
     test: Split
     notes: dict[str, Any]
+    task: str = "classification"
+
+
+def strata(labels: np.ndarray) -> np.ndarray:
+    """The class of each row [n], for what is drawn in proportion to classes; labels that are numbers or sets make one class."""
+    return labels if np.issubdtype(labels.dtype, np.integer) else np.zeros(len(labels), np.int32)
 
 
 def fold(text: str) -> bytes:
@@ -98,8 +114,9 @@ def draw_part(split: Split, limit: int, seed: list[int]) -> Split:
     if not 0 < limit < len(split):
         return split
     rng = np.random.default_rng(seed)
-    shares = share_out(np.bincount(split.labels), limit)
-    rows = [rng.permutation(np.flatnonzero(split.labels == label))[:share] for label, share in enumerate(shares)]
+    classes = strata(split.labels)
+    shares = share_out(np.bincount(classes), limit)
+    rows = [rng.permutation(np.flatnonzero(classes == label))[:share] for label, share in enumerate(shares)]
     return split.take(np.sort(np.concatenate(rows)))
 
 
@@ -113,11 +130,11 @@ def hold_out(split: Split, count: int, seed: list[int]) -> tuple[Split, Split]:
     """
     rng = np.random.default_rng(seed)
     groups: dict[bytes, list[int]] = {}
-    for row, text in enumerate(split.texts):
-        groups.setdefault(fold(text), []).append(row)
-    members, labels = list(groups.values()), split.labels.tolist()
+    for row, key in enumerate(split.keys()):
+        groups.setdefault(key, []).append(row)
+    members, labels = list(groups.values()), strata(split.labels).tolist()
     # One row of every class stays, or the class would vanish from training.
-    counts = np.bincount(split.labels)
+    counts = np.bincount(strata(split.labels))
     left = np.minimum(share_out(counts, count), np.maximum(counts - 1, 0)).tolist()
     held = np.zeros(len(split), bool)
     for group in rng.permutation(len(groups)).tolist():
@@ -130,7 +147,7 @@ def hold_out(split: Split, count: int, seed: list[int]) -> tuple[Split, Split]:
 
 
 def remove_texts(split: Split, others: Iterable[Split]) -> tuple[Split, int]:
-    """The rows whose text occurs in none of the others, and how many did."""
-    known = {fold(text) for other in others for text in other.texts}
-    keep = np.array([fold(text) not in known for text in split.texts], bool)
+    """The rows whose text (or pair of texts) occurs in none of the others, and how many did."""
+    known = {key for other in others for key in other.keys()}
+    keep = np.array([key not in known for key in split.keys()], bool)
     return split.take(keep), int(len(keep) - keep.sum())

@@ -29,6 +29,7 @@ TOKENIZER_FILES = (
 )
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
 PARTS = ("train", "validation", "test")
+ARRAYS = ("ids", "lengths", "labels", "types")
 CHUNK = 2000  # texts tokenised at once; each costs far more memory as an encoding than as a row
 
 
@@ -39,15 +40,21 @@ class TokenSplit:
     Attributes:
         ids: int32 [n, T], T the longest row, filled up with the pad token.
         lengths: int32 [n], tokens of each row, special ones included.
-        labels: int32 [n].
+        labels: as in the split.
+        types: token types, int32 [n, T], where texts come in pairs and the model tells their tokens apart; else None.
     """
 
     ids: np.ndarray
     lengths: np.ndarray
     labels: np.ndarray
+    types: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, rows: np.ndarray) -> "TokenSplit":
+        """The rows of these numbers, in their order."""
+        return TokenSplit(self.ids[rows], self.lengths[rows], self.labels[rows], None if self.types is None else self.types[rows])
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class TokenCorpus:
     """Tokenised corpus.
 
     Attributes:
-        name, label_names: the corpus's.
+        name, label_names, task: the corpus's.
         train, validation, test: its splits.
         notes: the corpus's, and `cut` (texts cut, by split) and `length` (to how many tokens).
         fingerprint: hexadecimal, of everything that the arrays depend on.
@@ -68,6 +75,7 @@ class TokenCorpus:
     test: TokenSplit
     notes: dict[str, Any]
     fingerprint: str
+    task: str = "classification"
 
 
 def tokenize_corpus(corpus: Corpus, tokenizer_folder: Path, length: int, cache: Path) -> TokenCorpus:
@@ -94,7 +102,7 @@ def tokenize_corpus(corpus: Corpus, tokenizer_folder: Path, length: int, cache: 
     else:
         splits, cut = cached
     notes = corpus.notes | {"cut": cut, "length": length}
-    return TokenCorpus(corpus.name, corpus.label_names, **splits, notes=notes, fingerprint=fingerprint)
+    return TokenCorpus(corpus.name, corpus.label_names, **splits, notes=notes, fingerprint=fingerprint, task=corpus.task)
 
 
 def fingerprint_of(corpus: Corpus, tokenizer_folder: Path, length: int) -> str:
@@ -112,10 +120,13 @@ def fingerprint_of(corpus: Corpus, tokenizer_folder: Path, length: int) -> str:
             digest.update(f"{name} {len(content)}\n".encode() + content)
     for part in PARTS:
         split: Split = getattr(corpus, part)
-        digest.update(f"{part} {len(split)}\n".encode() + split.labels.astype("<i4").tobytes())
+        digest.update(f"{part} {len(split)}\n".encode() + split.labels.astype(split.labels.dtype.newbyteorder("<")).tobytes())
         for text in split.texts:
             content = text.encode("utf-8", "surrogatepass")
             digest.update(b"%d\n" % len(content) + content)
+        for text in split.pairs or ():
+            content = text.encode("utf-8", "surrogatepass")
+            digest.update(b"pair %d\n" % len(content) + content)
     return digest.hexdigest()
 
 
@@ -140,31 +151,43 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def tokenize_texts(tokenizer: Any, split: Split, length: int) -> tuple[TokenSplit, int]:
-    """Tokenise one split, special tokens included.
+    """Tokenise one split, special tokens included; pairs as the model's own tokenizer joins them, cut token by token where they are longer.
 
     Returns:
-        The arrays, and how many texts were cut.
+        The arrays, and how many texts (or pairs) were cut.
 
     Raises:
         UserError: length leaves no room beside the special tokens.
     """
-    special = tokenizer.num_special_tokens_to_add()
+    paired = split.pairs is not None
+    special = tokenizer.num_special_tokens_to_add(pair=paired)
     if length <= special:
         raise UserError(f"a length of {length} tokens leaves no room for text beside the {special} special ones; raise config.data.length.")
-    rows, cut = [], 0
+    rows, types, cut = [], [], 0
     for start in range(0, len(split), CHUNK):
-        encoded = tokenizer(split.texts[start : start + CHUNK], truncation=True, max_length=length, add_special_tokens=True)
+        pairs = split.pairs and split.pairs[start : start + CHUNK]
+        # True is "longest_first": of a pair, always the longer text is shortened.
+        encoded = tokenizer(split.texts[start : start + CHUNK], pairs, truncation=True, max_length=length, add_special_tokens=True)
         rows += [np.array(encoding.ids, np.int32) for encoding in encoded.encodings]
+        types += [np.array(encoding.type_ids, np.int32) for encoding in encoded.encodings]
         cut += sum(1 for encoding in encoded.encodings if encoding.overflowing)
     lengths = np.array([len(row) for row in rows], np.int32)
-    ids = np.full((len(rows), int(lengths.max(initial=1))), tokenizer.pad_token_id or 0, np.int32)
+    # RoBERTa's and DistilBERT's tokenizers give no types, since their models know none.
+    typed = paired and "token_type_ids" in tokenizer.model_input_names
+    return TokenSplit(_fill(rows, tokenizer.pad_token_id or 0), lengths, split.labels, _fill(types, 0) if typed else None), cut
+
+
+def _fill(rows: list[np.ndarray], padding: int) -> np.ndarray:
+    """Rows filled up to the longest, int32 [n, T]."""
+    filled = np.full((len(rows), max([1, *map(len, rows)])), padding, np.int32)
     for number, row in enumerate(rows):
-        ids[number, : len(row)] = row
-    return TokenSplit(ids, lengths, split.labels), cut
+        filled[number, : len(row)] = row
+    return filled
 
 
 def _names_and_arrays(splits: dict[str, TokenSplit]) -> dict[str, np.ndarray]:
-    return {f"{part}.{name}": np.ascontiguousarray(getattr(splits[part], name)) for part in PARTS for name in ("ids", "lengths", "labels")}
+    named = {f"{part}.{name}": getattr(splits[part], name) for part in PARTS for name in ARRAYS}
+    return {name: np.ascontiguousarray(array) for name, array in named.items() if array is not None}
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> str:
@@ -202,7 +225,10 @@ def _read_cache(path: Path) -> tuple[dict[str, TokenSplit], dict[str, int]] | No
             metadata, arrays = json.loads(file.metadata()["json"]), {name: file.get_tensor(name) for name in file.keys()}
         if metadata["sha256"] != _checksum(arrays):
             return None
-        splits = {part: TokenSplit(*(arrays[f"{part}.{name}"] for name in ("ids", "lengths", "labels"))) for part in PARTS}
+        splits = {
+            part: TokenSplit(arrays[f"{part}.ids"], arrays[f"{part}.lengths"], arrays[f"{part}.labels"], arrays.get(f"{part}.types"))
+            for part in PARTS
+        }
         return splits, metadata["cut"]
     except (SafetensorError, KeyError, TypeError, ValueError):
         return None

@@ -23,12 +23,13 @@ from ddllm.errors import UserError
 from ddllm.models.heads import HeadConfig
 from ddllm.models.learner import Learner
 from ddllm.models.pretrained import Pretrained
+from ddllm.models.tasks import read_task
 
-# 1: fixed order and the optimizers by their short names; 2: every order and every optimizer; 3: auxiliary labels. A folder is of the lowest schema
-# that can say what it holds.
+# 1: fixed order and the optimizers by their short names; 2: every order and every optimizer; 3: auxiliary labels, pairs of texts, and tasks other than
+# classification. A folder is of the lowest schema that can say what it holds.
 SCHEMA = 3
 ARRAYS, RECIPE = "distilled.safetensors", "recipe.json"
-ALWAYS, SOMETIMES = ("embeddings", "mask", "labels", "rates"), ("momentum", "order", *AUXILIARY)
+ALWAYS, SOMETIMES = ("embeddings", "mask", "labels", "rates"), ("momentum", "order", "types", *AUXILIARY)
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,21 @@ class Distilled:
         """Class names in the order of the logits."""
         return tuple(self.card["label_names"])
 
+    @property
+    def pairs(self) -> bool:
+        """Whether it was distilled from pairs of texts."""
+        return self.card.get("preprocessing", {}).get("pairs", False)
+
     def learner(self, pretrained: Pretrained) -> Learner:
-        """The learner that the data set was distilled for: its head, on a pretrained encoder."""
+        """The learner that the data set was distilled for: its head and task, on a pretrained encoder.
+
+        Raises:
+            UserError: its recipe.json speaks of an unknown task.
+        """
         head = dict(self.card["head"])
         start, seed = head.pop("start"), head.pop("seed")
         encoder = replace(pretrained.config, products=self.card.get("products", "float32"))
-        return Learner(encoder, HeadConfig(**head), start, seed)
+        return Learner(encoder, HeadConfig(**head), start, seed, read_task(self.card))
 
     def check_base(self, pretrained: Pretrained) -> None:
         """Raise `UserError` unless these are the weights that the data set was distilled for."""
@@ -79,16 +89,18 @@ class Distilled:
             )
 
 
-def describe_base(pretrained: Pretrained, learner: Learner, text_length: int) -> dict[str, Any]:
-    """What a distilled data set belongs to: model, head and how real texts are prepared."""
+def describe_base(pretrained: Pretrained, learner: Learner, text_length: int, pairs: bool = False) -> dict[str, Any]:
+    """What a distilled data set belongs to: model, head and how real texts (or pairs of them) are prepared."""
     return {
         "base_model": {"name": pretrained.name, "fingerprint": pretrained.fingerprint, "hidden": pretrained.config.hidden},
         "head": {**asdict(learner.head), "start": learner.start, "seed": learner.head_seed},
         "products": learner.encoder.products,
+        **learner.task.card(),
         "preprocessing": {
             "tokenizer": pretrained.name,
             "text_length": text_length,
             "embeddings": "rows of the word table, before position and token-type embeddings",
+            **({"pairs": True} if pairs else {}),
         },
     }
 
@@ -117,14 +129,11 @@ def save_distilled(folder: Path, data: DistilledData, recipe: Recipe, label_name
     # One entry only: the library writes several in no fixed order, and equal data should be equal files.
     content = save(arrays, metadata={"format": "ddllm"})
     sizes = {"batches": arrays["embeddings"].shape[0], "examples": data.examples, "inner_steps": data.steps, "floats": data.floats}
-    constants, schema = asdict(recipe), 2
+    newest = "task" in card or card.get("preprocessing", {}).get("pairs") or any(name in arrays for name in ("types", *AUXILIARY))
+    constants, schema = asdict(recipe), 3 if newest else 2
     for name, weight in (("attention", "attention_weight"), ("features", "feature_weight")):
-        if name in arrays:
-            schema = 3
-        else:
+        if name not in arrays:
             del constants[weight]
-    if "directions" in arrays:
-        schema = 3
     if schema < 3 and recipe.order == "fixed" and recipe.optimizer in (SGD, *SHORT):
         del constants["order"]
         schema = 1
@@ -209,6 +218,7 @@ def _check(folder: Path, data: DistilledData, recipe: Recipe, card: dict[str, An
         and data.rates.shape[0] == shape[0] * recipe.passes
         and (None if data.momentum is None else data.momentum.shape)
         == (data.rates.shape[:1] if recipe.optimizer == LEARNED_MOMENTUM else None)
+        and (data.types is None or data.types.shape == shape[:3])
         and (None if data.order is None else data.order.shape) == ((data.rates.shape[0], shape[0]) if recipe.order == "learned" else None)
         and auxiliary_fits(data)
     )

@@ -83,7 +83,9 @@ def attention_divergence(labels: jax.Array, log_attention_NLHRT: jax.Array | Non
     return jnp.sum(divergence_NR * rows_NR, axis=1) / jnp.sum(rows_NR, axis=1)
 
 
-def pretrained_labels(learner: Learner, start: Start, embeddings_MNTD: Any, mask_MNT: Any, rows: str = "none") -> dict[str, np.ndarray]:
+def pretrained_labels(
+    learner: Learner, start: Start, embeddings_MNTD: Any, mask_MNT: Any, rows: str = "none", types_MNT: Any = None
+) -> dict[str, np.ndarray]:
     """Auxiliary labels that say what the pretrained encoder does anyway.
 
     Args:
@@ -92,6 +94,7 @@ def pretrained_labels(learner: Learner, start: Start, embeddings_MNTD: Any, mask
         embeddings_MNTD: inner batches.
         mask_MNT: their masks.
         rows: "cls", "all", or "none" for no attention.
+        types_MNT: their token types, where they stand for pairs.
 
     Returns:
         "features" [M, N, D] and, where asked for, "attention" [M, N, L, H, T] or [M, N, L, H, T, T], 0 at padded keys.
@@ -101,13 +104,14 @@ def pretrained_labels(learner: Learner, start: Start, embeddings_MNTD: Any, mask
 
     shape = np.shape(mask_MNT)[:2]
     mask_NT = np.reshape(mask_MNT, (-1, length))
+    types_NT = None if types_MNT is None else np.reshape(types_MNT, (-1, length))
 
     @jax.jit
-    def look(body: Tree, embeddings_NTD: jax.Array, mask_NT: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        observed = observe(body, learner.encoder, embeddings_NTD, mask_NT, rows=count)
+    def look(body: Tree, embeddings_NTD: jax.Array, mask_NT: jax.Array, types_NT: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+        observed = observe(body, learner.encoder, embeddings_NTD, mask_NT, types_NT, rows=count)
         return pool(learner.head, observed.hidden, mask_NT), observed.log_attention
 
-    features_ND, log_attention = look(start.body, np.reshape(embeddings_MNTD, (len(mask_NT), length, -1)), mask_NT)
+    features_ND, log_attention = look(start.body, np.reshape(embeddings_MNTD, (len(mask_NT), length, -1)), mask_NT, types_NT)
     labels = {"features": np.asarray(features_ND).reshape(*shape, -1)}
     if log_attention is not None:
         logits_NLHRT = np.where(mask_NT[:, None, None, None, :] > 0, np.asarray(log_attention), 0)

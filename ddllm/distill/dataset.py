@@ -28,6 +28,7 @@ class DistilledData:
         head: initial head, where it is learned with the data; else None.
         momentum: raw coefficients [S] of learned momentum, sigmoid gives the coefficient; None for every other optimizer.
         order: logits [S, M] of the inner batches at each inner step, where the order is learned; else None.
+        types: token types [M, N, T], whole numbers, where examples stand for pairs of texts; not learned. None: all 0.
         attention: logits of attention labels, [M, N, L, H, T] for the first position's row or [M, N, L, H, T, T] for all; None without (see auxiliary.py).
         features: feature labels [M, N, D]; None without.
         directions: direction labels [M, N, L, D]; None without.
@@ -40,9 +41,15 @@ class DistilledData:
     head: Tree | None = None
     momentum: Any = None
     order: Any = None
+    types: Any = None
     attention: Any = None
     features: Any = None
     directions: Any = None
+
+    @property
+    def batches(self) -> dict[str, Any]:
+        """What inner steps are fed with: arrays [M, N, …], auxiliary labels among them."""
+        return {name: getattr(self, name) for name in FED if getattr(self, name) is not None}
 
     def replace(self, **changes: Any) -> "DistilledData":
         """A copy with some parts exchanged."""
@@ -73,7 +80,9 @@ class DistilledData:
 
 # Labels of the body, see auxiliary.py.
 AUXILIARY = ("attention", "features", "directions")
-# Parts that only some recipes have.
+# Arrays with the examples' axes [M, N, …].
+FED = ("embeddings", "mask", "labels", "types", *AUXILIARY)
+# Parts that only some recipes have, and learn.
 OPTIONAL = ("head", "momentum", "order", *AUXILIARY)
 
 

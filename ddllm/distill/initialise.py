@@ -6,8 +6,10 @@ with.
 
 import numpy as np
 
+from ddllm.data.splits import strata
 from ddllm.data.tokens import TokenSplit
 from ddllm.distill.dataset import DistilledData, raw_rate
+from ddllm.models.tasks import Classification
 from ddllm.select.methods import SELECTIONS, rows_of_classes
 
 
@@ -17,25 +19,13 @@ def deal_labels(classes: int, examples_per_class: int, batches: int) -> np.ndarr
     return np.tile(in_batch, (batches, 1))
 
 
-def hard_labels(labels: np.ndarray, classes: int) -> np.ndarray:
-    """One-hot rows [..., C] of integer labels [...]."""
-    return np.eye(classes, dtype=np.float32)[labels]
-
-
-def first_labels(labels: np.ndarray, classes: int, kind: str) -> np.ndarray:
-    """Stored labels [..., C] at the start: one-hot rows; for "soft" ones logits that give the class 0.95."""
-    one_hot = hard_labels(labels, classes)
-    if kind != "soft":
-        return one_hot
-    return one_hot * np.float32(np.log(0.95 * (classes - 1) / 0.05))
-
-
 def pick_examples(
     split: TokenSplit,
     classes: int,
     per_class: int,
     rng: np.random.Generator,
     at_least: int = 0,
+    at_most: int = 0,
     method: str = "random",
     features_nD: np.ndarray | None = None,
 ) -> list[np.ndarray]:
@@ -47,21 +37,25 @@ def pick_examples(
         per_class: rows for each class.
         rng: source of chance.
         at_least: prefer texts of at least so many tokens; where a class has too few, its longest ones.
+        at_most: prefer texts of at most so many tokens; where a class has too few, its shortest ones.
         method: one of `select.methods.SELECTIONS`.
         features_nD: of all texts of the split (see select/features.py); not needed for random ones.
 
     Raises:
         UserError: a class has fewer texts than are asked for.
     """
-    candidates = []
-    for rows in rows_of_classes(split.labels, classes, per_class):
+    labels, candidates = strata(split.labels), []
+    for rows in rows_of_classes(labels, classes, per_class):
         if at_least:
             long_enough = rows[split.lengths[rows] >= at_least]
             rows = long_enough if len(long_enough) >= per_class else rows[np.argsort(-split.lengths[rows], kind="stable")[:per_class]]
+        if at_most:
+            fitting = rows[split.lengths[rows] <= at_most]
+            rows = fitting if len(fitting) >= per_class else rows[np.argsort(split.lengths[rows], kind="stable")[:per_class]]
         candidates.append(rows)
     rows = np.concatenate(candidates)
     features_nD = None if features_nD is None else features_nD[rows]
-    return [rows[chosen] for chosen in SELECTIONS[method](features_nD, split.labels[rows], classes, per_class, rng)]
+    return [rows[chosen] for chosen in SELECTIONS[method](features_nD, labels[rows], classes, per_class, rng)]
 
 
 def noise_data(
@@ -78,14 +72,33 @@ def real_data(
     words_VD: np.ndarray, split: TokenSplit, picked: list[np.ndarray], batches: int, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings [M, N, T, D] and mask [M, N, T] of real examples dealt into inner batches in the order of `deal_labels`."""
-    rows = np.stack(picked)  # [C, k]
-    classes, per_class = rows.shape
-    rows = rows.reshape(classes, batches, per_class // batches).transpose(1, 0, 2).reshape(batches, -1)  # [M, N]
-    ids = split.ids[rows][:, :, :length]
-    if ids.shape[2] < length:
-        ids = np.pad(ids, ((0, 0), (0, 0), (0, length - ids.shape[2])))
+    rows = deal_rows(picked, batches)
+    ids = fit(split.ids[rows], length)
     mask = (np.arange(length)[None, None] < split.lengths[rows][:, :, None]).astype(np.float32)
     return words_VD[ids].astype(np.float32), mask
+
+
+def real_types(split: TokenSplit, picked: list[np.ndarray], batches: int, length: int) -> np.ndarray | None:
+    """Token types [M, N, T] of the same examples, where they are pairs."""
+    return None if split.types is None else fit(split.types[deal_rows(picked, batches)], length).astype(np.float32)
+
+
+def noise_types(shape: tuple[int, int, int]) -> np.ndarray:
+    """Token types [M, N, T] of noise that stands for pairs: the second half of the positions is a second text."""
+    return np.broadcast_to((np.arange(shape[2]) >= shape[2] // 2).astype(np.float32), shape)
+
+
+def deal_rows(picked: list[np.ndarray], batches: int) -> np.ndarray:
+    """Row numbers of the examples in each inner batch, [M, N], in the order of `deal_labels`."""
+    rows = np.stack(picked)  # [C, k]
+    classes, per_class = rows.shape
+    return rows.reshape(classes, batches, per_class // batches).transpose(1, 0, 2).reshape(batches, -1)
+
+
+def fit(array: np.ndarray, length: int) -> np.ndarray:
+    """Rows [M, N, T] cut, or filled up with zeros, to a length."""
+    array = array[:, :, :length]
+    return np.pad(array, ((0, 0), (0, 0), (0, length - array.shape[2])))
 
 
 def assemble(
@@ -98,9 +111,15 @@ def assemble(
     kind: str,
     groups: int,
     rate: float,
+    types: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
 ) -> DistilledData:
-    """Put inputs, first labels and constant rates together; see `DistilledData` for the shapes."""
+    """Put inputs, first labels and constant rates together; see `DistilledData` for the shapes.
+
+    Labels are those of the classes that examples are dealt out over, unless others are given.
+    """
     batches = embeddings.shape[0]
-    labels = first_labels(deal_labels(classes, per_class, batches), classes, kind)
+    if labels is None:
+        labels = Classification().store(deal_labels(classes, per_class, batches), classes, kind)
     rates = np.full((batches * passes, groups), raw_rate(rate), np.float32)
-    return DistilledData(embeddings, mask, labels, rates)
+    return DistilledData(embeddings, mask, labels, rates, types=types)

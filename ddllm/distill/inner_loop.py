@@ -20,22 +20,23 @@ from ddllm.distill.optimizers import make_optimizer
 from ddllm.distill.order import choose_feed, pick_batch
 from ddllm.distill.truncation import Truncation
 from ddllm.models.encoder import Tree
-from ddllm.models.learner import Learner, Start, cross_entropy, target_weights
+from ddllm.models.learner import Learner, Start
 
 
 def inner_loss(
     learner: Learner, labels: str, auxiliary_weights: dict[str, float] | None = None
 ) -> Callable[[Tree, dict[str, jax.Array]], jax.Array]:
-    """The loss of one inner batch `{"embeddings" [N, T, D], "mask" [N, T], "labels" [N, C]}`: mean cross-entropy, a scalar.
+    """The loss of one inner batch `{"embeddings" [N, T, D], "mask" [N, T], "labels" [N, C]}`: the mean of the task's, a scalar.
 
-    With "attention", "features" or "directions" in the batch, their weighted losses are added (see auxiliary.py); with "weights" [N], it is the sum weighted by
-    them instead of the mean.
+    With "types" [N, T] in the batch, these are its token types; with "attention", "features" or "directions", their weighted losses are added (see
+    auxiliary.py); with "weights" [N], it is the sum weighted by them instead of the mean.
     """
 
     def loss(params: Tree, batch: dict[str, jax.Array]) -> jax.Array:
         batch = batch | {"mask": jax.lax.stop_gradient(batch["mask"])}
-        seen = learner.look(params, batch["embeddings"], batch["mask"], wanted_rows(batch), looks_at_means(batch))
-        losses_N = cross_entropy(seen.logits, target_weights(batch["labels"], labels))
+        inputs = (batch["embeddings"], batch["mask"], batch.get("types"))
+        seen = learner.look(params, *inputs, wanted_rows(batch), looks_at_means(batch))
+        losses_N = learner.task.inner_losses(seen.logits, batch["labels"], labels)
         for more_N in auxiliary_losses(seen, batch, auxiliary_weights or {}):
             losses_N += more_N
         return jnp.sum(batch["weights"] * losses_N) if "weights" in batch else jnp.mean(losses_N)
@@ -74,13 +75,13 @@ def unroll(
         Trained parameters, a tree like `params`.
     """
     method = method or Direct()
-    feed_S = choose_feed(data, recipe, key)
+    feed_S = choose_feed(data, recipe, key, learner.task.groups(data.labels.shape[-1]))
     rates_SG = actual_rates(data)
     steps = rates_SG.shape[0]
     if feed_S.shape[0] != steps:
         raise ValueError(f"{steps} rows of rates for {feed_S.shape[0]} inner steps")
     transform = optax.with_extra_args_support(optimizer) if optimizer else make_optimizer(recipe.optimizer)
-    batches = {"embeddings": data.embeddings, "mask": data.mask, "labels": data.labels} | auxiliary_of(data)
+    batches = data.batches
     loss = inner_loss(learner, recipe.labels, recipe.auxiliary_weights)
 
     def make_step(batches: dict[str, Any], method: Method, fixed: tuple[str, ...] = ()) -> Callable:

@@ -13,7 +13,9 @@ from ddllm.distill.outer_step import OuterStep
 from ddllm.runtime.devices import place
 
 
-def predict_memory(step: OuterStep, learned: dict[str, Any], batch_size: int, length: int, taught: bool = False) -> int:
+def predict_memory(
+    step: OuterStep, learned: dict[str, Any], batch_size: int, length: int, *, taught: bool = False, typed: bool = False
+) -> int:
     """Bytes that an outer step needs on each device at its peak, beyond pretrained parameters and what is learned.
 
     Args:
@@ -22,15 +24,22 @@ def predict_memory(step: OuterStep, learned: dict[str, Any], batch_size: int, le
         batch_size: real texts B, a multiple of the devices that share them.
         length: padded length T of the longest of them.
         taught: whether a teacher gives them targets.
+        typed: whether they have token types.
 
     Returns:
         The largest need of the three programs, each with what the earlier ones have handed on.
     """
     learned = place(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), learned), step.everywhere)
     shape, row = (batch_size, length), (batch_size,)
-    kinds = Batch((shape, jnp.int32), (shape, jnp.float32), (row, jnp.int32), (row, jnp.float32))
-    if taught:
-        kinds = kinds._replace(targets=((batch_size, step.learner.head.classes), jnp.float32))
+    classes = step.learner.head.classes
+    kinds = Batch(
+        ids=(shape, jnp.int32),
+        mask=(shape, jnp.float32),
+        labels=step.learner.task.label_kind(batch_size, classes),
+        weight=(row, jnp.float32),
+        targets=((batch_size, classes), jnp.float32) if taught else None,
+        types=(shape, jnp.int32) if typed else None,
+    )
     batch = Batch(*(kind and jax.ShapeDtypeStruct(*kind, sharding=step.batches) for kind in kinds))
     keys = step.rounds(jax.random.key(0))[0]
     (trained, pullback), kept, most = _account(step.begin, learned, step.fixed, step.start, keys)

@@ -23,13 +23,14 @@ ORDERS = ("fixed", "shuffled", "learned")
 SHUFFLE = 2**31 - 3
 
 
-def choose_feed(data: DistilledData, recipe: Recipe, key: jax.Array | None = None) -> jax.Array:
+def choose_feed(data: DistilledData, recipe: Recipe, key: jax.Array | None = None, classes: int | None = None) -> jax.Array:
     """What each inner step is to be fed with, in the form that `pick_batch` takes.
 
     Args:
         data: the distilled data set.
         recipe: its order and passes.
         key: of a shuffled order; not needed for others.
+        classes: into how many classes the examples are dealt; left out, there is one for each output.
 
     Returns:
         Indices of inner batches [S] ("fixed"), indices of examples [S, N], counted through all batches ("shuffled"), or the batches' shares
@@ -44,7 +45,7 @@ def choose_feed(data: DistilledData, recipe: Recipe, key: jax.Array | None = Non
     if key is None:
         raise ValueError("a shuffled order needs a key")
     batches, examples = data.embeddings.shape[:2]
-    return shuffled_order(jax.random.fold_in(key, SHUFFLE), batches, examples, data.labels.shape[-1], recipe.passes)
+    return shuffled_order(jax.random.fold_in(key, SHUFFLE), batches, examples, classes or data.labels.shape[-1], recipe.passes)
 
 
 def fixed_order(batches: int, passes: int) -> np.ndarray:

@@ -93,7 +93,7 @@ def distil(
         step: the compiled outer step.
         learned: first values of the learned parts.
         stream: real batches, a function of (seed, step).
-        scorer: measures accuracy on validation texts.
+        scorer: measures the figure that is chosen by on validation texts.
         heads: trainings behind each validation, each with its own redrawn head or shuffled order; one where nothing is redrawn.
         seed: of redrawn heads and orders.
         teacher: gives real texts their targets; their labels do without one.
@@ -114,8 +114,8 @@ def distil(
         return step(state, teacher.teach(batch) if teacher else batch, jax.random.fold_in(key, index))
 
     def validate(state: OuterState) -> tuple[OuterState, float]:
-        accuracy = float(np.mean([scorer.accuracy(step.train(state.average, key)) for key in keys]))
-        return state._replace(best=keep_best(state.best, {"learned": state.average}, accuracy, state.step)), accuracy
+        reached = float(np.mean([scorer.figure(step.train(state.average, key)) for key in keys]))
+        return state._replace(best=keep_best(state.best, {"learned": state.average}, reached, state.step)), reached
 
     return loop.run(initial_state(learned, step.optimizer, step.everywhere), advance, validate, explain_divergence)
 

@@ -45,7 +45,7 @@ class OuterState(NamedTuple):
         learned: the parts of the distilled data that are learned.
         average: their running average (equal to `learned` where averaging is off).
         optimizer: state of the outer optimizer.
-        best: {"learned", "accuracy", "step"} of the best validation so far; accuracy is -1 before the first.
+        best: {"learned", "accuracy", "step"} of the best validation so far; accuracy, or what else is chosen by, is -1 before the first.
     """
 
     step: jax.Array
@@ -165,14 +165,17 @@ class OuterStep:
             key: of the redrawn heads (see `rounds`), a shuffled order, a random window, a body.
 
         Returns:
-            The state after it, and {"loss", "accuracy" on the real batch, "gradient_norm"} still on the device.
+            The state after it, and {"loss", the task's "accuracy" or other agreement on the real batch, "gradient_norm"} still on the device.
         """
-        loss, accuracy, gradient = self.gradient(state.learned, batch, key)
+        loss, agreement, gradient = self.gradient(state.learned, batch, key)
         state, norm = self._move(state, gradient)
-        return state, {"loss": loss, "accuracy": accuracy, "gradient_norm": norm}
+        return state, {"loss": loss, self.learner.task.progress: agreement, "gradient_norm": norm}
 
     def gradient(self, learned: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
-        """Loss and accuracy on the real batch after training on the distilled data, and the loss's gradient by what is learned; means over heads."""
+        """Loss and agreement (see models/tasks.py) on the real batch after training on the distilled data, and the loss's gradient by what is learned.
+
+        All are means over heads.
+        """
         batch = place(batch, self.batches)
         start = self.draw_start(key)
         first, *others = self.rounds(key)

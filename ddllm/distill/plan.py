@@ -35,20 +35,27 @@ def first_data(prepared: Prepared) -> DistilledData:
     config, tokens, classes = prepared.config.distill, prepared.tokens, prepared.classes
     words = np.asarray(prepared.pretrained.words)
     rng = np.random.default_rng([prepared.config.seed, 11])
-    per_class = config.examples_per_class
+    per_class, task = config.examples_per_class, prepared.learner.task
     if config.initial in ("noise", "normal"):
         shape = (config.batches, classes * per_class // config.batches, config.length)
         embeddings, mask = initialise.noise_data(words, shape, rng, standard=config.initial == "normal")
+        types = None if tokens.train.types is None else initialise.noise_types(shape)
+        labels = task.spread(tokens.train.labels, shape[:2], np.random.default_rng([prepared.config.seed, 12]))
     else:
         method = "random" if config.initial == "real" else config.initial
         if method in SELECTIONS:
             split = tokens.train
-            features = prepared.features if method != "random" else None
-            picked = from_first(lambda: initialise.pick_examples(split, classes, per_class, rng, config.length, method, features))
+            # Single texts use all positions; of pairs, the second text must not be cut away.
+            preferred = "at_most" if prepared.config.data.pair_column else "at_least"
+            how = {preferred: config.length, "method": method, "features_nD": prepared.features if method != "random" else None}
+            picked = from_first(lambda: initialise.pick_examples(split, classes, per_class, rng, **how))
         else:
-            split = read_examples(Path(config.initial), prepared.config.data, tokens.label_names, prepared.pretrained.folder, config.length)
+            folder = prepared.pretrained.folder
+            split = read_examples(Path(config.initial), prepared.config.data, tokens.label_names, folder, config.length, tokens.task)
             picked = initialise.pick_examples(split, classes, per_class, rng)
         embeddings, mask = initialise.real_data(words, split, picked, config.batches, config.length)
+        types = initialise.real_types(split, picked, config.batches, config.length)
+        labels = split.labels[initialise.deal_rows(picked, config.batches)]
     head = init_head(jax.random.key(prepared.config.seed), prepared.learner.head, prepared.pretrained.config.hidden, prepared.start.pooler)
     groups = group_names({"body": prepared.start.body, "head": head}, config.rates)
     data = initialise.assemble(
@@ -60,14 +67,16 @@ def first_data(prepared: Prepared) -> DistilledData:
         kind=config.labels,
         groups=len(groups),
         rate=config.initial_rate,
+        types=types,
+        labels=None if labels is None else task.store(labels, len(tokens.label_names), config.labels),
     )
     if config.head == "learned":
         if config.probe_texts:
             head = from_first(lambda: jax.tree.map(np.asarray, probe_head(prepared, head, config.probe_texts)))
         data = data.replace(head=head)
         if config.initial_labels == "model":
-            labels = own_labels(prepared.learner, prepared.start, head, embeddings, mask, config.labels)
-            data = data.replace(labels=from_first(lambda: labels))
+            own = own_labels(prepared.learner, prepared.start, head, embeddings, mask, config.labels, types)
+            data = data.replace(labels=from_first(lambda: own))
     if config.inner_optimizer == LEARNED_MOMENTUM:
         data = data.replace(momentum=np.full(data.steps, raw_share(config.initial_momentum), np.float32))
     if config.order == "learned":
@@ -81,7 +90,7 @@ def first_auxiliary(prepared: Prepared, data: DistilledData) -> dict[str, np.nda
     noise = config.attention_initial == "noise"
     rows = "none" if noise else config.attention_labels
     if config.feature_labels or rows != "none":
-        found = pretrained_labels(prepared.learner, prepared.start, data.embeddings, data.mask, rows)
+        found = pretrained_labels(prepared.learner, prepared.start, data.embeddings, data.mask, rows, data.types)
         # Every process computes them, perhaps on another kind of machine with other roundings.
         labels = from_first(lambda: found)
     if not config.feature_labels:
@@ -132,7 +141,8 @@ def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData) -> No
     config, free = prepared.config.distill, free_memory(prepared.mesh.local_devices[0])
 
     def need(step: OuterStep) -> int:
-        return predict_memory(step, learned_parts(data, recipe_of(config)), config.batch_size, max(prepared.buckets), bool(config.teacher))
+        learned, more = learned_parts(data, recipe_of(config)), {"taught": bool(config.teacher), "typed": data.types is not None}
+        return predict_memory(step, learned, config.batch_size, max(prepared.buckets), **more)
 
     needed = need(step)
     if needed <= free:

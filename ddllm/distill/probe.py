@@ -5,6 +5,7 @@ with the data it may as well begin there; and where each example's label begins 
 slope at first: no inner rate, however large, can hurt before something has been learned that it helps with.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddllm.data.batches import Batch, evaluation_batches
-from ddllm.data.tokens import TokenSplit
 from ddllm.models.encoder import Tree, encode
-from ddllm.models.heads import HeadConfig, apply_head, last_inputs, pool
+from ddllm.models.heads import last_inputs, pool
 from ddllm.models.learner import Learner, Start
 from ddllm.prepare import Prepared
 
@@ -34,7 +34,7 @@ def probe_head(prepared: Prepared, head: Tree, texts: int) -> Tree:
 
     train, config = prepared.tokens.train, prepared.learner.head
     rows = np.random.default_rng([prepared.config.seed, 31]).permutation(len(train))[:texts]
-    picked = TokenSplit(train.ids[rows], train.lengths[rows], np.arange(len(rows), dtype=np.int32))
+    picked = replace(train.take(rows), labels=np.arange(len(rows), dtype=np.int32))
     inputs_nD = np.empty((len(rows), prepared.learner.encoder.hidden), np.float32)
     for batch in evaluation_batches(picked, prepared.config.evaluate.batch_size, prepared.buckets):
         real = batch.weight > 0
@@ -51,25 +51,22 @@ def probe_head(prepared: Prepared, head: Tree, texts: int) -> Tree:
 
 @partial(jax.jit, static_argnums=0)
 def _last_inputs(learner: Learner, start: Start, head: Tree, batch: Batch) -> jax.Array:
-    hidden_NTD = encode(start.body, learner.encoder, start.words[batch.ids], batch.mask)
+    hidden_NTD = encode(start.body, learner.encoder, start.words[batch.ids], batch.mask, batch.types)
     return last_inputs(head, learner.head, pool(learner.head, hidden_NTD, batch.mask))
 
 
-def own_labels(learner: Learner, start: Start, head: Tree, embeddings_MNTD: Any, mask_MNT: Any, kind: str) -> np.ndarray:
-    """Labels [M, N, C] that say what the model says of the examples before it is trained: probabilities, or their logarithms for soft labels."""
-    shape = np.shape(mask_MNT)
-    logits_NC = _logits(
-        learner.encoder,
-        learner.head,
-        start.body,
-        head,
-        np.reshape(embeddings_MNTD, (-1, *np.shape(embeddings_MNTD)[2:])),
-        np.reshape(mask_MNT, (-1, shape[2])),
-    )
-    labels_NC = jax.nn.log_softmax(logits_NC) if kind == "soft" else jax.nn.softmax(logits_NC)
-    return np.asarray(labels_NC).reshape(*shape[:2], -1)
+def own_labels(
+    learner: Learner, start: Start, head: Tree, embeddings_MNTD: Any, mask_MNT: Any, kind: str, types_MNT: Any = None
+) -> np.ndarray:
+    """Labels [M, N, C] of a kind that say what the model says of the examples before it is trained, as the task's `opinion` has them."""
+
+    def flat(array: Any) -> Any:
+        return None if array is None else np.reshape(array, (-1, *np.shape(array)[2:]))
+
+    logits_NC = _logits(learner, {"body": start.body, "head": head}, flat(embeddings_MNTD), flat(mask_MNT), flat(types_MNT))
+    return np.asarray(learner.task.opinion(logits_NC, kind)).reshape(*np.shape(mask_MNT)[:2], -1)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _logits(encoder: Any, config: HeadConfig, body: Tree, head: Tree, embeddings_NTD: jax.Array, mask_NT: jax.Array) -> jax.Array:
-    return apply_head(head, config, encode(body, encoder, embeddings_NTD, mask_NT), mask_NT)
+@partial(jax.jit, static_argnums=0)
+def _logits(learner: Learner, params: Tree, embeddings_NTD: jax.Array, mask_NT: jax.Array, types_NT: jax.Array | None) -> jax.Array:
+    return learner.logits(params, embeddings_NTD, mask_NT, types_NT)

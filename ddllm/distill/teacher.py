@@ -1,10 +1,11 @@
 """A teacher for the outer loop: the model fine-tuned on all texts, whose opinion of a real text replaces or mends its label.
 
-A label is one bit of noisy evidence; the probabilities of a model that has seen every label are evidence already averaged (Hinton et al., 2015,
-arXiv 1503.02531). The gradient of the outer loss varies less with the batch, and labels that are wrong do less harm.
+A label is one bit of noisy evidence; the probabilities (or numbers) of a model that has seen every label are evidence already averaged (Hinton et al.,
+2015, arXiv 1503.02531). The gradient of the outer loss varies less with the batch, and labels that are wrong do less harm.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ddllm.errors import UserError
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner
 from ddllm.models.scoring import batch_logits
+from ddllm.models.tasks import AS_THEY_STAND, Task
 from ddllm.prepare import Prepared
 from ddllm.runtime.checkpoints import restore_for_analysis
 from ddllm.runtime.devices import place
@@ -45,14 +47,15 @@ class Teacher:
     texts: NamedSharding
 
     def teach(self, batch: Batch) -> Batch:
-        """The batch with `targets` [B, C]: probabilities that mix the teacher's with the label."""
+        """The batch with `targets` [B, C] that mix the teacher's opinion with the label: probabilities, or standardised numbers of a regression."""
         placed = place(batch, self.texts)
-        return batch._replace(targets=_mix(batch_logits(self.params, self.words, placed, self.learner), placed.labels, self.share))
+        logits_BC = batch_logits(self.params, self.words, placed, self.learner)
+        return batch._replace(targets=_mix(self.learner.task, logits_BC, placed.labels, self.share))
 
 
-@jax.jit
-def _mix(logits_BC: jax.Array, labels_B: jax.Array, share: float) -> jax.Array:
-    return share * jax.nn.softmax(logits_BC) + (1 - share) * jax.nn.one_hot(labels_B, logits_BC.shape[-1])
+@partial(jax.jit, static_argnums=0)
+def _mix(task: Task, logits_BC: jax.Array, labels_B: jax.Array, share: float) -> jax.Array:
+    return share * task.opinion(logits_BC, AS_THEY_STAND) + (1 - share) * task.targets(labels_B, logits_BC.shape[-1])
 
 
 def load_teacher(prepared: Prepared, folder: Path, share: float) -> Teacher:

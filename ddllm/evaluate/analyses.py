@@ -28,7 +28,7 @@ def analyse_distilled(prepared: Prepared, distilled: Distilled, full: Row, own: 
     """
     data, recipe = jax.tree.map(jnp.asarray, distilled.data), distilled.recipe
     return {
-        "labels": score_variations(prepared, vary_labels(data, recipe)),
+        "labels": score_variations(prepared, vary_labels(data, recipe, prepared.learner.task)),
         "storage": score_variations(prepared, vary_storage(data, recipe)),
         "compute": evaluate_compute(prepared, distilled, full, own),
     }

@@ -22,6 +22,7 @@ from ddllm.evaluate.small import training_seconds
 from ddllm.models.heads import init_head
 from ddllm.models.learner import Learner
 from ddllm.prepare import Prepared
+from ddllm.report.results import metric_of
 
 Row = dict[str, Any]
 GRADIENT = 3  # forward passes that a gradient takes
@@ -63,8 +64,9 @@ def evaluate_compute(prepared: Prepared, distilled: Distilled, full: Row, own: R
         full, own: the rows of results.json that tell seconds of fine-tuning and both accuracies; empty where there are none.
 
     Returns:
-        Rows {"cost", "flops", "flops_by_xla", "seconds", "accuracy_mean"}, of `TRAINING`, `FINETUNING` and `DISTILLING`; the last with "paid_after_flops"
-        and "paid_after_seconds", trainings after which distilling and training on the result has cost less than fine-tuning as often, None for never.
+        Rows {"cost", "flops", "flops_by_xla", "seconds", and "accuracy_mean" or what stands in its place}, of `TRAINING`, `FINETUNING` and `DISTILLING`;
+        the last with "paid_after_flops" and "paid_after_seconds", trainings after which distilling and training on the result has cost less than
+        fine-tuning as often, None for never.
     """
     learner, data, recipe = prepared.learner, jax.tree.map(jnp.asarray, distilled.data), distilled.recipe
     batches, examples, length = data.embeddings.shape[:3]
@@ -81,9 +83,9 @@ def evaluate_compute(prepared: Prepared, distilled: Distilled, full: Row, own: R
             "flops": small,
             "flops_by_xla": count_by_xla(prepared, distilled),
             "seconds": seconds,
-            "accuracy_mean": own.get("accuracy_mean"),
+            **_reached(own),
         },
-        {"cost": FINETUNING, "flops": whole, "seconds": took, "accuracy_mean": full.get("accuracy_mean")},
+        {"cost": FINETUNING, "flops": whole, "seconds": took, **_reached(full)},
         {
             "cost": DISTILLING,
             "flops": distilling,
@@ -92,6 +94,11 @@ def evaluate_compute(prepared: Prepared, distilled: Distilled, full: Row, own: R
             "paid_after_seconds": paid_after(cost, took, seconds),
         },
     ]
+
+
+def _reached(row: Row) -> Row:
+    name = f"{metric_of(row)}_mean"
+    return {name: row.get(name)} | {key: row[key] for key in ("metric",) if key in row}
 
 
 def distillation_flops(prepared: Prepared, distilled: Distilled, small: float, real: float) -> int:
@@ -120,8 +127,8 @@ def count_by_xla(prepared: Prepared, distilled: Distilled) -> int | None:
     learner, data = prepared.learner, distilled.data
     # One gradient, not the loop: XLA counts a loop's body once, however often it runs.
     head = init_head(jax.random.key(0), learner.head, learner.encoder.hidden, prepared.start.pooler)
-    batch = {name: jnp.asarray(getattr(data, name)[0]) for name in ("embeddings", "mask", "labels")}
-    gradient = jax.jit(jax.grad(inner_loss(learner, distilled.recipe.labels)))
+    batch = {name: jnp.asarray(x[0]) for name, x in data.batches.items()}
+    gradient = jax.jit(jax.grad(inner_loss(learner, distilled.recipe.labels, distilled.recipe.auxiliary_weights)))
     analysis: Any = gradient.lower({"body": prepared.start.body, "head": head}, batch).compile().cost_analysis()
     analysis = analysis[0] if isinstance(analysis, list) else analysis
     flops = (analysis or {}).get("flops", 0)

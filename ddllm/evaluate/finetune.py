@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
@@ -18,6 +17,7 @@ from ddllm.models.encoder import Tree
 from ddllm.models.heads import init_head
 from ddllm.models.scoring import real_loss
 from ddllm.prepare import Prepared
+from ddllm.report.results import ACCURACY, summarise
 from ddllm.runtime.checkpoints import Checkpoints
 from ddllm.runtime.devices import place
 from ddllm.runtime.loop import Loop, keep_best, no_best
@@ -34,7 +34,7 @@ class FinetuneState(NamedTuple):
         step: steps done.
         params: {"body", "head"} and, where it is trained, "words".
         optimizer: state of the optimizer.
-        best: {"params", "accuracy", "step"} of the best validation so far.
+        best: {"params", "accuracy" (or what else is chosen by), "step"} of the best validation so far.
     """
 
     step: jax.Array
@@ -101,20 +101,20 @@ def finetune(prepared: Prepared, seed: int, checkpoints: Checkpoints, metrics: M
 
     def advance(state: FinetuneState, index: int) -> tuple[FinetuneState, dict[str, jax.Array]]:
         batch = place(stream.batch(index), split)
-        (value, correct), gradient = differentiate(state.params, words, batch)
+        (value, agreement), gradient = differentiate(state.params, words, batch)
         params, memory = compiled_move(state.params, state.optimizer, gradient)
-        return FinetuneState(state.step + 1, params, memory, state.best), {"loss": value, "accuracy": correct}
+        return FinetuneState(state.step + 1, params, memory, state.best), {"loss": value, learner.task.progress: agreement}
 
     def validate(state: FinetuneState) -> tuple[FinetuneState, float]:
-        accuracy = scorer.accuracy(state.params, state.params.get("words"))
-        better = accuracy >= float(state.best["accuracy"])
+        reached = scorer.figure(state.params, state.params.get("words"))
+        better = reached >= float(state.best["accuracy"])
         values = {"params": copied(state.params)} if better else {}
-        return state._replace(best=keep_best(state.best, values, accuracy, state.step)), accuracy
+        return state._replace(best=keep_best(state.best, values, reached, state.step)), reached
 
     stage = name or (STAGE if seed == prepared.config.seed else f"{STAGE}-{seed}")
     # Rounded up, so that the last one falls on the last step rather than just before it.
     validate_every, checkpoint_every = -(-steps // config.validations), -(-steps // config.checkpoints)
-    loop = Loop(stage, steps, validate_every, checkpoint_every, checkpoints, metrics)
+    loop = Loop(stage, steps, validate_every, checkpoint_every, checkpoints, metrics, prepared.metric)
     return loop.run(state, advance, validate)
 
 
@@ -123,21 +123,19 @@ def copied(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
 
 
-def score_finetuned(prepared: Prepared, state: FinetuneState) -> float:
-    """Test accuracy of the parameters of the best validation."""
+def score_finetuned(prepared: Prepared, state: FinetuneState) -> dict[str, float]:
+    """Figures on the test texts of the parameters of the best validation."""
     params = jax.tree.map(jnp.asarray, state.best["params"])
-    return prepared.scorer(prepared.tokens.test).accuracy(params, params.get("words"))
+    return prepared.scorer(prepared.tokens.test).scores(params, params.get("words"))
 
 
-def full_row(accuracies: list[float], seconds: float, texts: int, config: ConfigDict) -> dict[str, Any]:
-    """The results' row of full-data fine-tuning, from the test accuracies of its runs."""
+def full_row(scores: list[dict[str, float]], seconds: float, texts: int, config: ConfigDict, metric: str = ACCURACY) -> dict[str, Any]:
+    """The results' row of full-data fine-tuning, from the figures of its runs on test texts."""
     return {
         "name": "full",
         "examples_per_class": None,
         "examples": texts,
-        "accuracy_mean": float(np.mean(accuracies)),
-        "accuracy_std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0,
-        "runs": len(accuracies),
+        **summarise(scores, metric),
         "seconds": seconds,
         "note": f"all training texts, {config.epochs:g} epochs of AdamW at {config.rate:g}, parameters chosen on validation",
     }

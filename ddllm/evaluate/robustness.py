@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from ddllm.distill.artefact import Distilled
@@ -23,13 +22,14 @@ from ddllm.evaluate.variations import Variation, vary
 from ddllm.models.learner import Learner
 from ddllm.models.scoring import Scorer
 from ddllm.prepare import Prepared, prepare
+from ddllm.report.results import mean_figure, summarise
 from ddllm.runtime.progress import Progress, say
 
 Row = dict[str, Any]
 
 
 def evaluate_robustness(prepared: Prepared, distilled: Distilled, cache: Path) -> list[Row]:
-    """Test accuracy by the recipe, away from it, and on the encoders of config.evaluate.transfer.
+    """Test figures by the recipe, away from it, and on the encoders of config.evaluate.transfer.
 
     Args:
         prepared: data, model and configuration; its learner is the one that the data set was distilled for.
@@ -37,7 +37,8 @@ def evaluate_robustness(prepared: Prepared, distilled: Distilled, cache: Path) -
         cache: folder of tokenised corpora, for encoders with tokenizers of their own.
 
     Returns:
-        Rows {"variation", "accuracy_mean", "accuracy_std", "runs", "change" (points, against the recipe's row), "note", "texts"}.
+        Rows {"variation", "accuracy_mean", "accuracy_std" (and the task's other figures), "runs", "change" (points, against the recipe's row), "note",
+        "texts"}, with "metric" where changes are of another figure than accuracy.
 
     Raises:
         UserError: an encoder cannot be read, or neither its hidden size nor its vocabulary fits.
@@ -50,7 +51,9 @@ def evaluate_robustness(prepared: Prepared, distilled: Distilled, cache: Path) -
         other = prepare_other(prepared, name, cache)
         say(f"  trained on {name}, an encoder that it was not distilled for")
         rows += score_variations(
-            other, carry_over(prepared, other, data, recipe, called if short.count(called) == 1 else name), rows[0]["accuracy_mean"]
+            other,
+            carry_over(prepared, other, data, recipe, called if short.count(called) == 1 else name),
+            rows[0][f"{prepared.metric}_mean"],
         )
     return rows
 
@@ -71,9 +74,9 @@ def score_variations(prepared: Prepared, variations: list[Variation], base: floa
     Args:
         prepared: data, model and configuration.
         variations: what to train; `base` left out, the first one is what the others are compared with.
-        base: accuracy that changes are told from.
+        base: accuracy (or what stands in its place) that changes are told from.
     """
-    config, learner = prepared.config.evaluate, prepared.learner
+    config, learner, metric = prepared.config.evaluate, prepared.learner, prepared.metric
     test = prepared.scorer(prepared.tokens.test, config.head_texts)
     validation = prepared.scorer(prepared.tokens.validation, config.tuning_texts)
     rows: list[Row] = []
@@ -82,46 +85,46 @@ def score_variations(prepared: Prepared, variations: list[Variation], base: floa
             random = variation.draw is not None or not same_every_time(learner, variation.recipe)
             keys = head_keys(prepared, config.variation_draws if random else 1)
             run = _runner(prepared, learner, variation)
-            tried, data = choose(variation.candidates, lambda data: run(data, validation, keys))  # noqa: B023  called before the next turn
-            accuracies = run(data, test, keys)
+            tried, data = choose(variation.candidates, lambda data: mean_figure(run(data, validation, keys), metric))  # noqa: B023  called before the next turn
+            scores = run(data, test, keys)
             note = "; ".join(filter(None, (variation.how, tried)))
             if test.texts < len(prepared.tokens.test):
                 note += f"{', ' if note else ''}on a fixed random part of {test.texts} test texts"
-            mean = float(np.mean(accuracies))
+            mean = mean_figure(scores, metric)
             base = mean if base is None else base
             rows.append(
                 {
                     "variation": variation.name,
-                    "accuracy_mean": mean,
-                    "accuracy_std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0,
-                    "runs": len(accuracies),
+                    **summarise(scores, metric),
                     "change": round(100 * (mean - base), 2),
                     "texts": test.texts,
                     "note": note,
                     **variation.more,
                 }
             )
-            progress.update(progress.done + 1, **{"variation": variation.name, "accuracy": mean})
+            progress.update(progress.done + 1, **{"variation": variation.name, metric: mean})
     return rows
 
 
-def choose(candidates: dict[str, Any], score: Callable[[Any], list[float]]) -> tuple[str, Any]:
-    """The candidate with the best mean on validation, the first of equals, and a sentence about the choice; a single one is not scored."""
+def choose(candidates: dict[str, Any], score: Callable[[Any], float]) -> tuple[str, Any]:
+    """The candidate with the best score on validation, the first of equals, and a sentence about the choice; a single one is not scored."""
     if len(candidates) == 1:
         return "", next(iter(candidates.values()))
-    means = {name: float(np.mean(score(candidate))) for name, candidate in candidates.items()}
-    best = max(means, key=lambda name: means[name])
+    scores = {name: score(candidate) for name, candidate in candidates.items()}
+    best = max(scores, key=lambda name: scores[name])
     return f"{best} of {', '.join(candidates)}, chosen on validation", candidates[best]
 
 
-def _runner(prepared: Prepared, learner: Learner, variation: Variation) -> Callable[[DistilledData, Scorer, list[jax.Array]], list[float]]:
-    """Accuracies of one training for each key."""
+def _runner(
+    prepared: Prepared, learner: Learner, variation: Variation
+) -> Callable[[DistilledData, Scorer, list[jax.Array]], list[dict[str, float]]]:
+    """Figures of one training for each key."""
 
-    def run(data: DistilledData, scorer: Scorer, keys: list[jax.Array]) -> list[float]:
-        accuracies = []
+    def run(data: DistilledData, scorer: Scorer, keys: list[jax.Array]) -> list[dict[str, float]]:
+        scores = []
         for key in keys:
             drawn = variation.draw(data, key) if variation.draw else data
-            accuracies.append(scorer.accuracy(train_small(learner, variation.recipe, prepared.start, drawn, key)))
-        return accuracies
+            scores.append(scorer.scores(train_small(learner, variation.recipe, prepared.start, drawn, key)))
+        return scores
 
     return run

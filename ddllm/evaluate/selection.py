@@ -16,12 +16,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ddllm.distill.dataset import DistilledData, Recipe
-from ddllm.distill.initialise import assemble, pick_examples, real_data
+from ddllm.distill.initialise import assemble, deal_rows, pick_examples, real_data, real_types
 from ddllm.distill.inner_loop import unroll
 from ddllm.evaluate.small import head_key, of_texts, small_row
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner, Start
 from ddllm.prepare import Prepared
+from ddllm.report.results import mean_figure
 from ddllm.runtime.mesh import place_parameters
 from ddllm.runtime.processes import from_first
 from ddllm.runtime.progress import Progress
@@ -38,9 +39,9 @@ class Selection:
         name: the selection method.
         data: the examples of the first draw, with the chosen rate, for one pass.
         rate, passes: the recipe that was chosen.
-        validation: mean accuracy on validation texts that it was chosen by.
-        accuracies: test accuracy of each draw.
-        texts: test texts behind each accuracy.
+        validation: mean figure (as a rule accuracy) on validation texts that it was chosen by.
+        scores: figures of each draw on test texts.
+        texts: test texts behind each of them.
         seconds: wall-clock of one training, compilation left out.
     """
 
@@ -49,18 +50,18 @@ class Selection:
     rate: float
     passes: int
     validation: float
-    accuracies: list[float]
+    scores: list[dict[str, float]]
     texts: int
     seconds: float
 
 
 def evaluate_selection(prepared: Prepared, name: str, per_class: int, batches: int, seeds: Sequence[int]) -> Selection:
-    """Test accuracy of plain SGD on whole real texts with hard labels, at the best of config.evaluate's selection_rates and selection_passes.
+    """Test figures of plain SGD on whole real texts with hard labels, at the best of config.evaluate's selection_rates and selection_passes.
 
     Args:
         prepared: data and model.
         name: one of `select.methods.SELECTIONS`.
-        per_class: examples of each class.
+        per_class: examples of each class; in all, where labels are numbers or sets.
         batches: inner batches they are dealt into; divides per_class.
         seeds: of the draws, beside config.seed: each has a head of its own and, unless the method is deterministic, texts of its own.
 
@@ -78,17 +79,19 @@ def evaluate_selection(prepared: Prepared, name: str, per_class: int, batches: i
 
     def draw(seed: int, rate: float) -> DistilledData:
         inputs = real_data(words, tokens.train, picked[seed], batches, length)
-        data = assemble(*inputs, classes=classes, per_class=per_class, passes=1, kind="hard", groups=1, rate=rate)
+        labels = prepared.learner.task.store(tokens.train.labels[deal_rows(picked[seed], batches)], len(tokens.label_names), "hard")
+        more = {"labels": labels, "types": real_types(tokens.train, picked[seed], batches, length)}
+        data = assemble(*inputs, classes=classes, per_class=per_class, passes=1, kind="hard", groups=1, rate=rate, **more)
         return jax.tree.map(jnp.asarray, data)
 
     validation, test = prepared.scorer(tokens.validation, config.tuning_texts), prepared.scorer(tokens.test, config.head_texts)
     means = {(rate, count): 0.0 for rate in rates for count in passes}
-    accuracies, seconds = [], 0.0
+    scores, seconds = [], 0.0
     with Progress((len(means) + 1) * len(seeds), f"evaluate: {name.replace('_', '-')} examples") as progress:
         for seed in seeds:
             for rate in rates:
                 for count, params in train(draw(seed, rate), keys[seed], passes):
-                    means[rate, count] += validation.accuracy(params) / len(seeds)
+                    means[rate, count] += validation.figure(params) / len(seeds)
                     progress.update(progress.done + 1)
         rate, count = max(means, key=lambda recipe: means[recipe])
         for seed in seeds:
@@ -96,9 +99,9 @@ def evaluate_selection(prepared: Prepared, name: str, per_class: int, batches: i
             [(_, params)] = train(data, keys[seed], [count])
             jax.block_until_ready(params)
             seconds += (time.monotonic() - began) / len(seeds)
-            accuracies.append(test.accuracy(params))
-            progress.update(progress.done + 1, accuracy=float(np.mean(accuracies)))
-    return Selection(name, draw(seeds[0], rate), rate, count, means[rate, count], accuracies, test.texts, seconds)
+            scores.append(test.scores(params))
+            progress.update(progress.done + 1, **{prepared.metric: mean_figure(scores, prepared.metric)})
+    return Selection(name, draw(seeds[0], rate), rate, count, means[rate, count], scores, test.texts, seconds)
 
 
 def pick_for_seeds(prepared: Prepared, name: str, per_class: int, seeds: Sequence[int]) -> dict[int, list[np.ndarray]]:
@@ -149,7 +152,8 @@ def selection_row(prepared: Prepared, selection: Selection) -> dict[str, Any]:
         note += "; the same texts in every run, so that runs differ by their heads alone"
     note += of_texts(selection.texts, len(prepared.tokens.test))
     more = {"rate": selection.rate, "passes": selection.passes, "inner_steps": data.steps * selection.passes, "texts": selection.texts}
-    return small_row(selection.name, selection.accuracies, data, prepared.classes, selection.seconds, head="redrawn", note=note, **more)
+    constants = (prepared.classes, selection.seconds, prepared.metric)
+    return small_row(selection.name, selection.scores, data, *constants, head="redrawn", note=note, **more)
 
 
 def _listed(values: Sequence[float]) -> str:

@@ -10,13 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.inner_loop import same_every_time, train
 from ddllm.models.learner import Learner, Start
 from ddllm.models.scoring import Scorer
 from ddllm.prepare import Prepared
+from ddllm.report.results import ACCURACY, mean_figure, summarise
 from ddllm.runtime.progress import Progress
 
 train_small = jax.jit(train, static_argnames=("learner", "recipe"))
@@ -33,16 +33,18 @@ def training_seconds(learner: Learner, recipe: Recipe, start: Start, data: Disti
 
 def score_heads(
     learner: Learner, recipe: Recipe, start: Start, data: DistilledData, scorer: Scorer, keys: list[jax.Array], progress: Progress
-) -> list[float]:
-    """Accuracy after training from each key's head."""
-    accuracies = []
+) -> list[dict[str, float]]:
+    """Figures after training from each key's head."""
+    scores = []
     for key in keys:
-        accuracies.append(scorer.accuracy(train_small(learner, recipe, start, data, key)))
-        progress.update(progress.done + 1, accuracy=float(np.mean(accuracies)))
-    return accuracies
+        scores.append(scorer.scores(train_small(learner, recipe, start, data, key)))
+        progress.update(progress.done + 1, **{scorer.metric: mean_figure(scores, scorer.metric)})
+    return scores
 
 
-def small_row(name: str, accuracies: list[float], data: DistilledData, classes: int, seconds: float, **more: Any) -> dict[str, Any]:
+def small_row(
+    name: str, scores: list[dict[str, float]], data: DistilledData, classes: int, seconds: float, metric: str = ACCURACY, **more: Any
+) -> dict[str, Any]:
     """A results' row; the deviation is that of the runs (with n − 1), 0 for a single one."""
     return {
         "name": name,
@@ -50,10 +52,8 @@ def small_row(name: str, accuracies: list[float], data: DistilledData, classes: 
         "examples": data.examples,
         "inner_steps": data.steps,
         "floats": data.floats,
-        "accuracy_mean": float(np.mean(accuracies)),
-        "accuracy_std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0,
-        "runs": len(accuracies),
-        "accuracies": accuracies,
+        **summarise(scores, metric),
+        **({"accuracies": [score[ACCURACY] for score in scores]} if ACCURACY in scores[0] else {}),
         "seconds": seconds,
         **more,
     }
@@ -73,24 +73,23 @@ def evaluate_distilled(prepared: Prepared, data: DistilledData, recipe: Recipe) 
     keys = head_keys(prepared, config.heads)
     own = keys[:1] if same_every_time(learner, recipe) else keys
     seconds = training_seconds(learner, recipe, start, data)
+    constants = (prepared.classes, seconds, prepared.metric)
     texts = config.head_texts or len(test)
     shuffled = ", orders redrawn" if recipe.order == "shuffled" else ""
     rows = []
     with Progress(len(keys) + learner.same_every_time * len(own), "evaluate: distilled") as progress:
         if learner.same_every_time:
             scorer = prepared.scorer(test, texts if shuffled else 0)
-            accuracies = score_heads(learner, recipe, start, data, scorer, own, progress)
+            scores = score_heads(learner, recipe, start, data, scorer, own, progress)
             note = f"{learner.start} head" + (shuffled or ": the same every time, so there is no deviation over heads")
             note += of_texts(scorer.texts, len(test))
-            rows.append(
-                small_row("distilled", accuracies, data, prepared.classes, seconds, head=learner.start, texts=scorer.texts, note=note)
-            )
+            rows.append(small_row("distilled", scores, data, *constants, head=learner.start, texts=scorer.texts, note=note))
         redrawn = replace(learner, start="redrawn")
         scorer = prepared.scorer(test, texts)
-        accuracies = score_heads(redrawn, recipe, start, data.replace(head=None), scorer, keys, progress)
+        scores = score_heads(redrawn, recipe, start, data.replace(head=None), scorer, keys, progress)
         name = "distilled, redrawn heads" if rows else "distilled"
         note = f"heads redrawn from N(0, {learner.head.deviation:g}²){shuffled}" + of_texts(scorer.texts, len(test))
-        rows.append(small_row(name, accuracies, data, prepared.classes, seconds, head="redrawn", texts=scorer.texts, note=note))
+        rows.append(small_row(name, scores, data, *constants, head="redrawn", texts=scorer.texts, note=note))
     return rows
 
 

@@ -19,17 +19,17 @@ from ddllm.data.labels import LabelNames, encode
 from ddllm.data.splits import Split
 from ddllm.data.tokens import TokenSplit, load_tokenizer, tokenize_texts
 from ddllm.distill.dataset import DistilledData, Recipe, raw_rate
-from ddllm.distill.initialise import hard_labels
+from ddllm.distill.initialise import fit
 from ddllm.errors import UserError
 from ddllm.evaluate.robustness import choose
 from ddllm.evaluate.small import head_keys, score_heads, small_row, training_seconds
 from ddllm.models.scoring import Scorer
+from ddllm.models.tasks import AS_THEY_STAND, Classification
 from ddllm.prepare import Prepared
+from ddllm.report.results import mean_figure
 from ddllm.runtime.progress import Progress
 
-TEXT, LABEL, SOFT, SET = "text", "label", "label_probabilities", "set"
-# Labels that are used as they stand, which probabilities are as well as one-hot rows.
-AS_THEY_STAND = "unrestricted"
+TEXT, PAIR, LABEL, SOFT, SET = "text", "text_pair", "label", "label_probabilities", "set"
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,35 @@ class TextSet:
     Attributes:
         texts: n of them.
         labels: probabilities [n, C] in the order of the label names; one-hot rows for hard labels.
+        pairs: the second texts, where the corpus is one of pairs.
     """
 
     texts: list[str]
     labels: np.ndarray
+    pairs: list[str] | None = None
 
 
-def read_sets(path: Path, label_names: tuple[str, ...]) -> list[TextSet]:
-    """Read a file with the columns text and label or label_probabilities, and perhaps set.
+def check_submitted(prepared: Prepared) -> None:
+    """Raise `UserError` where texts of others cannot be scored, because the protocol is about classes."""
+    task, name = prepared.learner.task, prepared.tokens.name
+    if not task.one_class:
+        raise UserError(
+            f"files of texts are scored for classification alone, but the task of {name} is {task.name}; give a distilled folder."
+        )
+
+
+def read_sets(path: Path, label_names: tuple[str, ...], pairs: bool = False) -> list[TextSet]:
+    """Read a file with the columns text and label or label_probabilities, and perhaps text_pair and set.
 
     Args:
         path: JSONL, or another format that data/files.py reads.
         label_names: the corpus's class names; integer labels are positions among them.
+        pairs: whether the corpus is one of pairs, so that there are second texts.
 
     Raises:
         UserError: the file or a column is missing, a label is not among the names, or probabilities are none.
     """
-    texts = read_file(path, TEXT, TEXT).texts
+    inputs = read_file(path, TEXT, TEXT, PAIR if pairs else "")
     # Classes that are called by numbers are meant by them.
     names = LabelNames(label_names, indexed=not all(re.fullmatch(r"-?\d+", name) for name in label_names))
     hard, soft = _column(path, LABEL), _column(path, SOFT)
@@ -70,14 +82,15 @@ def read_sets(path: Path, label_names: tuple[str, ...]) -> list[TextSet]:
         raise UserError(
             f"{path} needs one of the columns {LABEL!r} (class names or numbers) and {SOFT!r} (lists, in the order {', '.join(label_names)})."
         )
-    split, empty = encode(Table(texts, hard, (), str(path)), names, "train")
+    split, empty = encode(Table(inputs.texts, hard, (), str(path), inputs.pairs), names, "train")
     if empty:
         raise UserError(f"{path} has {empty} rows without text; remove them.")
-    labels = hard_labels(split.labels, len(label_names)) if labels is None else labels
-    keys = _column(path, SET) or [None] * len(texts)
+    labels = Classification().store(split.labels, len(label_names), "hard") if labels is None else labels
+    keys = _column(path, SET) or [None] * len(split)
     return [
-        TextSet([split.texts[row] for row in rows], labels[rows])
-        for rows in ([row for row, found in enumerate(keys) if found == key] for key in dict.fromkeys(keys))
+        TextSet(part.texts, labels[rows], part.pairs)
+        for rows in (np.flatnonzero([found == key for found in keys]) for key in dict.fromkeys(keys))
+        for part in (split.take(rows),)
     ]
 
 
@@ -110,15 +123,15 @@ def evaluate_submission(
     tries = len(recipes) * tuned_on if len(recipes) > 1 else 0
     with Progress(tries + len(keys), f"evaluate: {name}") as progress:
 
-        def train_and_score(chosen: tuple[float, int], scorer: Scorer, keys: list[jax.Array]) -> list[float]:
-            accuracies = []
+        def train_and_score(chosen: tuple[float, int], scorer: Scorer, keys: list[jax.Array]) -> list[dict[str, float]]:
+            scores = []
             for index, key in enumerate(keys):
                 data, recipe = with_recipe(arrays[index % len(sets)], *chosen)
-                accuracies += score_heads(learner, recipe, start, data, scorer, [key], progress)
-            return accuracies
+                scores += score_heads(learner, recipe, start, data, scorer, [key], progress)
+            return scores
 
-        tried, chosen = choose(recipes, lambda recipe: train_and_score(recipe, validation, keys[:tuned_on]))
-        accuracies = train_and_score(chosen, test, keys)
+        tried, chosen = choose(recipes, lambda recipe: mean_figure(train_and_score(recipe, validation, keys[:tuned_on]), prepared.metric))
+        scores = train_and_score(chosen, test, keys)
     data, recipe = with_recipe(arrays[0], *chosen)
     note = f"texts in {len(sets)} sets" if len(sets) > 1 else "texts"
     tried = tried or f"rate {chosen[0]:g} for {chosen[1]} passes"
@@ -129,10 +142,11 @@ def evaluate_submission(
         note += f"; {known} of its texts occur in the test split"
     row = small_row(
         name,
-        accuracies,
+        scores,
         data,
         prepared.classes,
         training_seconds(learner, recipe, start, data),
+        prepared.metric,
         head="redrawn",
         texts=test.texts,
         note=note,
@@ -181,17 +195,16 @@ def with_recipe(data: DistilledData, rate: float, passes: int) -> tuple[Distille
 def _arrange(words_VD: np.ndarray, split: TokenSplit, labels: np.ndarray, batches: int, size: int, length: int) -> DistilledData:
     # Spread over the batches, so that a file in the order of its classes does not give batches of one class.
     rows = np.resize(np.arange(len(split)), batches * size).reshape(size, batches).T
-    ids = np.zeros((*rows.shape, length), np.int32)
-    width = min(split.ids.shape[1], length)
-    ids[..., :width] = split.ids[rows][..., :width]
+    ids = fit(split.ids[rows], length)
+    types = None if split.types is None else fit(split.types[rows], length).astype(np.float32)
     mask = (np.arange(length) < split.lengths[rows][..., None]).astype(np.float32)
     rates = np.zeros((batches, 1), np.float32)
-    arrays = DistilledData(words_VD[ids].astype(np.float32), mask, labels[rows].astype(np.float32), rates)
+    arrays = DistilledData(words_VD[ids].astype(np.float32), mask, labels[rows].astype(np.float32), rates, types=types)
     return jax.tree.map(jnp.asarray, arrays)
 
 
 def _tokenize(tokenizer: Any, made: TextSet, length: int) -> TokenSplit:
-    return tokenize_texts(tokenizer, Split(made.texts, made.labels.argmax(axis=1).astype(np.int32)), length)[0]
+    return tokenize_texts(tokenizer, Split(made.texts, made.labels.argmax(axis=1).astype(np.int32), made.pairs), length)[0]
 
 
 def _column(path: Path, name: str) -> list[Any] | None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddllm.data.tokens import load_tokenizer
+from ddllm.distill.auxiliary import auxiliary_of
 from ddllm.distill.dataset import DistilledData, Recipe, group_names
 from ddllm.errors import UserError
 from ddllm.evaluate.variations import Variation
@@ -41,8 +42,10 @@ def carry_over(base: Prepared, other: Prepared, data: DistilledData, recipe: Rec
     same_size = base.pretrained.config.hidden == hidden
     params, others = (_shapes(prepared) for prepared in (base, other))
     head = data.head if jax.tree.map(jnp.shape, data.head) == jax.tree.map(jnp.shape, others["head"]) else None
-    carried = data.replace(rates=carry_rates(data.rates, params, others), head=head)
+    dropped = [label for label in auxiliary_of(data) if not same_body(base, other)]
+    carried = data.replace(rates=carry_rates(data.rates, params, others), head=head, **dict.fromkeys(dropped))
     how = f"trained on {name}" + ("" if head is not None or data.head is None else ", whose head cannot start from the learned one")
+    how += f", without the labels of {' and '.join(dropped)}, which are for other layers" if dropped else ""
     made = []
     if same_size:
         made.append(Variation(f"on {short}", how + ", the embeddings fed as they are", {"": carried}, recipe))
@@ -62,6 +65,12 @@ def carry_over(base: Prepared, other: Prepared, data: DistilledData, recipe: Rec
     mapped = carried.replace(embeddings=jnp.asarray(np.asarray(carried.embeddings) @ matrix + offset, jnp.float32))
     how += f", the embeddings mapped by least squares on {len(ours):,} shared tokens (which explains {explained:.0%} of the variance)"
     return [*made, Variation(f"on {short}, mapped", how, {"": mapped}, recipe)]
+
+
+def same_body(base: Prepared, other: Prepared) -> bool:
+    """Whether both encoders have the same layers, heads and hidden size, as auxiliary labels need."""
+    ours, theirs = base.pretrained.config, other.pretrained.config
+    return (ours.layers, ours.heads, ours.hidden) == (theirs.layers, theirs.heads, theirs.hidden)
 
 
 def fit_map(source_UD: np.ndarray, target_UE: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

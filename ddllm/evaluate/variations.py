@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddllm.distill.dataset import DistilledData, Recipe, actual_rates, raw_rate, raw_rates
-from ddllm.distill.initialise import deal_labels, hard_labels
+from ddllm.distill.initialise import deal_labels
 from ddllm.distill.optimizers import LEARNED_MOMENTUM
 from ddllm.distill.perturb import DROPPED, drop_positions, scale_rates
+from ddllm.models.tasks import Task
 
 Draw = Callable[[DistilledData, jax.Array], DistilledData]
 BASE = "as the recipe says"
@@ -49,7 +50,7 @@ def vary(data: DistilledData, recipe: Recipe, classes: int, adam_rates: tuple[fl
     Args:
         data: the distilled data set: M inner batches of N examples, S steps.
         recipe: its recipe.
-        classes: number of classes C.
+        classes: number of classes that examples are dealt out over.
         adam_rates: constant rates tried for Adam and AdamW.
     """
     batches, examples = data.embeddings.shape[:2]
@@ -102,14 +103,15 @@ def vary(data: DistilledData, recipe: Recipe, classes: int, adam_rates: tuple[fl
     return made
 
 
-def vary_labels(data: DistilledData, recipe: Recipe) -> list[Variation]:
-    """The recipe itself and the same inputs with hard labels; the recipe alone where its labels are hard."""
-    made = [Variation(BASE, f"{recipe.labels} labels", {"": data}, recipe)]
-    if recipe.labels == "hard":
+def vary_labels(data: DistilledData, recipe: Recipe, task: Task) -> list[Variation]:
+    """The recipe itself and the same inputs with hard labels; the recipe alone where its labels are hard or its examples were not dealt for classes."""
+    how = "" if task.one_class else f", which {task.name} has no hard ones to hold against"
+    made = [Variation(BASE, f"{recipe.labels} labels{how}", {"": data}, recipe)]
+    if recipe.labels == "hard" or not task.one_class:
         return made
     labels = dealt_labels(data)
     others = int(np.sum(np.argmax(np.asarray(data.labels), axis=-1) != labels))
-    hard = data.replace(labels=hard_labels(labels, data.labels.shape[-1]))
+    hard = data.replace(labels=task.store(labels, data.labels.shape[-1], "hard"))
     how = f"one-hot labels of the class that each example began with; the largest learned label is another one for {others} of {data.examples}"
     recipe = replace(recipe, labels="hard")
     made.append(Variation("hard labels", how, {"": hard}, recipe))
@@ -128,7 +130,7 @@ def dealt_labels(data: DistilledData) -> np.ndarray:
 
 def reorder(data: DistilledData, order: Any) -> DistilledData:
     """The inner batches in another order, [M]."""
-    return data.replace(embeddings=data.embeddings[order], mask=data.mask[order], labels=data.labels[order])
+    return data.replace(**{name: x[order] for name, x in data.batches.items()})
 
 
 def shuffle(data: DistilledData, key: jax.Array) -> DistilledData:
@@ -138,8 +140,7 @@ def shuffle(data: DistilledData, key: jax.Array) -> DistilledData:
 
 def one_batch(data: DistilledData) -> DistilledData:
     """All examples in one inner batch, the steps as they are."""
-    parts = {name: getattr(data, name) for name in ("embeddings", "mask", "labels")}
-    return data.replace(**{name: x.reshape(1, -1, *x.shape[2:]) for name, x in parts.items()}, order=None)
+    return data.replace(**{name: x.reshape(1, -1, *x.shape[2:]) for name, x in data.batches.items()}, order=None)
 
 
 def sum_steps(data: DistilledData, count: int) -> DistilledData:
@@ -152,8 +153,7 @@ def sum_steps(data: DistilledData, count: int) -> DistilledData:
 def single_examples(data: DistilledData) -> DistilledData:
     """Inner batches of one example each, N steps in the place of one; rates are divided by N, coefficients of momentum repeated."""
     count = data.embeddings.shape[1]
-    parts = {name: getattr(data, name) for name in ("embeddings", "mask", "labels")}
-    parts = {name: x.reshape(-1, 1, *x.shape[2:]) for name, x in parts.items()}
+    parts = {name: x.reshape(-1, 1, *x.shape[2:]) for name, x in data.batches.items()}
     rates = raw_rates(jnp.repeat(actual_rates(data) / count, count, axis=0))
     return data.replace(**parts, rates=rates, order=None, momentum=None if data.momentum is None else jnp.repeat(data.momentum, count))
 

@@ -199,7 +199,7 @@ def encode(
         config: the encoder's constants.
         embeddings_NTD: input (word) embeddings [N, T, D], before positions, token types and the first norm.
         mask_NT: 1 for a real position, 0 for padding, which must stand at the end, [N, T].
-        token_types_NT: int ids [N, T]; all 0 when left out.
+        token_types_NT: whole numbers [N, T]; all 0 when left out, or where the encoder knows no other.
 
     Returns:
         Hidden states [N, T, D]; those of padded positions mean nothing.
@@ -241,7 +241,11 @@ def observe(
     table = body["embeddings"]
     x_NTD = embeddings_NTD + table["position"][None, config.position_offset : config.position_offset + length]
     if config.token_types:
-        types = table["token_type"][None, :1] if token_types_NT is None else table["token_type"][token_types_NT]
+        if token_types_NT is None or config.token_types == 1:
+            types = table["token_type"][None, :1]
+        else:
+            # Floating-point ones are distilled data's: constants among arrays that are differentiated.
+            types = table["token_type"][jax.lax.stop_gradient(token_types_NT).astype(jnp.int32)]
         x_NTD = x_NTD + types
     x_NTD = apply_norm(table["norm"], x_NTD, config.norm_epsilon)
     bias_N11T = jnp.where(mask_NT > 0, 0.0, jnp.finfo(x_NTD.dtype).min / 2).astype(x_NTD.dtype)[:, None, None, :]

@@ -1,4 +1,4 @@
-"""A learner: how parameters start, what their loss is, how logits come out.
+"""A learner: how parameters start, how logits come out, and of which task they are.
 
 The parameter tree that an inner loop changes is `{"body": …, "head": …}` (see models/encoder.py and models/heads.py); the word table stays outside it.
 """
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from ddllm.models.encoder import EncoderConfig, Tree, observe
 from ddllm.models.heads import HeadConfig, apply_to_features, init_head, pool
+from ddllm.models.tasks import Classification, Task
 
 
 @jax.tree_util.register_dataclass
@@ -55,12 +55,14 @@ class Learner:
         start: where the head's initialisation comes from: "redrawn" from the key given, "fixed" (drawn from `head_seed`),
             "zero" (last layer zero, any dense layer before it as in "fixed"), or "learned" (part of the distilled data).
         head_seed: seed of the fixed parts.
+        task: what logits and labels mean.
     """
 
     encoder: EncoderConfig
     head: HeadConfig
     start: str = "redrawn"
     head_seed: int = 0
+    task: Task = Classification()
 
     def init_head(self, key: jax.Array | None = None, pooler: Tree | None = None, learned: Tree | None = None) -> Tree:
         """The head that an inner loop starts from; `key` is needed for "redrawn" only, `learned` for "learned" only."""
@@ -72,13 +74,21 @@ class Learner:
             return init_head(key, self.head, self.encoder.hidden, pooler)
         return init_head(jax.random.key(self.head_seed), self.head, self.encoder.hidden, pooler, zero=self.start == "zero")
 
-    def logits(self, params: Tree, embeddings_NTD: jax.Array, mask_NT: jax.Array) -> jax.Array:
-        """Logits [N, C] of input embeddings [N, T, D] with mask [N, T]."""
-        return self.look(params, embeddings_NTD, mask_NT).logits
+    def logits(self, params: Tree, embeddings_NTD: jax.Array, mask_NT: jax.Array, types_NT: jax.Array | None = None) -> jax.Array:
+        """Logits [N, C] of input embeddings [N, T, D] with mask [N, T] and, for pairs of texts, token types [N, T] (whole numbers)."""
+        return self.look(params, embeddings_NTD, mask_NT, types_NT).logits
 
-    def look(self, params: Tree, embeddings_NTD: jax.Array, mask_NT: jax.Array, rows: int = 0, means: bool = False) -> Seen:
+    def look(
+        self,
+        params: Tree,
+        embeddings_NTD: jax.Array,
+        mask_NT: jax.Array,
+        types_NT: jax.Array | None = None,
+        rows: int = 0,
+        means: bool = False,
+    ) -> Seen:
         """Logits, and what stands behind them: features, and of every layer the attention of the first `rows` positions and mean hidden states."""
-        observed = observe(params["body"], self.encoder, embeddings_NTD, mask_NT, rows=rows, means=means)
+        observed = observe(params["body"], self.encoder, embeddings_NTD, mask_NT, types_NT, rows, means)
         features_ND = pool(self.head, observed.hidden, mask_NT)
         return Seen(apply_to_features(params["head"], self.head, features_ND), features_ND, observed.log_attention, observed.means)
 
@@ -86,16 +96,3 @@ class Learner:
     def same_every_time(self) -> bool:
         """True where the head has no randomness, so that results have no spread over heads."""
         return self.start != "redrawn"
-
-
-def target_weights(labels_NC: jax.Array, kind: str) -> jax.Array:
-    """What a label's stored numbers mean in the loss.
-
-    "hard" and "unrestricted" labels are used as they stand (a one-hot row; any real numbers), "soft" ones are logits of a distribution.
-    """
-    return jax.nn.softmax(labels_NC, axis=-1) if kind == "soft" else labels_NC
-
-
-def cross_entropy(logits_NC: jax.Array, targets_NC: jax.Array) -> jax.Array:
-    """Cross-entropy [N] against targets that need not be a distribution (Maekawa et al., ACL 2023, unrestricted labels)."""
-    return -jnp.sum(targets_NC * jax.nn.log_softmax(logits_NC, axis=-1), axis=-1)

@@ -50,6 +50,7 @@ def save_pretrained(
     words: Any,
     head_config: HeadConfig,
     label_names: Sequence[str],
+    problem: str = "single_label_classification",
 ) -> None:
     """Write a classifier, whole or not at all: a save that fails leaves what was there before.
 
@@ -60,6 +61,7 @@ def save_pretrained(
         words: word table [V, D].
         head_config: the head's kind, "mean" or the encoder's family, and number of classes C.
         label_names: C distinct names.
+        problem: what transformers calls the task.
 
     Raises:
         UserError: the folder holds other things than a saved model, cannot be written, or the parameters are
@@ -85,7 +87,7 @@ def save_pretrained(
         pooler = {name: head.pop(name) for name in list(head) if name.startswith("pooler.")}
         body = {f"{config.family}.{name}": tensor for name, tensor in (body | pooler).items()}
         files = {WEIGHTS_FILE: body | head}
-    _write(target, _describe(source, head_config, label_names), files, source.folder)
+    _write(target, _describe(source, head_config, label_names, problem), files, source.folder)
 
 
 def _check_target(target: Path) -> None:
@@ -110,7 +112,7 @@ def _split(leaves: Iterable[Leaf], tree: Any) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _describe(source: Pretrained, head_config: HeadConfig, label_names: Sequence[str]) -> dict[str, Any]:
+def _describe(source: Pretrained, head_config: HeadConfig, label_names: Sequence[str], problem: str) -> dict[str, Any]:
     raw = read_config_file(source.folder)
     for key in ("torch_dtype", "num_labels", MEAN_HEAD_KEY):  # each would contradict what is set below
         raw.pop(key, None)
@@ -119,7 +121,7 @@ def _describe(source: Pretrained, head_config: HeadConfig, label_names: Sequence
         "architectures": [CLASSES[raw["model_type"]] + ("Model" if plain else "ForSequenceClassification")],
         "id2label": {str(index): name for index, name in enumerate(label_names)},
         "label2id": {name: index for index, name in enumerate(label_names)},
-        "problem_type": "single_label_classification",
+        "problem_type": problem,
         "dtype": "float32",
         **({MEAN_HEAD_KEY: "mean"} if plain else {}),
     }

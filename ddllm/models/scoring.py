@@ -1,4 +1,4 @@
-"""Accuracy of a learner's parameters on real texts, each counted once.
+"""How well a learner's parameters do on real texts, each counted once: the task's figures from predictions, and the loss of a batch.
 
 Texts are grouped by length and padded to a few lengths only, so that little is computed in vain and few programs are compiled.
 """
@@ -8,47 +8,41 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding
 
 from ddllm.data.batches import Batch, evaluation_batches
 from ddllm.data.tokens import TokenSplit
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner
+from ddllm.models.tasks import AS_THEY_STAND, compute_figure
 from ddllm.runtime.devices import place
-from ddllm.runtime.mesh import TEXTS, place_parameters
+from ddllm.runtime.mesh import ALL, TEXTS, place_parameters
 
 
-@partial(jax.jit, static_argnames="learner")
-def batch_logits(params: Tree, words_VD: jax.Array, batch: Batch, learner: Learner) -> jax.Array:
-    """Logits [B, C] of a batch of real texts."""
-    return learner.logits(params, words_VD[batch.ids], batch.mask)
-
-
-@partial(jax.jit, static_argnames="learner")
-def count_correct(params: Tree, words_VD: jax.Array, batch: Batch, learner: Learner) -> jax.Array:
-    """Number of texts in the batch whose largest logit is their label's; rows of weight 0 do not count."""
-    predicted_B = jnp.argmax(batch_logits(params, words_VD, batch, learner), axis=-1)
-    return jnp.sum((predicted_B == batch.labels) * batch.weight)
+@partial(jax.jit, static_argnames=("learner", "everywhere"))
+def batch_logits(params: Tree, words_VD: jax.Array, batch: Batch, learner: Learner, everywhere: NamedSharding | None = None) -> jax.Array:
+    """Logits [B, C] of a batch of real texts; `everywhere` puts all of them on every device that shares the batch."""
+    logits_BC = learner.logits(params, words_VD[batch.ids], batch.mask, batch.types)
+    return logits_BC if everywhere is None else jax.lax.with_sharding_constraint(logits_BC, everywhere)
 
 
 def real_loss(params: Tree, learner: Learner, words_VD: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Mean cross-entropy against the batch's targets, where it has some, or else its labels; and accuracy."""
-    logits_BC = learner.logits(params, words_VD[batch.ids], batch.mask)
+    """Mean loss against the batch's targets, where it has some, or else its labels; and mean of what the task calls agreement (accuracy, for classes)."""
+    logits_BC, task = learner.logits(params, words_VD[batch.ids], batch.mask, batch.types), learner.task
     if batch.targets is None:
-        losses_B = optax.softmax_cross_entropy_with_integer_labels(logits_BC, batch.labels)
+        losses_B = task.outer_losses(logits_BC, batch.labels)
     else:
-        losses_B = optax.softmax_cross_entropy(logits_BC, batch.targets)
+        losses_B = task.inner_losses(logits_BC, batch.targets, AS_THEY_STAND)
     total = jnp.sum(batch.weight)
-    correct = jnp.sum((jnp.argmax(logits_BC, axis=-1) == batch.labels) * batch.weight) / total
-    return jnp.sum(losses_B * batch.weight) / total, correct
+    agreement = jnp.sum(task.agreement(logits_BC, batch.labels) * batch.weight) / total
+    return jnp.sum(losses_B * batch.weight) / total, agreement
 
 
 class Scorer:
-    """Measures accuracy on one split.
+    """Measures the figures of the learner's task on one split.
 
     Args:
-        learner: encoder and head.
+        learner: encoder, head and task.
         words_VD: word table [V, D]; may be overridden at each call, where it was trained too.
         split: tokenised texts.
         batch_size: texts per forward pass.
@@ -56,6 +50,11 @@ class Scorer:
         limit: score a fixed random part of so many texts; 0 for all of them.
         seed: of that part.
         mesh: devices, whose axes "head" and "data" batches are split over; left out, everything is where JAX puts it.
+        metric: the figure that `figure` gives; left out, the task's first one.
+
+    Attributes:
+        texts: how many are scored.
+        labels: theirs.
     """
 
     def __init__(
@@ -68,20 +67,40 @@ class Scorer:
         limit: int = 0,
         seed: int = 0,
         mesh: Mesh | None = None,
+        metric: str = "",
     ) -> None:
         if limit and limit < len(split):
             chosen = np.sort(np.random.default_rng([seed, 17]).permutation(len(split))[:limit])
-            split = TokenSplit(split.ids[chosen], split.lengths[chosen], split.labels[chosen])
+            split = split.take(chosen)
         self.learner, self.words, self.texts, self.mesh = learner, words_VD, len(split), mesh
+        self.metric = metric or learner.task.figures[0]
         shares = mesh.size // mesh.shape["model"] if mesh else 1
         batch_size = -(-batch_size // shares) * shares
         each = NamedSharding(mesh, TEXTS) if mesh else None
-        self.batches = [place(batch, each) if each else jax.device_put(batch) for batch in evaluation_batches(split, batch_size, buckets)]
+        self.everywhere = NamedSharding(mesh, ALL) if mesh else None
+        batches = list(evaluation_batches(split, batch_size, buckets))
+        self._real = [batch.weight > 0 for batch in batches]
+        self.labels = np.concatenate([batch.labels[real] for batch, real in zip(batches, self._real, strict=True)])
+        self.batches = [place(batch, each) if each else jax.device_put(batch) for batch in batches]
 
-    def accuracy(self, params: Tree, words_VD: jax.Array | None = None) -> float:
-        """Share of the texts that are classified correctly, in [0, 1]."""
+    def logits(self, params: Tree, words_VD: jax.Array | None = None) -> np.ndarray:
+        """Logits [n, C] of the texts, in the order of `labels`."""
         words_VD = self.words if words_VD is None else words_VD
         if self.mesh:
             params, words_VD = place_parameters((params, words_VD), self.mesh)
-        counts = [count_correct(params, words_VD, batch, self.learner) for batch in self.batches]
-        return float(sum(float(count) for count in counts)) / self.texts
+        # All are started before the first is waited for.
+        logits = [batch_logits(params, words_VD, batch, self.learner, self.everywhere) for batch in self.batches]
+        return np.concatenate([np.asarray(each)[real] for each, real in zip(logits, self._real, strict=True)])
+
+    def scores(self, params: Tree, words_VD: jax.Array | None = None) -> dict[str, float]:
+        """All figures of the task, by name."""
+        predicted = self.learner.task.decide(self.logits(params, words_VD))
+        return {name: compute_figure(name, self.labels, predicted) for name in self.learner.task.figures}
+
+    def figure(self, params: Tree, words_VD: jax.Array | None = None) -> float:
+        """The figure that is chosen by."""
+        return compute_figure(self.metric, self.labels, self.learner.task.decide(self.logits(params, words_VD)))
+
+    def accuracy(self, params: Tree, words_VD: jax.Array | None = None) -> float:
+        """Share of the texts that are classified correctly, in [0, 1]."""
+        return compute_figure("accuracy", self.labels, self.learner.task.decide(self.logits(params, words_VD)))

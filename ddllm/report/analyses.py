@@ -8,17 +8,20 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ddllm.report.table import NOTHING
+from ddllm.report.results import ACCURACY, metric_of
+from ddllm.report.table import FIGURES, NOTHING
 
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str]]
 
 
-def _accuracy(row: Row) -> str:
-    if row.get("accuracy_mean") is None:
+def _figure(row: Row) -> str:
+    """Accuracy, or what stands in its place."""
+    name = metric_of(row)
+    if row.get(f"{name}_mean") is None:
         return NOTHING
-    spread = f" ± {100 * row['accuracy_std']:.1f} ({row['runs']})" if row.get("runs", 1) > 1 else ""
-    return f"{100 * row['accuracy_mean']:.1f}{spread}"
+    spread = f" ± {100 * row[f'{name}_std']:.1f} ({row['runs']})" if row.get("runs", 1) > 1 else ""
+    return f"{100 * row[f'{name}_mean']:.1f}{spread}"
 
 
 def _change(row: Row) -> str:
@@ -37,7 +40,7 @@ def _count(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}"
 
 
-VARIED: tuple[Column, ...] = (("accuracy, %", _accuracy), ("change, points", _change))
+VARIED: tuple[Column, ...] = ((FIGURES[ACCURACY], _figure), ("change, points", _change))
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ LAYOUTS = {
             ("FLOPs", lambda row: _power(row["flops"])),
             ("by XLA", lambda row: _power(row.get("flops_by_xla"))),
             ("seconds", lambda row: _time(row["seconds"])),
-            ("accuracy, %", _accuracy),
+            (FIGURES[ACCURACY], _figure),
         ),
     ),
 }
@@ -78,7 +81,7 @@ def print_analyses(results: dict[str, Any], console: Console | None = None) -> N
     for title, layout, rows in _tables(results):
         table = Table(title=title, title_style="bold", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
         table.add_column(layout.first[1], overflow="fold")
-        for heading, _ in layout.columns:
+        for heading in _headings(layout, rows):
             table.add_column(heading.replace(", ", ",\n"), justify="right", no_wrap=True)
         for row in rows:
             table.add_row(*_cells(layout, row))
@@ -91,7 +94,7 @@ def markdown_analyses(results: dict[str, Any]) -> str:
     """The same tables as Markdown, each with a blank line before it."""
     lines = []
     for title, layout, rows in _tables(results):
-        headings = (layout.first[1], *(heading for heading, _ in layout.columns))
+        headings = (layout.first[1], *_headings(layout, rows))
         lines += ["", f"### {title}", "", f"| {' | '.join(headings)} |", "|---|" + "---:|" * len(layout.columns)]
         lines += [f"| {' | '.join(_cells(layout, row))} |" for row in rows]
         lines += ["", *(f"- {note}" for note in _notes(layout, rows))]
@@ -103,6 +106,12 @@ def _tables(results: dict[str, Any]) -> Iterator[tuple[str, Layout, list[Row]]]:
         found = results.get(key, [])
         for name in dict.fromkeys(row["name"] for row in found):
             yield f"{layout.title}: {name}", layout, [row for row in found if row["name"] == name]
+
+
+def _headings(layout: Layout, rows: list[Row]) -> list[str]:
+    """Of the columns but the first; where rows are judged by something other than accuracy, that figure's."""
+    judged = FIGURES[next((row["metric"] for row in rows if "metric" in row), ACCURACY)]
+    return [judged if cell is _figure else heading for heading, cell in layout.columns]
 
 
 def _cells(layout: Layout, row: Row) -> tuple[str, ...]:

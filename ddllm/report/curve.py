@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from ddllm.report.results import metric_of
 from ddllm.report.table import make_label
 from ddllm.runtime.storage import write_atomically
 
 STAGE = "distill"
 LOSS = "loss"
-VALIDATION = "validation_accuracy"
+VALIDATION = "validation_"
 # Rows drawn as horizontal lines.
 REFERENCES = {
     "full": "#3a7d44",
@@ -28,7 +29,7 @@ def draw_curve(metrics: list[dict[str, Any]], rows: list[dict[str, Any]], path: 
     """Draw the two panels and write them atomically.
 
     Args:
-        metrics: lines as `read_metrics` gives them; those of stage "distill" with "loss" or "validation_accuracy" are drawn.
+        metrics: lines as `read_metrics` gives them; those of stage "distill" with "loss" or "validation_…", as a rule accuracy, are drawn.
         rows: rows of results.json; "full" and selections of real examples become lines, the first of each name. May be empty.
         path: the PNG.
         title: a line above, e.g. data set and model.
@@ -57,7 +58,8 @@ def draw_curve(metrics: list[dict[str, Any]], rows: list[dict[str, Any]], path: 
         upper.legend(frameon=False, loc="upper right")
     upper.set_ylabel("outer loss")
 
-    steps, accuracies = _series(metrics, VALIDATION)
+    name = next((name for line in metrics for name in line if name.startswith(VALIDATION)), f"{VALIDATION}accuracy")
+    steps, accuracies = _series(metrics, name)
     if len(steps):
         # Above the labels of the lines that it is held against.
         lower.plot(steps, accuracies, color=INK, linewidth=1.8, marker="o", markersize=3.5, zorder=4)
@@ -67,9 +69,10 @@ def draw_curve(metrics: list[dict[str, Any]], rows: list[dict[str, Any]], path: 
         lower.plot(steps[best], accuracies[best], "*", markersize=15, color="#e0a100", markeredgecolor="white", zorder=4, label=label)
         lower.legend(loc="best", edgecolor="none", framealpha=0.9)
     firsts = [next((row for row in rows if row["name"] == name), None) for name in REFERENCES]
-    # By accuracy, so that labels of neighbouring lines stand in different columns.
-    for place, row in enumerate(sorted(filter(None, firsts), key=lambda row: -row["accuracy_mean"])):
-        mean, colour = row["accuracy_mean"], REFERENCES[row["name"]]
+    means = [(row[f"{metric_of(row)}_mean"], row) for row in firsts if row is not None]
+    # By accuracy, or what stands in its place, so that labels of neighbouring lines stand in different columns.
+    for place, (mean, row) in enumerate(sorted(means, key=lambda pair: -pair[0])):
+        colour = REFERENCES[row["name"]]
         lower.axhline(mean, color=colour, linewidth=1.2, linestyle="--")
         lower.annotate(
             f"{make_label(row)}, test: {mean:.1%}",
@@ -82,7 +85,7 @@ def draw_curve(metrics: list[dict[str, Any]], rows: list[dict[str, Any]], path: 
             fontsize=9,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )
-    lower.set_ylabel("validation accuracy")
+    lower.set_ylabel(name.replace("_", " "))
     lower.set_xlabel("outer step")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     lower.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -2,7 +2,9 @@
 
     {"config": {…}, "rows": [{"name", "examples_per_class", "accuracy_mean", "accuracy_std", "runs", "seconds", "percent_of_full", …}], "environment": {…}}
 
-Accuracies are fractions in [0, 1], `percent_of_full` is a percentage of the row "full", seconds are wall-clock. Rows may have further keys:
+Accuracies are fractions in [0, 1], `percent_of_full` is a percentage of the row "full", seconds are wall-clock. Every figure of the task has such a
+mean and deviation: "f1_macro_mean", "f1_macro_std" beside accuracy; where the task has no accuracy, or validation chose by another figure, "metric" names the
+one that stands in accuracy's place: "f1_micro", or "pearson" and "spearman", which lie in [-1, 1]. Rows may have further keys:
 "head" (how the head begins), "inner_steps", "floats" (numbers stored), "examples" (in all), "texts" (test texts), "note" (a sentence).
 
 The stages robustness and analyse add lists of their own beside "rows": "robustness", "labels", "storage" and "compute". Their rows have the
@@ -12,37 +14,63 @@ The stages robustness and analyse add lists of their own beside "rows": "robustn
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ddllm.errors import UserError
 from ddllm.runtime.storage import read_json, write_json
 
 Row = dict[str, Any]
 FULL = "full"
-REQUIRED = ("name", "examples_per_class", "accuracy_mean", "accuracy_std", "runs", "seconds", "percent_of_full")
+ACCURACY = "accuracy"
+REQUIRED = ("name", "examples_per_class", "runs", "seconds", "percent_of_full")
+CORRELATIONS = ("pearson", "spearman")
+
+
+def summarise(scores: list[dict[str, float]], metric: str = ACCURACY) -> Row:
+    """A row's keys for the figures of its runs: means, deviations (with n − 1; 0 for a single run), their number, and "metric" where that is not accuracy."""
+    figures: Row = {}
+    for name in scores[0]:
+        values = [score[name] for score in scores]
+        figures[f"{name}_mean"] = float(np.mean(values))
+        figures[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return figures | {"runs": len(scores)} | ({"metric": metric} if metric != ACCURACY else {})
+
+
+def mean_figure(scores: list[dict[str, float]], metric: str) -> float:
+    """Mean of one figure over runs."""
+    return float(np.mean([score[metric] for score in scores]))
+
+
+def metric_of(row: Row) -> str:
+    """The figure that a row is judged by."""
+    return row.get("metric", ACCURACY)
 
 
 def merge_rows(existing: list[Row], new: list[Row]) -> list[Row]:
     """The existing rows with new ones in the place of those of the same (name, head, examples_per_class), or behind them; percentages recomputed.
 
     Raises:
-        ValueError: a row lacks a key, or has an accuracy outside [0, 1].
+        ValueError: a row lacks a key, or has an accuracy (or what stands in its place) that cannot be.
     """
     merged = {_identity(row): row for row in existing}
     merged |= {_identity(row): row for row in new}
     rows = [{"percent_of_full": None, **row} for row in merged.values()]
-    full = next((row["accuracy_mean"] for row in rows if row["name"] == FULL), None)
+    full = next((row.get(f"{metric_of(row)}_mean") for row in rows if row["name"] == FULL), None)
     for row in rows:
-        missing = [key for key in REQUIRED if key not in row]
+        metric = metric_of(row)
+        missing = [key for key in (*REQUIRED, f"{metric}_mean", f"{metric}_std") if key not in row]
         if missing:
             raise ValueError(f"row {row.get('name')!r} lacks {', '.join(missing)}")
-        if not 0 <= row["accuracy_mean"] <= 1:
-            raise ValueError(f"row {row['name']!r} has the accuracy {row['accuracy_mean']}, which is not in [0, 1]")
-        row["percent_of_full"] = round(100 * row["accuracy_mean"] / full, 2) if full else None
+        mean, lowest = row[f"{metric}_mean"], -1 if metric in CORRELATIONS else 0
+        if not lowest <= mean <= 1:
+            raise ValueError(f"row {row['name']!r} has the {metric} {mean}, which is not in [{lowest}, 1]")
+        row["percent_of_full"] = round(100 * mean / full, 2) if full else None
     return rows
 
 
 def add_rows(path: Path, rows: list[Row], config: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
     """Merge `rows` into the file at `path` (or begin it), write it atomically, and return what it now holds."""
-    existing = read_results(path) if path.exists() else {"rows": []}
+    existing = read_results(path) if path.exists() else {"config": {}, "rows": []}
     results = existing | {"config": config, "rows": merge_rows(existing["rows"], rows), "environment": environment}
     write_json(path, results)
     return results
@@ -50,7 +78,7 @@ def add_rows(path: Path, rows: list[Row], config: dict[str, Any], environment: d
 
 def add_lists(path: Path, name: str, lists: dict[str, list[Row]], config: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
     """Put lists about the distilled data set `name` beside the rows, in the place of earlier ones about it; otherwise as `add_rows`."""
-    existing = read_results(path) if path.exists() else {"rows": []}
+    existing = read_results(path) if path.exists() else {"config": {}, "rows": []}
     merged = {
         key: [row for row in existing.get(key, []) if row["name"] != name] + [{"name": name, **row} for row in rows]
         for key, rows in lists.items()

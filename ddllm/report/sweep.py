@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ddllm.members import FAILED, Member, describe_values
-from ddllm.report.results import read_results
+from ddllm.report.results import metric_of, read_results
 from ddllm.report.table import NOTHING
 from ddllm.runtime.storage import write_atomically, write_json
 
@@ -47,11 +47,15 @@ def report_sweep(folder: Path, members: list[Member], console: Console | None = 
 
 
 def make_row(member: Member) -> Row:
-    """What became of a member: its values, status, and the figures of its row "distilled" where it has one."""
+    """What became of a member: its values, status, and the figures of its row "distilled" where it has one.
+
+    "accuracy" is what the row is judged by, whatever figure that is.
+    """
     path = member.folder / "results.json"
     found = read_results(path)["rows"] if path.exists() else []
     row = next((row for row in found if row["name"] == DISTILLED), {})
-    figures = {name: row.get(name) for name in ("accuracy_mean", "accuracy_std", "runs", "percent_of_full")}
+    figures = {name: row.get(name) for name in ("runs", "percent_of_full")}
+    figures |= {f"accuracy_{part}": row.get(f"{metric_of(row)}_{part}") for part in ("mean", "std")}
     return {"values": member.values, "folder": str(member.folder), **member.record(), **figures}
 
 

@@ -8,7 +8,14 @@ from rich.console import Console
 from rich.table import Table
 
 Row = dict[str, Any]
-HEADINGS = ("training data", "per\nclass", "inner\nsteps", "floats", "accuracy, %", "% of\nfull", "seconds")
+BEFORE, AFTER = ("training data", "per\nclass", "inner\nsteps", "floats"), ("% of\nfull", "seconds")
+FIGURES = {
+    "accuracy": "accuracy, %",
+    "f1_macro": "macro F1, %",
+    "f1_micro": "micro F1, %",
+    "pearson": "Pearson’s r, %",
+    "spearman": "Spearman’s ρ, %",
+}
 NOTHING = "–"
 # What rows are called in the table, where not by their own names.
 LABELS = {
@@ -25,9 +32,9 @@ def print_table(results: dict[str, Any], console: Console | None = None) -> None
     """Print the table of what results.json holds, with its notes below; fits 80 columns."""
     console = console or Console(highlight=False)
     table = Table(title=make_title(results), title_style="bold", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for place, heading in enumerate(HEADINGS):
+    for place, heading in enumerate(make_headings(results)):
         table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=place > 0, overflow="fold")
-    for row, cells in zip(results["rows"], make_cells(results["rows"]), strict=True):
+    for row, cells in zip(results["rows"], make_cells(results), strict=True):
         table.add_row(*cells, style="bold" if row["name"].startswith("distilled") else None)
     console.print(table)
     for line in make_notes(results):
@@ -36,13 +43,14 @@ def print_table(results: dict[str, Any], console: Console | None = None) -> None
 
 def markdown_table(results: dict[str, Any]) -> str:
     """The same table as Markdown."""
+    headings = make_headings(results)
     lines = [
         f"### {make_title(results)}",
         "",
-        f"| {' | '.join(heading.replace(chr(10), ' ') for heading in HEADINGS)} |",
-        "|---|" + "---:|" * (len(HEADINGS) - 1),
+        f"| {' | '.join(heading.replace(chr(10), ' ') for heading in headings)} |",
+        "|---|" + "---:|" * (len(headings) - 1),
     ]
-    lines += [f"| {' | '.join(cells)} |" for cells in make_cells(results["rows"])]
+    lines += [f"| {' | '.join(cells)} |" for cells in make_cells(results)]
     lines += ["", *(f"- {note}" for note in make_notes(results))]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -60,8 +68,19 @@ def make_label(row: Row) -> str:
     return str(LABELS.get(row["name"], row["name"]))
 
 
-def make_cells(rows: list[Row]) -> list[tuple[str, ...]]:
-    """The cells of each row as text, in the order of `HEADINGS`."""
+def shown_figures(results: dict[str, Any]) -> list[str]:
+    """Which figures have a column: those that the run has named."""
+    return results.get("environment", {}).get("figures") or ["accuracy"]
+
+
+def make_headings(results: dict[str, Any]) -> tuple[str, ...]:
+    """The headings, with one for each figure shown."""
+    return *BEFORE, *(FIGURES[name] for name in shown_figures(results)), *AFTER
+
+
+def make_cells(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The cells of each row as text, in the order of the headings."""
+    rows = results["rows"]
     heads: dict[str, set[str | None]] = {}
     for row in rows:
         heads.setdefault(row["name"], set()).add(row.get("head"))
@@ -71,7 +90,7 @@ def make_cells(rows: list[Row]) -> list[tuple[str, ...]]:
             _count(row.get("examples_per_class")),
             _count(row.get("inner_steps")),
             _count(row.get("floats")),
-            _accuracy(row),
+            *(_figure(row, name) for name in shown_figures(results)),
             NOTHING if row.get("percent_of_full") is None else f"{row['percent_of_full']:.1f}",
             _seconds(row.get("seconds")),
         )
@@ -84,7 +103,8 @@ def make_notes(results: dict[str, Any]) -> list[str]:
     rows = results["rows"]
     notes = []
     if any(row["runs"] > 1 for row in rows):
-        notes.append("Accuracy on the test texts: mean ± standard deviation (number of runs).")
+        what = "Accuracy" if shown_figures(results) == ["accuracy"] else "Figures"
+        notes.append(f"{what} on the test texts: mean ± standard deviation (number of runs).")
     seen = set()
     for row in rows:
         note = row.get("note")
@@ -94,8 +114,10 @@ def make_notes(results: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _accuracy(row: Row) -> str:
-    mean, deviation, runs = 100 * row["accuracy_mean"], 100 * row["accuracy_std"], row["runs"]
+def _figure(row: Row, name: str) -> str:
+    if row.get(f"{name}_mean") is None:  # of a run before there were others than accuracy
+        return NOTHING
+    mean, deviation, runs = 100 * row[f"{name}_mean"], 100 * row[f"{name}_std"], row["runs"]
     # Runs that all start from the same head on the same data have no spread to speak of.
     same = runs == 1 or (deviation == 0 and row.get("head") not in (None, "redrawn"))
     return f"{mean:.1f} ± {NOTHING}" if same else f"{mean:.1f} ± {deviation:.1f} ({runs})"

@@ -35,6 +35,7 @@ class Loop:
         checkpoint_every: steps between checkpoints; the last step is saved too.
         checkpoints: where the state goes and comes from.
         metrics: where figures are written.
+        figure: what validations measure.
     """
 
     stage: str
@@ -43,6 +44,7 @@ class Loop:
     checkpoint_every: int
     checkpoints: Checkpoints
     metrics: Metrics
+    figure: str = "accuracy"
 
     def run(
         self,
@@ -56,7 +58,7 @@ class Loop:
         Args:
             state: before the first step; also the template of what is restored.
             advance: one step, (state, index) to the new state and its figures, among them "loss".
-            validate: (state) to the state with its best so far brought up to date, and the validation accuracy.
+            validate: (state) to the state with its best so far brought up to date, and the figure measured.
             explain: what else is known when a figure is not finite, and what to do, from the state before that step.
 
         Returns:
@@ -79,8 +81,8 @@ class Loop:
                 state = moved
                 last = number == self.steps
                 if number % self.validate_every == 0 or last:
-                    state, accuracy = validate(state)
-                    figures["validation_accuracy"] = shown["validation"] = accuracy
+                    state, reached = validate(state)
+                    figures[f"validation_{self.figure}"] = shown["validation"] = reached
                 figures["elapsed"] = before + time.monotonic() - started
                 self.metrics.write(number, figures, self.stage)
                 progress.update(number, loss=figures["loss"], **shown)
@@ -107,7 +109,10 @@ class Loop:
 
 
 def keep_best(best: dict[str, Any], values: dict[str, Any], accuracy: float, step: jax.Array) -> dict[str, Any]:
-    """The better of the best so far and new values, as {**values, "accuracy", "step"}; of equals the later one, learned from more."""
+    """The better of the best so far and new values, as {**values, "accuracy", "step"}; of equals the later one, learned from more.
+
+    "accuracy" is whatever figure is chosen by.
+    """
     if accuracy < float(best["accuracy"]):
         return best
     return {**values, "accuracy": jnp.asarray(accuracy, jnp.float32), "step": step}

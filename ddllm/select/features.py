@@ -25,7 +25,7 @@ from ddllm.runtime.storage import write_atomically
 
 def encode_mean(encoder: EncoderConfig, body: Tree, words_VD: jax.Array, batch: Batch) -> jax.Array:
     """Mean hidden state [B, D] of each text of a batch."""
-    return mean_over_positions(encode(body, encoder, words_VD[batch.ids], batch.mask), batch.mask)
+    return mean_over_positions(encode(body, encoder, words_VD[batch.ids], batch.mask, batch.types), batch.mask)
 
 
 def compute_features(

@@ -130,6 +130,7 @@ SELECTIONS: dict[str, Method] = {
     "gradient_norm": gradient_norm,
 }
 DETERMINISTIC = ("k_centers", "herding")  # give the same texts whatever the source of chance
+SUPERVISED = ("gradient_norm",)  # learn from the classes, so that one class for all texts will not do
 
 
 def rows_of_classes(labels_n: np.ndarray, classes: int, per_class: int) -> list[np.ndarray]:
@@ -141,8 +142,9 @@ def rows_of_classes(labels_n: np.ndarray, classes: int, per_class: int) -> list[
     groups = [np.flatnonzero(labels_n == label) for label in range(classes)]
     for label, rows in enumerate(groups):
         if len(rows) < per_class:
+            whose = f"class {label} has" if classes > 1 else "there are"
             raise UserError(
-                f"class {label} has {len(rows)} training texts, but config.distill.examples_per_class asks for {per_class} of them; "
+                f"{whose} {len(rows)} training texts, but config.distill.examples_per_class asks for {per_class} of them; "
                 "ask for fewer or use more data."
             )
     return groups

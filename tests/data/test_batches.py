@@ -148,3 +148,18 @@ def test_texts_longer_than_any_bucket_get_one_of_their_own() -> None:
     for batch in evaluation_batches(split, 8, (16, 24)):
         assert_faithful(batch, split, (16, 24, longest))
     assert max(BatchStream(split, 8, 0, (16, 24)).batch(step).ids.shape[1] for step in range(7)) == longest
+
+
+@pytest.mark.parametrize("labels", [np.linspace(0, 1, 21, dtype=np.float32), np.eye(21, 3, dtype=np.float32)])
+def test_types_and_other_labels_stand_beside_their_texts(labels: np.ndarray) -> None:
+    split = make_split(21)
+    types = (np.arange(split.ids.shape[1]) % 2 * (np.arange(split.ids.shape[1]) < split.lengths[:, None])).astype(np.int32)
+    split = TokenSplit(split.ids, split.lengths, labels, types)
+    batches = [*evaluation_batches(split, 8, (16, 40)), BatchStream(split, 8, 0, (40,), balanced=True).batch(0)]
+    for batch in batches:
+        assert batch.types.shape == batch.ids.shape and batch.labels.shape == (8, *labels.shape[1:]) and batch.labels.dtype == np.float32
+        for place, row in enumerate(rows_of(batch)):
+            used = split.lengths[row]
+            assert batch.types[place, :used].tolist() == types[row, :used].tolist() and not batch.types[place, used:].any()
+            np.testing.assert_array_equal(batch.labels[place], labels[row])
+    assert next(iter(evaluation_batches(make_split(3), 8, (40,)))).types is None

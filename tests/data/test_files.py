@@ -114,3 +114,26 @@ def test_missing_file_and_folder_in_its_place(tmp_path: Path) -> None:
     for name in ("a.csv", "b.csv"):
         with pytest.raises(UserError, match=f"there is no file .*{name}"):
             read_file(tmp_path / name, "text", "label")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json", "a.parquet"])
+def test_pairs_and_several_label_columns(tmp_path: Path, name: str) -> None:
+    columns = {"first": ["a", "b"], "second": ["12", "d"], "sad": [0, 1], "glad": [1, 1]}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    path = tmp_path / name
+    if name == "a.csv":
+        path.write_text("\n".join(",".join(map(str, values)) for values in (columns, *(row.values() for row in rows))))
+    elif name == "a.parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(pytest.importorskip("pyarrow").table(columns), path)
+    else:
+        path.write_text(json.dumps(columns) if name == "a.json" else "\n".join(map(json.dumps, rows)))
+    table = read_file(path, "first", ("sad", "glad"), "second")
+    assert (table.texts, table.pairs) == (["a", "b"], ["12", "d"])
+    assert table.labels == [["glad"], ["sad", "glad"]] and table.label_names == ("sad", "glad")
+    assert read_file(path, "first", "sad").pairs is None
+    with pytest.raises(UserError, match="has no column 'secnd' .did you mean second.*set config.data.pair_column"):
+        read_file(path, "first", "sad", "secnd")
+    with pytest.raises(UserError, match="has no column 'mad'.*set config.data.label_columns"):
+        read_file(path, "first", ("sad", "mad"))
+    with pytest.raises(UserError, match="row 1: the label column 'second' has '?12'?, but must have 0 or 1"):
+        read_file(path, "first", ("sad", "second"))

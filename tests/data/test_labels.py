@@ -3,7 +3,7 @@
 import pytest
 
 from ddllm.data.files import Table
-from ddllm.data.labels import LabelNames, encode, find_names
+from ddllm.data.labels import LabelNames, encode, find_names, find_task
 from ddllm.errors import UserError
 
 
@@ -85,3 +85,53 @@ def test_texts_that_are_none() -> None:
         encode(make_table([0, 1], texts=["", None]), LabelNames(("a", "b"), True), "train")
     with pytest.raises(UserError, match="films.csv, row 2: the text is not a string but int"):
         encode(make_table([0, 1], texts=["x", 5]), LabelNames(("a", "b"), True), "train")
+
+
+@pytest.mark.parametrize(
+    ("labels", "task"),
+    [
+        ([0, 1], "classification"),
+        ([0.0, 3.0], "classification"),
+        ([0.0, 3.5], "regression"),
+        ([0, -0.5], "regression"),
+        (["0.5", "1"], "classification"),
+        ([None, 0.5], "classification"),
+        ([["a"], []], "multilabel"),
+        ([float("nan"), 1.0], "classification"),
+    ],
+)
+def test_the_task_is_seen_from_the_labels(labels: list[object], task: str) -> None:
+    assert find_task(make_table(labels), "auto") == task
+    assert find_task(make_table(labels), "regression") == "regression"
+
+
+def test_numbers() -> None:
+    table = make_table([1, 2.5, "-3"])
+    split, _ = encode(table, find_names(table, (), "regression"), "train")
+    assert split.labels.tolist() == [1.0, 2.5, -3.0] and split.labels.dtype == "float32"
+    for label, said in (("much", "row 1: the label 'much' is not a number"), (None, "there is no label"), (float("nan"), "not a number")):
+        with pytest.raises(UserError, match=said):
+            encode(make_table([label]), LabelNames(("label",), False, "regression"), "train")
+
+
+def test_sets() -> None:
+    table = make_table([["b"], [], ["a", "b"]])
+    names = find_names(table, (), "multilabel")
+    assert names.names == ("a", "b")
+    assert encode(table, names, "train")[0].labels.tolist() == [[0, 1], [0, 0], [1, 1]]
+    indexed = make_table([[1], [0, 1]], ("x", "y"))
+    assert encode(indexed, find_names(indexed, (), "multilabel"), "train")[0].labels.tolist() == [[0, 1], [1, 1]]
+    with pytest.raises(UserError, match=r"films.csv, row 1: the label 'bb' \(did you mean b\?\) is not among the labels of train: a, b"):
+        encode(make_table([["bb"]]), names, "test")
+    with pytest.raises(UserError, match="row 1: the labels are no list but 'a'"):
+        encode(make_table(["a"]), names, "test")
+    with pytest.raises(UserError, match="all lists are empty"):
+        find_names(make_table([[], []]), (), "multilabel")
+
+
+def test_pairs_need_both_texts() -> None:
+    table = Table(["a ", "b", " ", "c"], [0, 1, 0, None], (), "films.csv", ["x", " y", "z", ""])
+    split, empty = encode(table, find_names(table, ()), "train")
+    assert (split.texts, split.pairs, split.labels.tolist(), empty) == (["a", "b"], ["x", "y"], [0, 1], 2)
+    with pytest.raises(UserError, match="row 1: the text is not a string but int; see config.data.pair_column"):
+        encode(Table(["a"], [0], (), "films.csv", [5]), LabelNames(("0",), True), "train")

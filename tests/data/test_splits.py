@@ -81,3 +81,20 @@ def test_sizes(size: float, rows: int) -> None:
 def test_sizes_that_leave_nothing(size: float) -> None:
     with pytest.raises(UserError, match="config.data.validation_size is"):
         count_rows(size, 100, 80, "validation_size")
+
+
+def test_pairs_are_the_same_where_both_texts_are() -> None:
+    split = Split(["a", "a", "b", "a b"], np.arange(4, dtype=np.int32), ["x", "y z", "x", "x"])
+    left, removed = remove_texts(split, [Split(["a", "a"], np.zeros(2, np.int32), ["b x", "y  z"])])
+    assert (left.texts, left.pairs, removed) == (["a", "b", "a b"], ["x", "x", "x"], 1)
+    doubled = split.take(np.tile(np.arange(4), 10))
+    rest, held = hold_out(Split(doubled.texts, np.zeros(40, np.int32), doubled.pairs), 12, [0, 1])
+    assert not set(rest.keys()) & set(held.keys()) and len(held) == 10
+
+
+@pytest.mark.parametrize("labels", [np.linspace(0, 1, 90, dtype=np.float32), np.eye(90, 3, dtype=np.float32)])
+def test_labels_that_are_no_classes_are_drawn_as_they_come(labels: np.ndarray) -> None:
+    split = Split([f"text {row}" for row in range(90)], labels)
+    part = draw_part(split, 12, [0, 3])
+    rest, held = hold_out(split, 30, [0, 1])
+    assert (len(part), len(rest), len(held)) == (12, 60, 30) and part.labels.shape[1:] == labels.shape[1:]

@@ -1,5 +1,6 @@
 """Token arrays against the tokenizer itself; the cache hit, missed, damaged."""
 
+import json
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -132,3 +133,45 @@ def test_folders_without_a_tokenizer(tmp_path: Path, tokenizer_folder: Path) -> 
 def test_length_without_room(tmp_path: Path, tokenizer_folder: Path, length: int) -> None:
     with pytest.raises(UserError, match=f"a length of {length} tokens leaves no room for text beside the 2 special ones"):
         tokenize_corpus(make_corpus(), tokenizer_folder, length, tmp_path / "cache")
+
+
+@pytest.fixture
+def roberta_folder(tmp_path: Path) -> Path:
+    """A byte-level BPE tokenizer without merges."""
+    folder = tmp_path / "roberta"
+    folder.mkdir()
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnopqrstuvwxyz!AFĠ"]
+    (folder / "vocab.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "RobertaTokenizer"}))
+    return folder
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+@pytest.mark.parametrize("length", [7, 200])
+def test_pairs_are_joined_as_the_tokenizer_does(tmp_path: Path, request: pytest.FixtureRequest, family: str, length: int) -> None:
+    folder = request.getfixturevalue("roberta_folder" if family == "roberta" else "tokenizer_folder")
+    if family == "distilbert":
+        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "DistilBertTokenizer", "do_lower_case": True}))
+    split = Split(TEXTS, np.arange(4, dtype=np.int32), [TEXTS[1], "good", "a film", "Fine!"])
+    corpus = Corpus("films", ("a", "b", "c", "d"), split, split.take(np.array([0])), split.take(np.array([2])), {})
+    made, cached = (tokenize_corpus(corpus, folder, length, tmp_path / "cache") for _ in range(2))
+    tokenizer = load_tokenizer(folder)
+    for row, (first, second) in enumerate(zip(split.texts, split.pairs or [], strict=True)):
+        expected = tokenizer(first, second, truncation="longest_first", max_length=length)
+        used = made.train.lengths[row]
+        assert made.train.ids[row, :used].tolist() == expected["input_ids"]
+        assert ("token_type_ids" in expected) == (made.train.types is not None) == (family == "bert")
+        if made.train.types is not None:
+            assert made.train.types[row, :used].tolist() == expected["token_type_ids"] and not made.train.types[row, used:].any()
+    assert made.train.lengths.max() <= length and (length == 7) == bool(made.notes["cut"]["train"])
+    for name in ("ids", "lengths", "types"):
+        np.testing.assert_array_equal(getattr(cached.train, name), getattr(made.train, name))
+    swapped = Split(split.pairs or [], split.labels, split.texts)
+    assert fingerprint_of(Corpus("films", corpus.label_names, swapped, swapped, swapped, {}), folder, length) != made.fingerprint
+
+
+def test_length_without_room_for_pairs(tmp_path: Path, tokenizer_folder: Path) -> None:
+    split = Split(["a"], np.zeros(1, np.int32), ["b"])
+    with pytest.raises(UserError, match="a length of 3 tokens leaves no room for text beside the 3 special ones"):
+        tokenize_corpus(Corpus("films", ("a",), split, split, split, {}), tokenizer_folder, 3, tmp_path / "cache")

@@ -94,6 +94,19 @@ def test_auxiliary_labels_come_back(folder, keys):
         save_distilled(path, fuller, recipe, ("bad", "good"))
 
 
+def test_pairs_and_other_tasks_come_back(folder):
+    path, data = folder
+    types = np.broadcast_to(np.float32([0, 1, 1]), data.mask.shape)
+    task = {"name": "regression", "mean": 1.0, "deviation": 2.0}
+    save_distilled(path, data.replace(types=types), Recipe("hard", "sgd", 2), ("bad", "good"), preprocessing={"pairs": True}, task=task)
+    loaded = load_distilled(path)
+    np.testing.assert_array_equal(loaded.data.types, types)
+    assert loaded.card["schema"] == 3 and loaded.data.floats == data.floats and loaded.card["task"] == task
+    rewrite(path, lambda arrays, card: arrays.update(types=types[:1].copy()))
+    with pytest.raises(UserError, match="do not fit"):
+        load_distilled(path)
+
+
 def test_is_of_the_lowest_schema_that_can_say_it(folder):
     path, data = folder
 

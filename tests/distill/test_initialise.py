@@ -1,11 +1,13 @@
 """First values: the right examples in the right places."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ddllm.data.tokens import TokenSplit
 from ddllm.distill.dataset import Recipe, actual_rates, group_names, learned_parts
-from ddllm.distill.initialise import assemble, deal_labels, first_labels, noise_data, pick_examples, real_data
+from ddllm.distill.initialise import assemble, deal_labels, noise_data, noise_types, pick_examples, real_data, real_types
 from ddllm.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -74,10 +76,21 @@ def test_assembled_data(kind, parts):
     assert set(learned_parts(data, Recipe(kind))) == parts
 
 
-def test_soft_labels_start_near_their_class():
-    logits = first_labels(np.array([1]), 4, "soft")[0]
-    shares = np.exp(logits) / np.exp(logits).sum()
-    assert shares[1] == pytest.approx(0.95) and shares[0] == pytest.approx(0.05 / 3)
+def test_pairs_keep_their_token_types_and_are_not_cut():
+    split = make_split()
+    assert real_types(split, [np.array([0])], 1, 4) is None
+    types = (np.arange(9) >= 2).astype(np.int32) * (np.arange(9) < split.lengths[:, None])
+    split = replace(split, types=types)
+    picked = pick_examples(split, 3, 2, np.random.default_rng(0), at_most=5)
+    assert all((split.lengths[rows] <= 5).all() for rows in picked)
+    shortest = pick_examples(split, 3, 2, np.random.default_rng(0), at_most=2)
+    assert all(sorted(split.lengths[rows]) == [2, 3] for rows in shortest)
+    made = real_types(split, picked, 2, 12)
+    assert made.shape == (2, 3, 12) and made.dtype == np.float32
+    for batch in range(2):
+        for place in range(3):
+            np.testing.assert_array_equal(made[batch, place, :9], types[picked[place][batch]])
+    assert not made[..., 9:].any() and noise_types((1, 2, 5)).tolist() == [[[0, 0, 1, 1, 1]] * 2]
 
 
 def test_groups_of_rates():

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import optax
+import pytest
 
 from ddllm.config import default_config
 from ddllm.evaluate.finetune import decayed, finetune, finetune_optimizer, full_row, score_finetuned
@@ -26,7 +27,7 @@ def test_learns_and_keeps_the_best(tiny_model, tiny_corpus, tmp_path):
     best = max(line["validation_accuracy"] for line in validated)
     assert float(state.best["accuracy"]) == np.float32(best)
     assert int(state.best["step"]) == max(line["step"] for line in validated if line["validation_accuracy"] == best)
-    assert score_finetuned(prepared, state) > 0.9
+    assert score_finetuned(prepared, state)["accuracy"] > 0.9
     assert seconds > 0 and set(state.params) == {"body", "head", "words"}
     up = state.params["body"]["layers"]["00"]["feed_forward"]["up"]["kernel"]
     assert up.shape == (16, 32) and up.sharding.shard_shape(up.shape) == (16, 16)
@@ -51,7 +52,9 @@ def test_biases_and_norms_do_not_decay(tiny):
 
 
 def test_row():
-    row = full_row([0.8, 0.9], 3.0, 100, default_config().finetune)
+    row = full_row([{"accuracy": 0.8, "f1_macro": 0.7}, {"accuracy": 0.9, "f1_macro": 0.7}], 3.0, 100, default_config().finetune)
     assert abs(row["accuracy_mean"] - 0.85) < 1e-12
     assert abs(row["accuracy_std"] - np.sqrt(0.005)) < 1e-12 and row["runs"] == 2
-    assert full_row([0.8], 3.0, 100, default_config().finetune)["accuracy_std"] == 0.0
+    assert row["f1_macro_mean"] == pytest.approx(0.7) and row["f1_macro_std"] == pytest.approx(0) and "metric" not in row
+    single = full_row([{"pearson": -0.8}], 3.0, 100, default_config().finetune, "pearson")
+    assert single["pearson_std"] == 0.0 and single["metric"] == "pearson" and "accuracy_mean" not in single

@@ -15,6 +15,7 @@ from ddllm.errors import UserError
 from ddllm.evaluate import variations as v
 from ddllm.evaluate.robustness import prepare_other
 from ddllm.evaluate.transfer import carry_over, carry_rates, fit_map, shared_tokens
+from ddllm.models.tasks import Classification, MultiLabel, Regression
 from ddllm.report.analyses import markdown_analyses
 from ddllm.report.results import read_results
 from ddllm.stages import robustness
@@ -76,11 +77,14 @@ def test_each_variation_changes_something_and_fits_its_recipe(data):
 
 
 def test_hard_labels_are_those_that_examples_were_dealt_for(data):
-    made = v.vary_labels(data, Recipe("soft"))
+    made = v.vary_labels(data, Recipe("soft"), Classification())
     hard = made[1].candidates[""]
     assert made[1].recipe.labels == "hard" and "another one for 6 of 6" in made[1].how
     np.testing.assert_array_equal(hard.labels, np.tile(np.eye(2), (3, 1, 1)))
-    assert len(v.vary_labels(data, Recipe("hard"))) == 1
+    assert len(v.vary_labels(data, Recipe("hard"), Classification())) == 1
+    for task in (Regression(), MultiLabel()):
+        (only,) = v.vary_labels(data, Recipe("unrestricted"), task)
+        assert only.how == f"unrestricted labels, which {task.name} has no hard ones to hold against"
 
 
 def test_rates_go_to_layers_of_the_same_depth(tiny):

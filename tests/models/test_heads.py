@@ -7,6 +7,7 @@ import pytest
 
 from ddllm.models.encoder import encode
 from ddllm.models.heads import KINDS, HeadConfig, apply_head, init_head
+from ddllm.models.learner import Learner
 from ddllm.models.pretrained import load_pretrained
 
 TOLERANCE = 1e-5
@@ -96,3 +97,23 @@ def test_the_pretrained_pooler_is_used_by_bert_alone():
     assert "dense" not in init_head(jax.random.key(0), HeadConfig("mean", 2), 8, pooler)
     roberta = init_head(jax.random.key(0), HeadConfig("roberta", 2), 8, pooler)
     assert not np.array_equal(roberta["dense"]["kernel"], pooler["kernel"])
+
+
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "distilbert"])
+def test_a_learner_takes_pairs_as_transformers_does(make_torch_model, make_texts, run_torch, tmp_path, family):
+    """Token types as distilled data has them, in floating point; families that know none leave them out."""
+    model = make_torch_model(family)
+    model.save_pretrained(tmp_path)
+    checkpoint = load_pretrained(str(tmp_path))
+    config = checkpoint.config
+    ids, mask, _ = make_texts(config, 6, config.positions)
+    types = (np.arange(config.positions) >= 5) * mask
+    known = config.token_types > 1
+    assert known == (family == "bert")
+    _, expected = run_torch(model, ids, mask, types if known else None)
+    learner = Learner(config, HeadConfig(config.family, 3))
+    params = {"body": checkpoint.body, "head": checkpoint.head}
+    arguments = (params, checkpoint.words[ids], mask.astype(np.float32))
+    logits = jax.jit(learner.logits)(*arguments, types.astype(np.float32))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE)
+    assert (np.abs(logits - learner.logits(*arguments)).max() > 100 * TOLERANCE) == known

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ddllm.errors import UserError
-from ddllm.report.results import REQUIRED, add_rows, merge_rows, read_results
+from ddllm.report.results import REQUIRED, add_rows, merge_rows, read_results, summarise
 
 
 def row(name: str, mean: float, **extra):
@@ -28,6 +28,18 @@ def test_rows_are_replaced_by_name_head_and_size():
 def test_accuracies_are_fractions(mean: float):
     with pytest.raises(ValueError, match="not in \\[0, 1\\]"):
         merge_rows([], [row("full", mean)])
+
+
+def test_another_figure_stands_in_the_place_of_accuracy():
+    def scored(name: str, *pearson: float):
+        given = row(name, 0.0) | summarise([{"pearson": value, "spearman": 0.5} for value in pearson], "pearson")
+        return {key: value for key, value in given.items() if not key.startswith("accuracy")}
+
+    rows = merge_rows([], [scored("full", 0.8), scored("random", -0.1, 0.3)])
+    assert rows[1]["metric"] == "pearson" and rows[1]["runs"] == 2 and rows[1]["pearson_std"] == pytest.approx(0.2 * 2**0.5)
+    assert [entry["percent_of_full"] for entry in rows] == [100.0, 12.5]
+    with pytest.raises(ValueError, match="not in \\[-1, 1\\]"):
+        merge_rows([], [scored("full", -1.5)])
 
 
 def test_incomplete_row_is_refused():

@@ -83,6 +83,15 @@ def test_names_found_in_the_data_come_first():
     assert printed(results)[0].strip() == "SST-2 with bert-base-uncased"
 
 
+def test_every_figure_shown_has_a_column():
+    rows = [row | {"f1_macro_mean": row["accuracy_mean"] - 0.1, "f1_macro_std": row["accuracy_std"]} for row in ROWS[1:]]
+    results = {**RESULTS, "rows": [ROWS[0], *rows], "environment": {"figures": ["accuracy", "f1_macro"]}}
+    lines = markdown_table(results).splitlines()
+    assert lines[2] == "| training data | per class | inner steps | floats | accuracy, % | macro F1, % | % of full | seconds |"
+    assert "| 82.1 ± – | – |" in lines[4] and "| 55.3 ± 3.1 (5) | 45.3 ± 3.1 (5) |" in lines[5]
+    assert max(map(len, printed(results))) <= 80 and "Figures on the test texts" in lines[-3]
+
+
 def test_markdown():
     lines = markdown_table(RESULTS).splitlines()
     assert lines[2] == "| training data | per class | inner steps | floats | accuracy, % | % of full | seconds |"
