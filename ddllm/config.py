@@ -6,6 +6,7 @@ with every result.
 """
 
 import difflib
+from pathlib import PurePath
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -196,6 +197,7 @@ CHOICES = {
 
 
 SELECTIONS = ("random", "k_centers", "herding", "k_means", "gradient_norm")
+INITIAL = ("noise", "real", *SELECTIONS[1:])
 
 
 def validate(config: ConfigDict) -> None:
@@ -221,6 +223,11 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"config.distill.heads is {distill.heads}, but config.distill.head={distill.head} is the same head every time; "
             "set config.distill.heads to 1 or config.distill.head to redrawn."
+        )
+    if distill.initial not in INITIAL and not PurePath(distill.initial).suffix:
+        raise UserError(
+            f"config.distill.initial is {distill.initial!r}{suggest(distill.initial, INITIAL)}; it must be one of {', '.join(INITIAL)}, "
+            "or a file with text and label."
         )
     _validate_inner_loop(distill)
     if distill.average >= 1 or distill.second_moment >= 1 or distill.warmup > 1 or config.finetune.warmup > 1:

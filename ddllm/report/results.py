@@ -3,7 +3,8 @@
     {"config": {…}, "rows": [{"name", "examples_per_class", "accuracy_mean", "accuracy_std", "runs", "seconds", "percent_of_full", …}], "environment": {…}}
 
 Accuracies are fractions in [0, 1], `percent_of_full` is a percentage of the row "full", seconds are wall-clock. Rows may have further keys:
-"head" (how the head begins), "inner_steps", "floats" (numbers stored), "examples" (in all), "texts" (test texts), "note" (a sentence).
+"head" (how the head begins), "inner_steps", "floats" (numbers stored), "examples" (in all), "texts" (test texts), "rate" and "passes" (a selection's recipe),
+"note" (a sentence).
 """
 
 from pathlib import Path
