@@ -6,6 +6,7 @@ with every result.
 """
 
 import difflib
+from pathlib import PurePath
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -243,6 +244,7 @@ CHOICES = {
 
 
 SELECTIONS = ("random", "k_centers", "herding", "k_means", "gradient_norm")
+INITIAL = ("noise", "normal", "real", *SELECTIONS[1:])
 
 
 def validate(config: ConfigDict) -> None:
@@ -278,6 +280,11 @@ def validate(config: ConfigDict) -> None:
         )
     if not 0 <= distill.teacher_share <= 1:
         raise UserError(f"config.distill.teacher_share is {distill.teacher_share!r}, but must lie between 0 and 1.")
+    if distill.initial not in INITIAL and not PurePath(distill.initial).suffix:
+        raise UserError(
+            f"config.distill.initial is {distill.initial!r}{suggest(distill.initial, INITIAL)}; it must be one of {', '.join(INITIAL)}, "
+            "or a file with text and label."
+        )
     _validate_inner_loop(distill)
     if 0 < distill.adaptive_clip <= 1:
         raise UserError(

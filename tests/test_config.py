@@ -54,6 +54,7 @@ def test_what_must_be_positive(key):
         ({"evaluate.selection_passes": ()}, "at least one number of passes"),
         ({"evaluate.selection_passes": (1, 2.5)}, "must be whole"),
         ({"evaluate.selections": ("random", "k_center")}, r"config.evaluate.selections has 'k_center' \(did you mean k_centers\?\)"),
+        ({"distill.initial": "k_center"}, r"config.distill.initial is 'k_center' \(did you mean k_centers\?\)"),
         ({"distill.gradient": "mix"}, r"did you mean mixed\?"),
         ({"distill.clip": -1.0}, "must not be negative"),
     ],

@@ -95,11 +95,12 @@ def test_the_whole_job(arguments, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "head, labels, initial", [("redrawn", "hard", "noise"), ("learned", "soft", "real"), ("fixed", "unrestricted", "file")]
+    "head, labels, initial", [("redrawn", "hard", "noise"), ("learned", "soft", "herding"), ("fixed", "unrestricted", "file")]
 )
 def test_other_recipes(arguments, tiny_corpus, tmp_path, head, labels, initial):
     initial = tiny_corpus / "train.jsonl" if initial == "file" else initial
     overrides = {"distill.head": head, "distill.labels": labels, "distill.initial": initial, "distill.passes": 2, "model.head": "bert"}
+    overrides["evaluate.selections"] = "('random',)"
     if head == "redrawn":  # on two heads' devices, two to each copy of the parameters
         overrides |= {"distill.heads": 2, "runtime.devices": 4, "runtime.shard": 2}
     if head == "fixed":
@@ -124,6 +125,7 @@ def test_other_inner_loops(arguments, tmp_path, capsys):
         "distill.truncate": 2,
         "distill.window": "random",
         "evaluate.heads": 2,
+        "evaluate.selections": "()",
     }
     assert main(arguments(mode="distill", **overrides)) == 0
     distilled = load_distilled(tmp_path / "run" / "distilled")

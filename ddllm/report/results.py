@@ -5,7 +5,8 @@
 Accuracies are fractions in [0, 1], `percent_of_full` is a percentage of the row "full", seconds are wall-clock. Every figure of the task has such a
 mean and deviation: "f1_macro_mean", "f1_macro_std" beside accuracy; where the task has no accuracy, or validation chose by another figure, "metric" names the
 one that stands in accuracy's place: "f1_micro", or "pearson" and "spearman", which lie in [-1, 1]. Rows may have further keys:
-"head" (how the head begins), "inner_steps", "floats" (numbers stored), "examples" (in all), "texts" (test texts), "note" (a sentence).
+"head" (how the head begins), "inner_steps", "floats" (numbers stored), "examples" (in all), "texts" (test texts), "rate" and
+"passes" (a selection's recipe), "note" (a sentence).
 
 The stages robustness and analyse add lists of their own beside "rows": "robustness", "labels", "storage" and "compute". Their rows have the
 "name" of the distilled data set that they are about; for further keys see ddllm/evaluate.

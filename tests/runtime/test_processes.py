@@ -32,6 +32,7 @@ def arguments(tiny_model, tiny_corpus, tmp_path):
             "data.test": "test",
             "data.length": 8,  # one padded length, so that little is compiled
             "distill.length": 6,
+            "distill.initial": "k_centers",  # by features that processes compute together
             "distill.outer_steps": 9,
             "distill.batch_size": 8,
             "distill.validate_every": 3,
@@ -40,6 +41,7 @@ def arguments(tiny_model, tiny_corpus, tmp_path):
             "finetune.epochs": 0.5,
             "evaluate.heads": 2,
             "evaluate.head_texts": 30,
+            "evaluate.selections": "('k_centers',)",
             "evaluate.selection_draws": 2,
             "evaluate.selection_rates": "(0.1,)",
             "runtime.compilation_cache": "",
