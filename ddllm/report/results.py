@@ -71,20 +71,22 @@ def merge_rows(existing: list[Row], new: list[Row]) -> list[Row]:
 
 def add_rows(path: Path, rows: list[Row], config: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
     """Merge `rows` into the file at `path` (or begin it), write it atomically, and return what it now holds."""
-    existing = read_results(path) if path.exists() else {"config": {}, "rows": []}
-    results = existing | {"config": config, "rows": merge_rows(existing["rows"], rows), "environment": environment}
-    write_json(path, results)
-    return results
+    existing = read_results(path) if path.exists() else {"rows": []}
+    return _write(path, existing, merge_rows(existing["rows"], rows), config, environment)
 
 
 def add_lists(path: Path, name: str, lists: dict[str, list[Row]], config: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
     """Put lists about the distilled data set `name` beside the rows, in the place of earlier ones about it; otherwise as `add_rows`."""
-    existing = read_results(path) if path.exists() else {"config": {}, "rows": []}
-    merged = {
-        key: [row for row in existing.get(key, []) if row["name"] != name] + [{"name": name, **row} for row in rows]
-        for key, rows in lists.items()
-    }
-    results = existing | merged | {"config": config, "environment": environment}
+    existing = read_results(path) if path.exists() else {"rows": []}
+    for key, rows in lists.items():
+        others = [row for row in existing.get(key, []) if row["name"] != name]
+        existing[key] = others + [{"name": name, **row} for row in rows]
+    return _write(path, existing, existing["rows"], config, environment)
+
+
+def _write(path: Path, existing: dict[str, Any], rows: list[Row], config: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
+    results = {"config": config, "rows": rows, "environment": environment}
+    results |= {key: value for key, value in existing.items() if key not in results}
     write_json(path, results)
     return results
 

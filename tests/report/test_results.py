@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ddllm.errors import UserError
-from ddllm.report.results import REQUIRED, add_rows, merge_rows, read_results, summarise
+from ddllm.report.results import REQUIRED, add_lists, add_rows, merge_rows, read_results, summarise
 
 
 def row(name: str, mean: float, **extra):
@@ -59,6 +59,16 @@ def test_file_has_the_promised_form(tmp_path: Path):
     assert [entry["percent_of_full"] for entry in results["rows"]] == [100.0, 50.0]
     assert all(set(REQUIRED) <= set(entry) for entry in results["rows"])
     assert results["rows"][0]["note"] == "all texts"
+
+
+def test_lists_stand_beside_the_rows_one_for_each_distilled_set(tmp_path: Path):
+    path = tmp_path / "results.json"
+    for name, change in (("mine", -1.0), ("theirs", -9.0), ("mine", -2.0)):
+        add_lists(path, name, {"robustness": [{"variation": "rates halved", "change": change}]}, {"seed": 0}, {})
+    results = add_rows(path, [row("full", 0.8)], {"seed": 0}, {})
+    assert results == read_results(path) and list(results) == ["config", "rows", "environment", "robustness"]
+    assert [(entry["name"], entry["change"]) for entry in results["robustness"]] == [("theirs", -9.0), ("mine", -2.0)]
+    assert len(results["rows"]) == 1
 
 
 def test_broken_file_is_named(tmp_path: Path):
