@@ -87,7 +87,6 @@ def pretrained_labels(learner: Learner, start: Start, embeddings_MNTD: Any, mask
     """
     length = np.shape(embeddings_MNTD)[2]
     count = {"none": 0, "cls": 1, "all": length}[rows]
-
     shape = np.shape(mask_MNT)[:2]
     mask_NT = np.reshape(mask_MNT, (-1, length))
 

@@ -90,6 +90,9 @@ def test_auxiliary_labels_come_back(folder, keys):
         with pytest.raises(UserError, match="do not fit"):
             load_distilled(path)
         save_distilled(path, fuller, recipe, ("bad", "good"))
+    rewrite(path, lambda arrays, card: card["recipe"].update(attention_weight="7"))
+    with pytest.raises(UserError, match="do not fit"):
+        load_distilled(path)
 
 
 def test_is_of_the_lowest_schema_that_can_say_it(folder):
