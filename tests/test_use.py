@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ def run(tiny_model, tiny_corpus, tmp_path_factory):
     config.distill.update(
         {"length": 6, "passes": 3, "initial": "real", "head": "zero", "initial_rate": 0.1, "outer_steps": 30, "batch_size": 8}
     )
+    config.distill.update({"attention_labels": "cls", "feature_labels": True, "feature_weight": 0.1, "direction_labels": True})
     config.evaluate.update({"heads": 1, "selections": (), "selection_draws": 1})
     config.runtime.update({"devices": 1, "compilation_cache": "", "tensorboard": False})
     opened = open_run(config, tmp_path_factory.mktemp("use") / "run")
@@ -48,3 +50,8 @@ def test_refuses_other_weights(run, tiny_model, tmp_path):
     (tmp_path / "other" / "config.json").write_text(json.dumps(content | {"note": 1}))
     with pytest.raises(UserError, match="other weights"):
         ddllm.train(run.workdir.distilled, model=str(tmp_path / "other"))
+    distilled, pretrained = ddllm.load_distilled(run.workdir.distilled), load_pretrained(str(tiny_model))
+    distilled.check_base(pretrained)
+    one_layer = distilled.data.replace(attention=distilled.data.attention[:, :, :1])
+    with pytest.raises(UserError, match="attention labels for 1 layers"):
+        replace(distilled, data=one_layer).check_base(pretrained)

@@ -221,6 +221,7 @@ def _check(folder: Path, data: DistilledData, recipe: Recipe, card: dict[str, An
         and (data.types is None or data.types.shape == shape[:3])
         and (None if data.order is None else data.order.shape) == ((data.rates.shape[0], shape[0]) if recipe.order == "learned" else None)
         and auxiliary_fits(data)
+        and all(isinstance(weight, int | float) for weight in recipe.auxiliary_weights.values())
     )
     if not fits:
         raise UserError(f"the arrays in {folder / ARRAYS} do not fit together or not with {RECIPE}; get the folder again.")

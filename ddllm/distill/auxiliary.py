@@ -101,7 +101,6 @@ def pretrained_labels(
     """
     length = np.shape(embeddings_MNTD)[2]
     count = {"none": 0, "cls": 1, "all": length}[rows]
-
     shape = np.shape(mask_MNT)[:2]
     mask_NT = np.reshape(mask_MNT, (-1, length))
     types_NT = None if types_MNT is None else np.reshape(types_MNT, (-1, length))

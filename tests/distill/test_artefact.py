@@ -92,6 +92,9 @@ def test_auxiliary_labels_come_back(folder, keys):
         with pytest.raises(UserError, match="do not fit"):
             load_distilled(path)
         save_distilled(path, fuller, recipe, ("bad", "good"))
+    rewrite(path, lambda arrays, card: card["recipe"].update(attention_weight="7"))
+    with pytest.raises(UserError, match="do not fit"):
+        load_distilled(path)
 
 
 def test_pairs_and_other_tasks_come_back(folder):
