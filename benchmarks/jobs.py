@@ -10,7 +10,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddllm.config import validate
+from ddllm.checks import validate
 from ddllm.errors import UserError
 from ddllm.main import parse
 from ddllm.members import Member

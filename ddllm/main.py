@@ -14,7 +14,8 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ddllm.config import SELECTIONS, default_config, flat_keys, suggest
+from ddllm.checks import SELECTIONS
+from ddllm.config import default_config, flat_keys, suggest
 from ddllm.data.files import SUFFIXES
 from ddllm.errors import UserError
 from ddllm.runtime.huge_pages import start_with_huge_pages

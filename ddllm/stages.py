@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddllm.config import resolve, validate
+from ddllm.checks import validate
+from ddllm.config import resolve
 from ddllm.data.batches import BatchStream
 from ddllm.distill.artefact import Distilled, describe_base, load_distilled, save_distilled
 from ddllm.distill.bodies import gather_bodies

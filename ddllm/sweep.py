@@ -12,7 +12,8 @@ import sys
 from itertools import product
 from pathlib import Path
 
-from ddllm.config import resolve, validate
+from ddllm.checks import validate
+from ddllm.config import resolve
 from ddllm.errors import UserError
 from ddllm.main import exit_status, parse
 from ddllm.members import Member, describe_values, run_members, run_one

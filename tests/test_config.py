@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from ddllm.config import CHOICES, NOT_NEGATIVE, POSITIVE, default_config, flat_keys, resolve, validate
+from ddllm.checks import CHOICES, NOT_NEGATIVE, POSITIVE, validate
+from ddllm.config import default_config, flat_keys, resolve
 from ddllm.errors import UserError
 from ddllm.recipes import apply_argument, parse_argument
 

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from ddllm.config import default_config, validate
+from ddllm.checks import validate
+from ddllm.config import default_config
 from ddllm.distill.dataset import actual_rates, raw_rate, raw_rates
 from ddllm.distill.inner_loop import train
 from ddllm.distill.perturb import drop_positions, perturb, scale_rates

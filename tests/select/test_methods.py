@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from ddllm.config import SELECTIONS as NAMES
+from ddllm.checks import SELECTIONS as NAMES
 from ddllm.errors import UserError
 from ddllm.select.methods import DETERMINISTIC, SELECTIONS, gradient_norm, herding, k_centers, k_means, squared_distances
 

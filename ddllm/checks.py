@@ -1,0 +1,213 @@
+"""Which values of the configuration can be meant: checked once, before anything runs, so that a mistake costs a second and not an hour."""
+
+from pathlib import PurePath
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddllm.config import suggest
+from ddllm.errors import UserError
+
+POSITIVE = (
+    "data.length",
+    "distill.examples_per_class",
+    "distill.batches",
+    "distill.passes",
+    "distill.length",
+    "distill.segments",
+    "distill.heads",
+    "distill.pool_steps",
+    "distill.outer_steps",
+    "distill.batch_size",
+    "distill.validate_every",
+    "distill.validation_heads",
+    "distill.checkpoint_every",
+    "distill.checkpoints_kept",
+    "distill.initial_rate",
+    "distill.rate_embeddings",
+    "distill.attention_weight",
+    "distill.feature_weight",
+    "finetune.epochs",
+    "finetune.batch_size",
+    "finetune.rate",
+    "finetune.validations",
+    "finetune.checkpoints",
+    "finetune.seeds",
+    "evaluate.heads",
+    "evaluate.selection_draws",
+    "evaluate.tuning_texts",
+    "evaluate.batch_size",
+    "evaluate.variation_draws",
+    "evaluate.submission_batch",
+    "model.head_deviation",
+    "runtime.join_timeout",
+    "runtime.silence_timeout",
+    "runtime.shard",
+)
+
+NOT_NEGATIVE = (
+    "seed",
+    "data.seed",
+    "data.limit_train",
+    "data.limit_validation",
+    "data.limit_test",
+    "data.validation_size",
+    "data.test_size",
+    "distill.rate_labels",
+    "distill.rate_rates",
+    "distill.rate_head",
+    "distill.rate_order",
+    "distill.rate_attention",
+    "distill.rate_features",
+    "distill.rate_directions",
+    "distill.truncate",
+    "distill.pool",
+    "distill.weight_decay",
+    "distill.warmup",
+    "distill.clip",
+    "distill.adaptive_clip",
+    "distill.average",
+    "distill.second_moment",
+    "distill.validation_texts",
+    "distill.probe_texts",
+    "finetune.weight_decay",
+    "finetune.warmup",
+    "finetune.clip",
+    "evaluate.head_texts",
+    "runtime.devices",
+    "runtime.processes",
+)
+
+ROBUST = ("rates", "positions", "order")
+CHOICES = {
+    "model.head": ("auto", "bert", "roberta", "distilbert", "mean"),
+    "model.products": ("float32", "bfloat16"),
+    "data.task": ("auto", "classification", "regression", "multilabel"),
+    "distill.labels": ("hard", "soft", "unrestricted"),
+    "distill.attention_labels": ("none", "cls", "all"),
+    "distill.attention_initial": ("model", "noise"),
+    "distill.initial_labels": ("class", "model"),
+    "distill.head": ("redrawn", "fixed", "zero", "learned"),
+    "distill.rates": ("step", "layer", "tensor"),
+    "distill.order": ("fixed", "shuffled", "learned"),
+    "distill.window": ("last", "random"),
+    "distill.gradient": ("direct", "checkpointed", "mixed"),
+    "distill.optimizer": ("adamw", "adam"),
+    "distill.decay": ("linear", "cosine", "constant"),
+    "evaluate.metric": ("auto", "accuracy", "f1_macro", "f1_micro", "pearson", "spearman"),
+    "runtime.distributed": ("auto", "off"),
+}
+
+
+SELECTIONS = ("random", "k_centers", "herding", "k_means", "gradient_norm")
+INITIAL = ("noise", "normal", "real", *SELECTIONS[1:])
+
+
+def validate(config: ConfigDict) -> None:
+    """Raise `UserError` for the first value that cannot be meant."""
+    for key in POSITIVE:
+        if not _get(config, key) > 0:
+            raise UserError(f"config.{key} is {_get(config, key)!r}, but must be greater than 0.")
+    for key in NOT_NEGATIVE:
+        if not _get(config, key) >= 0:
+            raise UserError(f"config.{key} is {_get(config, key)!r}, but must not be negative.")
+    for key, choices in CHOICES.items():
+        if _get(config, key) not in choices:
+            raise UserError(
+                f"config.{key} is {_get(config, key)!r}{suggest(str(_get(config, key)), choices)}; it must be one of {', '.join(choices)}."
+            )
+    distill = config.distill
+    if distill.examples_per_class % distill.batches:
+        raise UserError(
+            f"config.distill.batches is {distill.batches}, which does not divide config.distill.examples_per_class="
+            f"{distill.examples_per_class}; every inner batch needs the same number of examples of every class."
+        )
+    if distill.heads > 1 and distill.head != "redrawn":
+        raise UserError(
+            f"config.distill.heads is {distill.heads}, but config.distill.head={distill.head} is the same head every time; "
+            "set config.distill.heads to 1 or config.distill.head to redrawn."
+        )
+    if distill.head != "learned" and (distill.probe_texts or distill.initial_labels == "model"):
+        key = "probe_texts" if distill.probe_texts else "initial_labels"
+        raise UserError(f"config.distill.{key} is about a learned head, but config.distill.head is {distill.head!r}; make it learned.")
+    if distill.labels == "hard" and distill.initial_labels == "model":
+        raise UserError(
+            "config.distill.initial_labels is 'model', but config.distill.labels is 'hard'; hard labels are those of the class."
+        )
+    if not 0 <= distill.teacher_share <= 1:
+        raise UserError(f"config.distill.teacher_share is {distill.teacher_share!r}, but must lie between 0 and 1.")
+    if distill.initial not in INITIAL and not PurePath(distill.initial).suffix:
+        raise UserError(
+            f"config.distill.initial is {distill.initial!r}{suggest(distill.initial, INITIAL)}; it must be one of {', '.join(INITIAL)}, "
+            "or a file with text and label."
+        )
+    _validate_inner_loop(distill)
+    if 0 < distill.adaptive_clip <= 1:
+        raise UserError(
+            f"config.distill.adaptive_clip is {distill.adaptive_clip!r}, which would clip every usual gradient; make it greater than 1, or 0 for none."
+        )
+    if distill.average >= 1 or distill.second_moment >= 1 or distill.warmup > 1 or config.finetune.warmup > 1:
+        raise UserError("config.distill.average and config.distill.second_moment must be below 1, and both warmup values at most 1.")
+    _validate_selections(config.evaluate)
+
+
+def _validate_selections(evaluate: ConfigDict) -> None:
+    for name in evaluate.selections:
+        if name not in SELECTIONS:
+            raise UserError(
+                f"config.evaluate.selections has {name!r}{suggest(str(name), SELECTIONS)}; it may have {', '.join(SELECTIONS)}, "
+                "as in \"('random','k_centers')\"."
+            )
+    if not evaluate.selection_rates or min(evaluate.selection_rates) <= 0:
+        raise UserError("config.evaluate.selection_rates needs at least one rate, and rates must be greater than 0.")
+    if not evaluate.adam_rates or min(evaluate.adam_rates) <= 0:
+        raise UserError("config.evaluate.adam_rates needs at least one rate, and rates must be greater than 0.")
+    passes = evaluate.selection_passes
+    if not passes or not all(isinstance(count, int) and count > 0 for count in passes):
+        raise UserError("config.evaluate.selection_passes needs at least one number of passes, and they must be whole and greater than 0.")
+
+
+def _validate_inner_loop(distill: ConfigDict) -> None:
+    steps = distill.batches * distill.passes
+    reached, what = distill.truncate or steps, "steps of config.distill.truncate" if distill.truncate else "inner steps (batches x passes)"
+    if distill.truncate > steps:
+        raise UserError(f"config.distill.truncate is {distill.truncate}, but there are only {steps} inner steps (batches x passes).")
+    if reached % distill.segments:
+        raise UserError(f"config.distill.segments is {distill.segments}, which does not divide the {reached} {what}.")
+    if distill.window == "random" and not distill.truncate:
+        raise UserError("config.distill.window is 'random', but no window is set; say how many steps it has with config.distill.truncate.")
+    if distill.window == "last" and reached < steps:
+        if distill.order == "fixed" and reached < distill.batches:
+            raise UserError(
+                f"config.distill.truncate is {reached}, so that {distill.batches - reached} of the {distill.batches} inner batches would never "
+                "be learned; make it config.distill.batches or more, or use config.distill.window=random or another config.distill.order."
+            )
+        if distill.head == "learned":
+            raise UserError(
+                "config.distill.head is 'learned', but the last inner steps alone do not reach the head that training starts from; "
+                "set config.distill.truncate=0 or config.distill.window=random."
+            )
+    if distill.order != "fixed" and distill.batches == 1:
+        raise UserError(
+            f"config.distill.order is {distill.order!r}, but there is only one inner batch; set config.distill.batches to 2 or more."
+        )
+    for kind in distill.robust:
+        if kind not in ROBUST:
+            raise UserError(f"config.distill.robust has {kind!r}{suggest(str(kind), ROBUST)}; it may have {', '.join(ROBUST)}.")
+    if "order" in distill.robust and (distill.order != "fixed" or distill.batches == 1):
+        raise UserError(
+            "config.distill.robust has 'order', which needs config.distill.order=fixed and config.distill.batches of 2 or more; "
+            f"they are {distill.order} and {distill.batches}."
+        )
+    if not 0 < distill.initial_momentum < 1:
+        raise UserError(f"config.distill.initial_momentum is {distill.initial_momentum!r}, but must lie between 0 and 1.")
+    from ddllm.distill.optimizers import make_optimizer  # imports jax, which the command line does without
+
+    make_optimizer(distill.inner_optimizer, "config.distill.inner_optimizer")
+
+
+def _get(config: ConfigDict, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value
