@@ -11,10 +11,11 @@ from sklearn.metrics import f1_score
 import ddllm
 from ddllm.config import default_config
 from ddllm.errors import UserError
+from ddllm.report.analyses import markdown_analyses
 from ddllm.report.results import read_results
 from ddllm.report.table import markdown_table
 from ddllm.runtime.metrics import read_metrics
-from ddllm.stages import distill, evaluate, finetune, open_run
+from ddllm.stages import analyse, distill, evaluate, finetune, open_run, select
 
 # Words that the tiny model knows.
 GOOD, BAD = "good great fine lovely warm".split(), "bad dull awful flat cold".split()
@@ -90,7 +91,12 @@ def learn(run):
     distill(run)
     losses = [line["loss"] for line in read_metrics(run.workdir.metrics) if line["stage"] == "distill"]
     assert np.mean(losses[-20:]) < 0.9 * np.mean(losses[:5])
+    select(run)
     evaluate(run)
+    rows = {row["name"]: row for row in read_results(run.workdir.results)["rows"]}
+    for name in ("random", "k_centers", "herding"):
+        assert rows[name]["examples_per_class"] == rows["distilled"]["examples_per_class"], name
+        assert rows[name].get("metric") == rows["distilled"].get("metric")
     return next(row for row in read_results(run.workdir.results)["rows"] if row["name"] == "distilled")
 
 
@@ -131,6 +137,11 @@ def test_regression(make_run, tmp_path):
     predicted = trained.predict(texts)
     assert pearsonr(predicted, labels).statistic == pytest.approx(row["pearson_mean"], abs=1e-5) and row["pearson_mean"] > 0.8
     assert np.mean(predicted) == pytest.approx(np.mean(labels), abs=1), "predictions are not in the labels' units"
+    analyse(run)
+    results = read_results(run.workdir.results)
+    assert [entry["variation"] for entry in results["labels"]] == ["as the recipe says"]
+    assert results["storage"][0]["pearson_mean"] == pytest.approx(row["pearson_mean"]) and results["compute"][0]["metric"] == "pearson"
+    assert "| embeddings | bytes | Pearson’s r, % | change, points |" in markdown_analyses(results)
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     trained.save(tmp_path / "saved")
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
@@ -141,12 +152,12 @@ def test_regression(make_run, tmp_path):
 
 
 def test_sets_of_labels(make_run):
-    changes = POOLED | {"distill__initial_rate": 2.0, "distill__order": "shuffled", "distill__examples_per_class": 4}
+    changes = POOLED | {"distill__initial_rate": 0.5, "distill__order": "shuffled", "distill__examples_per_class": 8}
     run, rows = make_run(draw_set, **changes)
     row = learn(run)
     trained = ddllm.train(run.workdir.distilled)
-    assert trained.distilled.label_names == LABELS and trained.distilled.data.labels.shape == (2, 2, 3)
-    assert row["metric"] == "f1_micro" and row["examples_per_class"] == 4 and row["f1_micro_mean"] > 0.65
+    assert trained.distilled.label_names == LABELS and trained.distilled.data.labels.shape == (2, 4, 3)
+    assert row["metric"] == "f1_micro" and row["examples_per_class"] == 8 and row["f1_micro_mean"] > 0.65
     predicted = trained.predict([row["text"] for row in rows])
     told = np.array([[name in names for name in LABELS] for names in predicted])
     truth = np.array([[name in row["label"] for name in LABELS] for row in rows])
@@ -168,6 +179,16 @@ def test_sets_of_labels(make_run):
         (draw_pair, {"data__task": "regression"}, "row 1: the label '(praised|blamed)' is not a number, as regression needs"),
         (draw_set, {"data__label_names": ("good", "bad")}, r"the label 'film' is not among config.data.label_names: good, bad"),
         (draw_number, {"data__task": "multilabel"}, "row 1: the labels are no list but"),
+        (
+            draw_number,
+            {"distill__head": "learned", "distill__probe_texts": 50},
+            "asks for a logistic regression, which needs one class for each",
+        ),
+        (
+            draw_number,
+            {"evaluate__selections": ("random", "gradient_norm")},
+            "selections has gradient_norm, which needs .* task is regression",
+        ),
     ],
 )
 def test_what_cannot_be_meant(make_run, draw, changes, message):

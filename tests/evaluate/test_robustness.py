@@ -53,6 +53,18 @@ def test_the_parameters_go_as_far_as_before(data):
     np.testing.assert_array_equal(again.rates[6:], data.rates)
 
 
+def test_types_and_auxiliary_labels_go_with_their_examples(data):
+    place = np.arange(6.0).reshape(3, 2)
+    full = data.replace(types=np.tile(place[..., None], 4), features=np.tile(place[..., None], 5))
+    for changed, expected in (
+        (v.reorder(full, np.array([2, 0, 1])), place[[2, 0, 1]]),
+        (v.one_batch(full), place.reshape(1, 6)),
+        (v.single_examples(full), place.reshape(6, 1)),
+    ):
+        np.testing.assert_array_equal(changed.types[..., 3], expected)
+        np.testing.assert_array_equal(changed.features[..., 4], expected)
+
+
 def test_each_variation_changes_something_and_fits_its_recipe(data):
     made = {variation.name: variation for variation in v.vary(data, Recipe("soft", "learned_momentum", 2), 2, (1e-3, 1e-2))}
     assert len(made) == 14

@@ -108,7 +108,7 @@ def test_a_folder_is_scored_by_its_own_recipe(distilled_run, tmp_path):
 def test_the_command_line(tmp_path):
     config = f"--config={ROOT / 'configs' / 'quickstart.py'}"
     command = parse([config, "--distilled=a/b.jsonl.gz"])
-    assert command.name == "b" and command.stages == ["prepare", "finetune", "evaluate", "report"]
+    assert command.name == "b" and command.stages == ["prepare", "finetune", "select", "evaluate", "report"]
     assert parse([config, "--distilled=a/b", "--name=c"]).name == "c"
     assert name_of(tmp_path / "v1.5" / "distilled") == "v1.5"
     assert parse([config, "--config.evaluate.robustness=True"]).stages[-2:] == ["robustness", "report"]

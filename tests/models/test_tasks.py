@@ -1,11 +1,12 @@
 """Losses and figures of each task against PyTorch's, scikit-learn's and what can be said by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ddllm.errors import UserError
-from ddllm.models.tasks import TASKS, Classification, MultiLabel, Regression, compute_figure, make_task, read_task
+from ddllm.models.tasks import AS_THEY_STAND, TASKS, Classification, MultiLabel, Regression, compute_figure, make_task, read_task
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.standard_normal((6, 3)).astype(np.float32)
@@ -94,3 +95,17 @@ def test_tasks_come_back_from_their_cards():
     assert Classification().card() == {}
     with pytest.raises(UserError, match="'cooking'.* is not one of classification, regression, multilabel"):
         read_task({"task": {"name": "cooking"}})
+
+
+def test_targets_and_opinions_are_labels_of_their_losses():
+    logits = jnp.asarray(LOGITS)
+    for task, labels, width in ((Classification(), CLASSES, 3), (Regression(1.0, 2.0), LOGITS[:, 1], 1), (MultiLabel(), SETS, 3)):
+        outputs, labels = logits[:, :width], jnp.asarray(labels)
+        targets = task.targets(labels, width)
+        assert targets.shape == outputs.shape
+        np.testing.assert_allclose(task.inner_losses(outputs, targets, AS_THEY_STAND), task.outer_losses(outputs, labels), rtol=1e-5)
+        for kind in task.label_kinds[1:]:
+            own = task.opinion(outputs, kind)
+            slope = jax.grad(lambda outputs: task.inner_losses(outputs, own, kind).sum())  # noqa: B023  called before the next turn
+            np.testing.assert_allclose(slope(outputs), 0, atol=1e-6)
+            assert np.abs(slope(outputs + jnp.arange(1.0, 1 + width)[None])).max() > 1e-2
