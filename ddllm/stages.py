@@ -234,18 +234,9 @@ def load_scored(run: Run) -> tuple[Prepared, Distilled]:
 
     distilled = from_first(load)
     distilled.check_base(prepared.pretrained)
-    if distilled.label_names != prepared.tokens.label_names:
-        raise UserError(
-            f"{folder} has the classes {', '.join(distilled.label_names)}, but {prepared.tokens.name} has {', '.join(prepared.tokens.label_names)}; "
-            "give the data that it was distilled from, or the same names in the same order as config.data.label_names."
-        )
     learner = distilled.learner(prepared.pretrained)
-    there, asked = (learner.task.name, distilled.pairs), (prepared.learner.task.name, bool(run.config.data.pair_column))
-    if there != asked:
-        described = [f"{task} of {'pairs of texts' if pairs else 'single texts'}" for task, pairs in (there, asked)]
-        raise UserError(
-            f"{folder} is for {described[0]}, but {prepared.tokens.name} is read as {described[1]}; see config.data.task and config.data.pair_column."
-        )
+    tokens, asked = prepared.tokens, (prepared.learner.task.name, bool(run.config.data.pair_column))
+    distilled.check_data(str(folder), learner.task.name, tokens.name, tokens.label_names, *asked)
     return replace(prepared, learner=learner), distilled
 
 

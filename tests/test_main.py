@@ -297,12 +297,24 @@ def test_a_folder_of_another_run(arguments, tmp_path, capsys):
 def test_every_configuration_and_its_variants(name):
     path = ROOT / "configs" / f"{name}.py"
     config, names, workdir, *_ = parse([f"--config={path}"])
-    assert workdir == Path("runs") / name and names == ["prepare", "finetune", "distill", "evaluate", "report"]
+    assert workdir == Path("runs") / name and names == ["prepare", "finetune", "select", "distill", "evaluate", "report"]
     assert path.read_text().count(f"--config configs/{name}.py") == 1
     small, _, other, *_ = parse([f"--config={path}:model=org/some-model,examples=6,smoke"])
     assert small.model.name == "org/some-model" and small.distill.examples_per_class == 6 and small.distill.outer_steps == 4
     assert other.name == f"{name}-some-model-examples6-smoke"
     assert config.distill.outer_steps > 100
+
+
+def test_recipes_change_how_and_never_how_much():
+    path = ROOT / "configs" / "sst2.py"
+    configs = [
+        parse([f"--config={path}:model=embedded,examples=5{recipe}"]).config for recipe in ("", ",recipe=ddllm", ",recipe=maekawa2023")
+    ]
+    ours, named, peer = (config.distill.to_dict() for config in configs)
+    assert ours == named and ours["teacher"] == "full" and peer["teacher"] == ""
+    assert (peer["batches"], peer["attention_labels"], peer["head"]) == (5, "cls", "redrawn")
+    same = {key for key in ours if ours[key] == peer[key]}
+    assert {"examples_per_class", "length", "outer_steps", "batch_size"} <= same
 
 
 def test_importing_is_quick():

@@ -88,6 +88,19 @@ class Distilled:
                 f"{config.heads}; get the folder again."
             )
 
+    def check_data(self, folder: str, task: str, data: str, label_names: tuple[str, ...], asked: str, pairs: bool) -> None:
+        """Raise `UserError` unless this folder's data set, for a task, fits a corpus: its name, classes, task, and whether it has pairs of texts."""
+        if self.label_names != label_names:
+            raise UserError(
+                f"{folder} has the classes {', '.join(self.label_names)}, but {data} has {', '.join(label_names)}; "
+                "give the data that it was distilled from, or the same names in the same order as config.data.label_names."
+            )
+        if (task, self.pairs) != (asked, pairs):
+            here, there = (
+                f"{name} of {'pairs of texts' if of_pairs else 'single texts'}" for name, of_pairs in ((task, self.pairs), (asked, pairs))
+            )
+            raise UserError(f"{folder} is for {here}, but {data} is read as {there}; see config.data.task and config.data.pair_column.")
+
 
 def describe_base(pretrained: Pretrained, learner: Learner, text_length: int, pairs: bool = False) -> dict[str, Any]:
     """What a distilled data set belongs to: model, head and how real texts (or pairs of them) are prepared."""
