@@ -65,8 +65,8 @@ def evaluate_compute(prepared: Prepared, distilled: Distilled, full: Row, own: R
 
     Returns:
         Rows {"cost", "flops", "flops_by_xla", "seconds", and "accuracy_mean" or what stands in its place}, of `TRAINING`, `FINETUNING` and `DISTILLING`;
-        the last with "paid_after_flops" and "paid_after_seconds", trainings after which distilling and training on the result has cost less than
-        fine-tuning as often, None for never.
+        the last includes a teacher's fine-tuning, and has "paid_after_flops" and "paid_after_seconds": trainings after which distilling and training
+        on the result has cost less than fine-tuning as often, None for never.
     """
     learner, data, recipe = prepared.learner, jax.tree.map(jnp.asarray, distilled.data), distilled.recipe
     batches, examples, length = data.embeddings.shape[:3]
@@ -77,6 +77,10 @@ def evaluate_compute(prepared: Prepared, distilled: Distilled, full: Row, own: R
     distilling = distillation_flops(prepared, distilled, small, real) if "config" in distilled.card else None
     seconds = training_seconds(learner, recipe, prepared.start, data)
     took, cost = full.get("seconds"), distilled.card.get("distillation_seconds")
+    if distilled.card.get("config", {}).get("distill", {}).get("teacher"):
+        # A teacher has to be fine-tuned first; what it then says of real texts is in the outer loop's cost.
+        distilling = None if distilling is None else distilling + whole
+        cost = None if cost is None or took is None else cost + took
     return [
         {
             "cost": TRAINING,
@@ -107,7 +111,7 @@ def distillation_flops(prepared: Prepared, distilled: Distilled, small: float, r
     plan = resolve(default_config().distill) | distilled.card["config"]["distill"]
     reached = min(plan["truncate"] or steps, steps)
     unrolled = small * (reached * STEP[plan["gradient"]] / GRADIENT + steps - reached) / steps
-    outer = plan["heads"] * (unrolled + GRADIENT * plan["batch_size"] * real)
+    outer = plan["heads"] * (unrolled + GRADIENT * plan["batch_size"] * real) + bool(plan["teacher"]) * plan["batch_size"] * real
     heads = plan["validation_heads"] if not same_every_time(learner, distilled.recipe) else 1
     texts = min(plan["validation_texts"] or len(validation), len(validation))
     validations = heads * math.ceil(plan["outer_steps"] / plan["validate_every"])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddllm.evaluate.compute import count_by_xla, forward_flops, padded_flops, paid_after
+from ddllm.evaluate.compute import count_by_xla, evaluate_compute, forward_flops, padded_flops, paid_after
 from ddllm.evaluate.storage import FORMATS, rounded, stored_bytes
 from ddllm.models.heads import init_head
 from ddllm.report.analyses import print_analyses
@@ -70,6 +70,11 @@ def test_the_stage(distilled_run, capsys):
     assert finetuning["flops"] > 10 * training["flops"] and finetuning["accuracy_mean"] == 0.9
     assert distilling["flops"] > 3000 * training["flops"] and distilling["seconds"] == 30.0
     assert distilling["paid_after_seconds"] == math.ceil(30 / (20 - training["seconds"]))
+    # A teacher is not for nothing.
+    prepared, distilled = load_scored(distilled_run)
+    config = distilled.card["config"] | {"distill": distilled.card["config"]["distill"] | {"teacher": "full"}}
+    taught = evaluate_compute(prepared, replace(distilled, card=distilled.card | {"config": config}), full, {})[-1]
+    assert taught["flops"] > distilling["flops"] + finetuning["flops"] and taught["seconds"] == 50.0
     capsys.readouterr()
     print_analyses(results)
     shown = capsys.readouterr().out
