@@ -170,7 +170,8 @@ def markdown(cells: list[Cell], published: dict[str, Any]) -> str:
         "# Fine-tuned on everything, on as many real examples, and on the distilled data set",
         "",
         "Test accuracy in %, mean ± standard deviation over seeds (their number). Written by `python -m benchmarks.table`; settings, commands and single",
-        "figures are in TABLE.json. Distilled rows start from their recipe's own head; behind the stroke, in brackets, the same data from redrawn heads.",
+        "figures are in TABLE.json. Distilled rows start from their recipe's own head; behind the stroke, in brackets, the same data from redrawn heads,",
+        "perhaps on fewer test texts.",
     ]
     for dataset, model in sorted({(cell["dataset"], cell["model"]) for cell in cells}):
         here = [cell for cell in cells if (cell["dataset"], cell["model"]) == (dataset, model)]
@@ -199,9 +200,10 @@ def figure(cell: Cell) -> str:
     if not cell["runs"]:
         return "–"
     spread = "" if cell["accuracy_std"] is None else f" ± {100 * cell['accuracy_std']:.1f}"
-    share = "" if cell["percent_of_full"] is None or cell["name"] == "full" else f", {cell['percent_of_full']:.1f} % of full"
+    share = "" if cell.get("percent_of_full") is None or cell["name"] == "full" else f", {cell['percent_of_full']:.1f} % of full"
+    fewer = f", on {cell['test_texts']} test texts" if cell["test_texts"] < cell["texts"]["test"] else ""
     redrawn = f" / [{100 * cell['redrawn_mean']:.1f} ± {100 * cell['redrawn_std']:.1f}]" if "redrawn_mean" in cell else ""
-    return f"{100 * cell['accuracy_mean']:.1f}{spread} ({cell['runs']}){share}{redrawn}"
+    return f"{100 * cell['accuracy_mean']:.1f}{spread} ({cell['runs']}){share}{fewer}{redrawn}"
 
 
 def _command(job: Job) -> str:

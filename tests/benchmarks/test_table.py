@@ -78,13 +78,15 @@ def test_seeds_are_averaged_and_other_settings_begin_anew(jobs):
         finish(made["distilled", 1, seed], [own, redrawn])
         table.enter(cells, made["full", None, seed])
         table.enter(cells, made["distilled", 1, seed])
-    finish(made["select", 1, 0], [{"name": "random", "accuracy_mean": 0.5, "accuracies": [0.4, 0.6], "runs": 2, "texts": 30}])
+    finish(made["select", 1, 0], [{"name": "random", "accuracy_mean": 0.5, "accuracies": [0.4, 0.6], "runs": 2, "texts": 20}])
     table.enter(cells, made["select", 1, 0])
     distilled = cell_of(cells, "distilled", 1)
     assert distilled["accuracy_mean"] == pytest.approx(0.75) and distilled["accuracy_std"] == pytest.approx(statistics.stdev([0.7, 0.8]))
     assert (distilled["runs"], distilled["seeds"], distilled["redrawn_mean"]) == (2, [0, 1], pytest.approx(0.6))
     assert cell_of(cells, "random", 1)["values"] == {"0": 0.4, "1": 0.6} and cell_of(cells, "full", None)["runs"] == 2
     assert "distill.teacher" not in distilled["settings"] and distilled["settings"]["distill.direction_labels"] is True
+    table_text = table.markdown(cells, {"note": "", "figures": []})
+    assert "50.0 ± 14.1 (2), on 20 test texts |" in table_text and "75.0 ± 7.1 (2) / [60.0 ± 2.0]" in table_text
     # What a run does not depend on is no setting of its cells.
     assert cell_of(cells, "full", None)["settings"].keys() & {"finetune.rate", "distill.length"} == {"finetune.rate"}
     assert cell_of(cells, "random", 1)["settings"].keys() & {"finetune.rate", "distill.length"} == set()
