@@ -111,7 +111,9 @@ def enter(cells: list[Cell], job: Job) -> None:
             cell |= {"values": {}, "redrawn": {}, "settings": settings}
         if row["name"].endswith(REDRAWN):
             cell["redrawn"][first] = [row["accuracy_mean"], row["accuracy_std"], row["runs"], row["texts"]]
-        elif "accuracies" in row and len(job.seeds) > 1:
+            summarise(cell)
+            continue
+        if "accuracies" in row and len(job.seeds) > 1:
             cell["values"] = dict(zip(map(str, job.seeds), row["accuracies"], strict=True))
         else:
             cell["values"][first] = row["accuracy_mean"]
