@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddllm.data.batches import evaluation_batches, length_buckets
+from ddllm.data.batches import compute_rows, length_buckets
 from ddllm.data.splits import Split
 from ddllm.data.tokens import load_tokenizer, tokenize_texts
 from ddllm.distill.artefact import Distilled, load_distilled
@@ -62,15 +62,13 @@ class Trained:
             UserError: there are single texts instead of pairs, or the other way round.
         """
         length = self.distilled.card["preprocessing"]["text_length"]
-        # The row number takes the label's place, so that the texts' order can be restored.
         split = Split(*self._columns(texts))
         tokens, _ = tokenize_texts(self.tokenizer, split, length)
         words = jnp.asarray(self.pretrained.words)
-        logits = np.zeros((len(texts), self.learner.head.classes), np.float32)
-        for batch in evaluation_batches(tokens, batch_size, length_buckets(tokens.lengths, length)):
-            real = batch.weight > 0
-            logits[batch.labels[real]] = np.asarray(batch_logits(self.params, words, batch, self.learner))[real]
-        return logits
+        buckets = length_buckets(tokens.lengths, length)
+        return compute_rows(
+            tokens, batch_size, buckets, self.learner.head.classes, lambda batch: batch_logits(self.params, words, batch, self.learner)
+        )
 
     def _columns(self, texts: Texts) -> tuple[list[str], np.ndarray, list[str] | None]:
         numbers = np.arange(len(texts), dtype=np.int32)

@@ -4,7 +4,8 @@ Texts of like length go together and each batch is padded to one of a few length
 are compiled.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -134,6 +135,25 @@ def evaluation_batches(split: TokenSplit, batch_size: int, buckets: tuple[int, .
     buckets = _reach(buckets, split)
     for start in range(0, len(order), batch_size):
         yield _make_batch(split, order[start : start + batch_size], batch_size, buckets)
+
+
+def compute_rows(split: TokenSplit, batch_size: int, buckets: tuple[int, ...], width: int, compute: Callable[[Batch], Any]) -> np.ndarray:
+    """What `compute` gives for every text, float32 [n, width], in the order of the split.
+
+    Args:
+        split: tokenised texts; their labels are not looked at.
+        batch_size: texts per batch.
+        buckets: padded lengths, ascending.
+        width: numbers for each text.
+        compute: from a batch to an array [B, width].
+    """
+    rows = np.zeros((len(split), width), np.float32)
+    # The row number takes the label's place, so that the texts' order can be restored.
+    numbered = replace(split, labels=np.arange(len(split), dtype=np.int32))
+    for batch in evaluation_batches(numbered, batch_size, buckets):
+        real = batch.weight > 0
+        rows[batch.labels[real]] = np.asarray(compute(batch))[real]
+    return rows
 
 
 def _reach(buckets: tuple[int, ...], split: TokenSplit) -> tuple[int, ...]:

@@ -5,7 +5,6 @@ with the data it may as well begin there; and where each example's label begins 
 slope at first: no inner rate, however large, can hurt before something has been learned that it helps with.
 """
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddllm.data.batches import Batch, evaluation_batches
+from ddllm.data.batches import Batch, compute_rows
 from ddllm.models.encoder import Tree, encode
 from ddllm.models.heads import last_inputs, pool
 from ddllm.models.learner import Learner, Start
@@ -34,13 +33,9 @@ def probe_head(prepared: Prepared, head: Tree, texts: int) -> Tree:
 
     train, config = prepared.tokens.train, prepared.learner.head
     rows = np.random.default_rng([prepared.config.seed, 31]).permutation(len(train))[:texts]
-    picked = replace(train.take(rows), labels=np.arange(len(rows), dtype=np.int32))
-    inputs_nD = np.empty((len(rows), prepared.learner.encoder.hidden), np.float32)
-    for batch in evaluation_batches(picked, prepared.config.evaluate.batch_size, prepared.buckets):
-        real = batch.weight > 0
-        inputs_nD[batch.labels[real]] = np.asarray(_last_inputs(prepared.learner, prepared.start, head, batch))[real]
-    labels = train.labels[rows]
-    fitted = LogisticRegression(C=INVERSE_PENALTY, max_iter=2000).fit(inputs_nD, labels)
+    look, width = partial(_last_inputs, prepared.learner, prepared.start, head), prepared.learner.encoder.hidden
+    inputs_nD = compute_rows(train.take(rows), prepared.config.evaluate.batch_size, prepared.buckets, width, look)
+    fitted = LogisticRegression(C=INVERSE_PENALTY, max_iter=2000).fit(inputs_nD, train.labels[rows])
     weights_CD, biases_C = fitted.coef_, fitted.intercept_
     if len(fitted.classes_) == 2:  # one row, for the second class
         weights_CD, biases_C = np.concatenate([-weights_CD, weights_CD]) / 2, np.concatenate([-biases_C, biases_C]) / 2

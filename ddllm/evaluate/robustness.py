@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from ddllm.distill.artefact import Distilled
 from ddllm.distill.dataset import DistilledData
 from ddllm.distill.inner_loop import same_every_time
-from ddllm.evaluate.small import head_keys, train_small
+from ddllm.evaluate.small import head_keys, of_texts, train_small
 from ddllm.evaluate.transfer import carry_over
 from ddllm.evaluate.variations import Variation, vary
 from ddllm.models.learner import Learner
@@ -87,9 +87,7 @@ def score_variations(prepared: Prepared, variations: list[Variation], base: floa
             run = _runner(prepared, learner, variation)
             tried, data = choose(variation.candidates, lambda data: mean_figure(run(data, validation, keys), metric))  # noqa: B023  called before the next turn
             scores = run(data, test, keys)
-            note = "; ".join(filter(None, (variation.how, tried)))
-            if test.texts < len(prepared.tokens.test):
-                note += f"{', ' if note else ''}on a fixed random part of {test.texts} test texts"
+            note = "; ".join(filter(None, (variation.how, tried))) + of_texts(test.texts, len(prepared.tokens.test))
             mean = mean_figure(scores, metric)
             base = mean if base is None else base
             rows.append(
@@ -98,7 +96,7 @@ def score_variations(prepared: Prepared, variations: list[Variation], base: floa
                     **summarise(scores, metric),
                     "change": round(100 * (mean - base), 2),
                     "texts": test.texts,
-                    "note": note,
+                    "note": note.removeprefix(", "),
                     **variation.more,
                 }
             )

@@ -22,7 +22,7 @@ from ddllm.distill.dataset import DistilledData, Recipe, raw_rate
 from ddllm.distill.initialise import fit
 from ddllm.errors import UserError
 from ddllm.evaluate.robustness import choose
-from ddllm.evaluate.small import head_keys, score_heads, small_row, training_seconds
+from ddllm.evaluate.small import head_keys, of_texts, score_heads, small_row, training_seconds
 from ddllm.models.scoring import Scorer
 from ddllm.models.tasks import AS_THEY_STAND, Classification
 from ddllm.prepare import Prepared
@@ -136,8 +136,7 @@ def evaluate_submission(
     note = f"texts in {len(sets)} sets" if len(sets) > 1 else "texts"
     tried = tried or f"rate {chosen[0]:g} for {chosen[1]} passes"
     note += f", heads redrawn from N(0, {learner.head.deviation:g}²), SGD {tried}"
-    if test.texts < len(prepared.tokens.test):
-        note += f", on a fixed random part of {test.texts} test texts"
+    note += of_texts(test.texts, len(prepared.tokens.test))
     if known:
         note += f"; {known} of its texts occur in the test split"
     row = small_row(

@@ -5,7 +5,6 @@ training texts and keeps them beside the tokenised corpus, so that every selecti
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from ddllm.data.batches import Batch, evaluation_batches
+from ddllm.data.batches import Batch, compute_rows
 from ddllm.data.tokens import TokenSplit
 from ddllm.models.encoder import EncoderConfig, Tree, encode, mean_over_positions
 from ddllm.models.learner import Start
@@ -45,15 +44,14 @@ def compute_features(
     batch_size = -(-batch_size // shares) * shares
     each = NamedSharding(mesh, TEXTS)
     compute = jax.jit(partial(encode_mean, encoder), out_shardings=NamedSharding(mesh, ALL))
-    features_nD = np.empty((len(split), encoder.hidden), np.float32)
-    # The row number takes the label's place, so that the texts' order can be restored.
-    numbered = replace(split, labels=np.arange(len(split), dtype=np.int32))
     with Progress(-(-len(split) // batch_size), "features of the training texts") as progress:
-        for batch in evaluation_batches(numbered, batch_size, buckets):
-            real = batch.weight > 0
-            features_nD[batch.labels[real]] = np.asarray(compute(start.body, start.words, place(batch, each)))[real]
+
+        def features(batch: Batch) -> np.ndarray:
+            features_BD = np.asarray(compute(start.body, start.words, place(batch, each)))
             progress.update(progress.done + 1)
-    return features_nD
+            return features_BD
+
+        return compute_rows(split, batch_size, buckets, encoder.hidden, features)
 
 
 def keep_features(path: Path, shape: tuple[int, int], compute: Callable[[], np.ndarray]) -> np.ndarray:
