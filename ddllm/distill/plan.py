@@ -72,7 +72,9 @@ def first_data(prepared: Prepared) -> DistilledData:
     )
     if config.head == "learned":
         if config.probe_texts:
-            head = from_first(lambda: jax.tree.map(np.asarray, probe_head(prepared, head, config.probe_texts)))
+            # Every process computes it, since the parameters are common; see `first_auxiliary`.
+            probed = jax.tree.map(np.asarray, probe_head(prepared, head, config.probe_texts))
+            head = from_first(lambda: probed)
         data = data.replace(head=head)
         if config.initial_labels == "model":
             own = own_labels(prepared.learner, prepared.start, head, embeddings, mask, config.labels, types)
