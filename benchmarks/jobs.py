@@ -16,7 +16,8 @@ from ddllm.main import parse
 from ddllm.members import Member
 from ddllm.recipes import RECIPES
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
 EMBEDDED = "embedded"
 DATASETS = ("rotten_tomatoes", "sst2", "ag_news", "imdb")
 SELECTIONS = ("random", "k_centers", "herding")
@@ -36,7 +37,7 @@ class Job:
     Attributes:
         dataset: a file of configs/, without its ending.
         model: as in config.model.name.
-        kind: "full", "select", "distilled" or the name of another recipe.
+        kind: "full", "select", "distilled", the name of another recipe, or a change of ours.
         per_class: examples per class; None for full data.
         seeds: the seeds that it fills cells for; one, save for "select".
         member: the run.
@@ -48,6 +49,12 @@ class Job:
     per_class: int | None
     seeds: tuple[int, ...]
     member: Member
+
+    @property
+    def command(self) -> str:
+        """What a person would type, without the folders of one machine."""
+        kept = [part for part in self.member.line if not part.startswith(("--workdir", "--config.data.source", "--config.distill.teacher"))]
+        return " ".join(["python -m ddllm.main", *kept]).replace(f"{ROOT}/", "")
 
 
 def plan_jobs(
@@ -69,10 +76,10 @@ def plan_jobs(
     for seed in seeds:
         for dataset in datasets:
             for model in models:
-                base = Base(dataset, model, local, work / f"{dataset}-{Path(model).name}")
+                base = Base.below(work, dataset, model, local)
                 wanted = [name for name in (DISTILLED, *RECIPES) if name in names]
                 if "full" in names or DISTILLED in wanted:
-                    jobs.append(base.job("full", None, (seed,), ["--mode=prepare,finetune"]))
+                    jobs.append(base.full(seed))
                 for count in per_class:
                     jobs += [base.distilling(name, count, seed) for name in wanted]
                     if seed == seeds[0]:
@@ -91,13 +98,22 @@ class Base:
     local: Path | None
     folder: Path
 
-    def distilling(self, name: str, count: int, seed: int) -> Job:
-        """A distillation by a recipe, and its evaluation."""
+    @classmethod
+    def below(cls, work: Path, dataset: str, model: str, local: Path | None) -> "Base":
+        """With runs in a folder of its own below another."""
+        return cls(dataset, model, local, work / f"{dataset}-{Path(model).name}")
+
+    def full(self, seed: int) -> Job:
+        """Fine-tuning on all texts."""
+        return self.job("full", None, (seed,), ["--mode=prepare,finetune"])
+
+    def distilling(self, name: str, count: int, seed: int, changes: tuple[str, ...] = (), kind: str = "") -> Job:
+        """A distillation by a recipe, and its evaluation; or by a changed one, as another kind of run."""
         recipe = "ddllm" if name == DISTILLED else name
         line = ["--mode=distill,evaluate"]
         if recipe == "ddllm":
             line.append(f"--config.distill.teacher={self.folder / f'full-seed{seed}'}")
-        return self.job(name, count, (seed,), line, f"recipe={recipe},examples={count}")
+        return self.job(kind or name, count, (seed,), [*line, *changes], f"recipe={recipe},examples={count}")
 
     def selecting(self, chosen: tuple[str, ...], count: int, seeds: tuple[int, ...]) -> Job:
         """Selections of real examples, all seeds in one run, since they are tuned together."""

@@ -11,21 +11,18 @@ redrawn where that is measured too. Runs that are not below --work any more keep
 import argparse
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from flax.traverse_util import flatten_dict
 
-from benchmarks.jobs import DATASETS, NAMES, Job, plan_jobs
-from ddllm.config import default_config, resolve, suggest
-from ddllm.errors import UserError
+from benchmarks.jobs import NAMES, ROOT, Job, plan_jobs
+from benchmarks.options import listed, make_parser, numbers, read_options, work_through
+from ddllm.config import default_config, resolve
 from ddllm.main import exit_status
-from ddllm.members import FAILED, FINISHED, run_members
 from ddllm.report.results import read_results
 from ddllm.runtime.storage import read_json, write_atomically, write_json
 
-ROOT = Path(__file__).resolve().parents[1]
 JSON, MARKDOWN, PUBLISHED = ROOT / "results" / "TABLE.json", ROOT / "results" / "TABLE.md", ROOT / "benchmarks" / "published.json"
 Cell = dict[str, Any]
 APART = ("name", "seed", "runtime", "data.source", "distill.teacher", "distill.checkpoint_every", "distill.checkpoints_kept")
@@ -42,20 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
     def work() -> int:
         options, jobs = plan(arguments)
         cells = read_cells(JSON)
-        until = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
-        for job in jobs:
-            if not options.only_table and time.monotonic() < until:
-                run_members([job.member], processes=1, retry=False)
-            if job.member.record()["status"] == FINISHED:
-                enter(cells, job)
-                write(cells)
+
+        def finished(job: Job) -> None:
+            enter(cells, job)
+            write(cells)
+
         write(cells)
-        failed = [job.member for job in jobs if job.member.record()["status"] == FAILED]
-        left = sum(job.member.record()["status"] not in (FINISHED, FAILED) for job in jobs)
-        for member in failed:
-            print(f"{member.title}: {member.record()['error']}", file=sys.stderr)
-        print(f"{MARKDOWN}: {len(cells)} cells; {left} runs left, {len(failed)} failed", file=sys.stderr)
-        return int(bool(failed))
+        return work_through(options, jobs, finished, MARKDOWN)
 
     return exit_status(work, "the same command does what is left")
 
@@ -66,28 +56,12 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     Raises:
         UserError: something on the command line is wrong.
     """
-    parser = argparse.ArgumentParser("python -m benchmarks.table", exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--datasets", default=",".join(DATASETS), help=f"of {', '.join(DATASETS)}")
-    parser.add_argument("--models", default="embedded", help="hub names, folders or 'embedded'")
+    parser = make_parser("benchmarks.table", "runs/table")
     parser.add_argument("--names", default=",".join(NAMES), help=f"rows, of {', '.join(NAMES)}")
     parser.add_argument("--per-class", default="1,5,10", help="examples per class")
-    parser.add_argument("--seeds", default="0,1,2", help="seeds of the runs")
-    parser.add_argument("--data", default="", metavar="FOLDER", help="has a folder of files for each data set, used instead of the hub")
-    parser.add_argument("--work", default="runs/table", metavar="DIR", help="where the runs' folders go")
-    parser.add_argument("--minutes", type=float, default=0.0, help="start nothing new after so long; 0: go on to the end")
-    parser.add_argument("--only-table", action="store_true", help="write the table of what is there, run nothing")
-    try:
-        options, rest = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error}; correct it on the command line.") from None
-    if rest:
-        raise UserError(f"{rest[0]!r} is not understood; see --help.")
-    datasets, names = _listed(options.datasets, "--datasets", DATASETS), _listed(options.names, "--names", NAMES)
-    per_class, seeds = _numbers(options.per_class, "--per-class", 1), _numbers(options.seeds, "--seeds", 0)
-    local = Path(options.data) if options.data else None
-    if local is not None and not local.is_dir():
-        raise UserError(f"--data {local} is not a folder; give one that has a folder for each data set, or leave it out.")
-    jobs = plan_jobs(datasets, options.models.split(","), names, per_class, seeds, local, Path(options.work))
+    options = read_options(parser, arguments)
+    names, per_class = listed(options.names, "--names", NAMES), numbers(options.per_class, "--per-class", 1)
+    jobs = plan_jobs(options.datasets, options.models, names, per_class, options.seeds, options.data, options.work)
     return options, jobs
 
 
@@ -120,7 +94,7 @@ def enter(cells: list[Cell], job: Job) -> None:
         texts = results["environment"]["texts"]["rows"]
         cell |= {"texts": texts, "test_texts": row.get("texts", texts["test"]), "note": row.get("note", "")}
         cell |= {part: row[part] for part in ("inner_steps", "floats", "distillation_seconds", "seconds") if part in row}
-        cell |= {"cpu": results["environment"]["cpu"], "command": _command(job)}
+        cell |= {"cpu": results["environment"]["cpu"], "command": job.command}
         summarise(cell)
 
 
@@ -206,29 +180,6 @@ def figure(cell: Cell) -> str:
     fewer = f", on {cell['test_texts']} test texts" if cell["test_texts"] < cell["texts"]["test"] else ""
     redrawn = f" / [{100 * cell['redrawn_mean']:.1f} ± {100 * cell['redrawn_std']:.1f}]" if "redrawn_mean" in cell else ""
     return f"{100 * cell['accuracy_mean']:.1f}{spread} ({cell['runs']}){share}{fewer}{redrawn}"
-
-
-def _command(job: Job) -> str:
-    kept = [part for part in job.member.line if not part.startswith(("--workdir", "--config.data.source", "--config.distill.teacher"))]
-    return " ".join(["python -m ddllm.main", *kept]).replace(f"{ROOT}/", "")
-
-
-def _listed(text: str, option: str, known: tuple[str, ...]) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in known:
-            raise UserError(f"{option} has no {name!r}{suggest(name, known)}; it may have {', '.join(known)}.")
-    return names
-
-
-def _numbers(text: str, option: str, least: int) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < least:
-        raise UserError(f"{option} is {text!r}, but must be whole numbers from {least} on, such as 1,5,10.")
-    return numbers
 
 
 if __name__ == "__main__":

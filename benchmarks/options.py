@@ -1,0 +1,83 @@
+"""What the commands here read from the command line alike, and how they work through their runs."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.jobs import DATASETS, Job
+from ddllm.config import suggest
+from ddllm.errors import UserError
+from ddllm.members import FAILED, FINISHED, run_members
+
+
+def make_parser(command: str, work: str) -> argparse.ArgumentParser:
+    """The options that every table has; `work` is where its runs go by default."""
+    parser = argparse.ArgumentParser(f"python -m {command}", exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--datasets", default=",".join(DATASETS), help=f"of {', '.join(DATASETS)}")
+    parser.add_argument("--models", default="embedded", help="hub names, folders or 'embedded'")
+    parser.add_argument("--seeds", default="0,1,2", help="seeds of the runs")
+    parser.add_argument("--data", default="", metavar="FOLDER", help="has a folder of files for each data set, used instead of the hub")
+    parser.add_argument("--work", default=work, metavar="DIR", help="where the runs' folders go")
+    parser.add_argument("--minutes", type=float, default=0.0, help="start nothing new after so long; 0: go on to the end")
+    parser.add_argument("--only-table", action="store_true", help="write the table of what is there, run nothing")
+    return parser
+
+
+def read_options(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """Options, those of `make_parser` in the form that runs are planned from.
+
+    Raises:
+        UserError: something on the command line is wrong.
+    """
+    try:
+        options, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; correct it on the command line.") from None
+    if rest:
+        raise UserError(f"{rest[0]!r} is not understood; see --help.")
+    options.datasets = listed(options.datasets, "--datasets", DATASETS)
+    options.models = options.models.split(",")
+    options.seeds = numbers(options.seeds, "--seeds", 0)
+    options.data = Path(options.data) if options.data else None
+    if options.data is not None and not options.data.is_dir():
+        raise UserError(f"--data {options.data} is not a folder; give one that has a folder for each data set, or leave it out.")
+    options.work = Path(options.work)
+    return options
+
+
+def listed(text: str, option: str, known: tuple[str, ...]) -> list[str]:
+    """The names in a list with commas, all of them known."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise UserError(f"{option} has no {name!r}{suggest(name, known)}; it may have {', '.join(known)}.")
+    return names
+
+
+def numbers(text: str, option: str, least: int) -> list[int]:
+    """The whole numbers in a list with commas."""
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or min(values) < least:
+        raise UserError(f"{option} is {text!r}, but must be whole numbers from {least} on, such as 1,5,10.")
+    return values
+
+
+def work_through(options: argparse.Namespace, jobs: list[Job], finished: Callable[[Job], None], table: Path) -> int:
+    """Run what is left, hand over each run that has ended, and say what has not; the exit status, 1 where a run has failed."""
+    until = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
+    for job in jobs:
+        if not options.only_table and time.monotonic() < until:
+            run_members([job.member], processes=1, retry=False)
+        if job.member.record()["status"] == FINISHED:
+            finished(job)
+    failed = [job.member for job in jobs if job.member.record()["status"] == FAILED]
+    left = sum(job.member.record()["status"] not in (FINISHED, FAILED) for job in jobs)
+    for member in failed:
+        print(f"{member.title}: {member.record()['error']}", file=sys.stderr)
+    print(f"{table}: {left} runs left, {len(failed)} failed", file=sys.stderr)
+    return int(bool(failed))
