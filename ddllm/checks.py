@@ -64,6 +64,7 @@ NOT_NEGATIVE = (
     "distill.pool",
     "distill.weight_decay",
     "distill.warmup",
+    "distill.curriculum",
     "distill.clip",
     "distill.adaptive_clip",
     "distill.average",
@@ -146,8 +147,10 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"config.distill.adaptive_clip is {distill.adaptive_clip!r}, which would clip every usual gradient; make it greater than 1, or 0 for none."
         )
-    if distill.average >= 1 or distill.second_moment >= 1 or distill.warmup > 1 or config.finetune.warmup > 1:
-        raise UserError("config.distill.average and config.distill.second_moment must be below 1, and both warmup values at most 1.")
+    if distill.average >= 1 or distill.second_moment >= 1 or distill.warmup > 1 or config.finetune.warmup > 1 or distill.curriculum > 1:
+        raise UserError(
+            "config.distill.average and config.distill.second_moment must be below 1, and both warmup values and config.distill.curriculum at most 1."
+        )
     _validate_selections(config.evaluate)
 
 

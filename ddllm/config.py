@@ -77,6 +77,7 @@ def default_config() -> ConfigDict:
     distill.segments = 1  # nested rematerialisation: inner steps (of the window, where truncated) are grouped into so many segments
     distill.truncate = 0  # inner steps that the gradient reaches: a window of so many; 0: all
     distill.window = "last"  # last (inner steps) | random (the training ends after a random number of steps; the last ones of those)
+    distill.curriculum = 0.0  # share of the outer steps in which the inner steps join one by one; 0: all are there from the first
     distill.outer_steps = 3000
     distill.batch_size = 32  # real texts per outer step
     distill.teacher = ""  # what they teach. empty: labels; full: the fully fine-tuned model's probabilities; or a run's folder, that run's

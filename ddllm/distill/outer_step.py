@@ -21,6 +21,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from ddllm.data.batches import Batch
+from ddllm.distill.curriculum import shorten
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.gradients import Method
 from ddllm.distill.inner_loop import train
@@ -80,6 +81,7 @@ class OuterStep:
         heads: redrawn heads H whose mean loss is learned from in every outer step.
         others: pretrained parameters of the same shapes, in host memory, one of which may take the place of `start` (see bodies.py).
         robust: perturbations of the training that the gradient goes through (see perturb.py); `train` is never perturbed.
+        curriculum: the outer step from which on all inner steps are run (see curriculum.py); 0: from the first. `train` always runs all.
 
     Attributes:
         begin, measure, pull: the compiled programs of the gradient, as the module's docstring says.
@@ -100,6 +102,7 @@ class OuterStep:
         heads: int = 1,
         others: tuple[Start, ...] = (),
         robust: tuple[str, ...] = (),
+        curriculum: int = 0,
     ) -> None:
         mesh = with_all_axes(mesh)
         everywhere = NamedSharding(mesh, ALL)
@@ -153,6 +156,7 @@ class OuterStep:
         self.pull = program(pull, (HEAD, HEAD_BATCH), ALL)
         self._train = program(as_learned, ALL, ALL)
         self._move = jax.jit(move)
+        self._reached = jax.jit(lambda learned, step: shorten(learned, step, curriculum)) if curriculum else lambda learned, _: learned
         self._add = jax.jit(lambda one, other: jax.tree.map(jnp.add, one, other))
         self._divide = jax.jit(lambda sums: jax.tree.map(lambda x: x / (heads // mesh.shape["head"]), sums))
 
@@ -167,7 +171,7 @@ class OuterStep:
         Returns:
             The state after it, and {"loss", the task's "accuracy" or other agreement on the real batch, "gradient_norm"} still on the device.
         """
-        loss, agreement, gradient = self.gradient(state.learned, batch, key)
+        loss, agreement, gradient = self.gradient(self._reached(state.learned, state.step), batch, key)
         state, norm = self._move(state, gradient)
         return state, {"loss": loss, self.learner.task.progress: agreement, "gradient_norm": norm}
 

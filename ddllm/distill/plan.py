@@ -131,7 +131,8 @@ def make_outer_step(
     recipe, optimizer, method = recipe_of(config), outer_optimizer(config), METHODS[gradient]()
     mesh = mesh or prepared.mesh
     fixed = (prepared.learner, recipe, prepared.start, data, method, optimizer, mesh)
-    return OuterStep(*fixed, segments, config.average, truncation_of(config), config.heads, others, tuple(config.robust))
+    curriculum = int(config.curriculum * config.outer_steps)
+    return OuterStep(*fixed, segments, config.average, truncation_of(config), config.heads, others, tuple(config.robust), curriculum)
 
 
 def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData) -> None:
