@@ -10,14 +10,15 @@ that on test texts stands beside it.
 
 import statistics
 import sys
-from typing import Any
+from dataclasses import replace
 
+from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
 from benchmarks.jobs import DISTILLED, ROOT, Base, Job
 from benchmarks.options import listed, make_parser, numbers, read_options, work_through
 from ddllm.distill.artefact import RECIPE as CARD
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
-from ddllm.runtime.storage import read_json, write_atomically, write_json
+from ddllm.runtime.storage import read_json
 
 JSON, MARKDOWN = ROOT / "results" / "ABLATIONS.json", ROOT / "results" / "ABLATIONS.md"
 AS_IT_IS = "recipe"
@@ -30,7 +31,7 @@ CHANGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "no_directions_3": ("no direction labels, three passes", ("direction_labels=False", "passes=3")),
     "attention": (
         "labels for the attention of the first position instead of direction labels",
-        ("direction_labels=False", *("attention_labels=cls", "attention_weight=10")),
+        ("direction_labels=False", "attention_labels=cls", "attention_weight=10"),
     ),
     "soft_labels": ("soft labels", ("labels=soft",)),
     "hard_labels": ("hard labels", ("labels=hard",)),
@@ -47,8 +48,6 @@ CHANGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "passes_4": ("four passes", ("passes=4",)),
     "robust": ("perturbed rates and positions", ("robust=('rates','positions')",)),
 }
-PREFIX = "ablation-"
-Row = dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,10 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
                     base = Base.below(options.work, dataset, model, options.data)
                     jobs.append(base.full(seed))
                     jobs += [changed(base, change, count, seed, outer_steps) for count in per_class for change in changes]
-        rows: list[Row] = read_json(JSON)["rows"] if JSON.exists() else []
+        rows = read_entries(JSON, "rows")
 
         def finished(job: Job) -> None:
-            if job.kind.startswith(PREFIX):
+            if job.change:
                 enter(rows, job)
                 write(rows)
 
@@ -86,38 +85,32 @@ def main(arguments: list[str] | None = None) -> int:
 def changed(base: Base, change: str, count: int, seed: int, outer_steps: int) -> Job:
     """A distillation by our recipe with one thing changed."""
     keys = [f"outer_steps={outer_steps}", *CHANGES[change][1]]
-    return base.distilling(DISTILLED, count, seed, tuple(f"--config.distill.{key}" for key in keys), f"{PREFIX}{change}-{outer_steps}")
+    line = tuple(f"--config.distill.{key}" for key in keys)
+    return replace(base.distilling(DISTILLED, count, seed, line, f"ablation-{change}-{outer_steps}"), change=change)
 
 
-def enter(rows: list[Row], job: Job) -> None:
-    """Put a finished run's figures into the rows."""
+def enter(rows: list[Entry], job: Job) -> None:
+    """Put a finished run's figures into the rows, in the place of those that another recipe gave."""
     results, config = read_results(job.member.folder / "results.json"), job.member.config
     own = next(row for row in results["rows"] if row["name"] == DISTILLED)
     card = read_json(job.member.folder / "distilled" / CARD)
-    change = job.kind.removeprefix(PREFIX).rpartition("-")[0]
     amounts = {"outer_steps": config.distill.outer_steps, "batch_size": config.distill.batch_size}
-    key = {"dataset": job.dataset, "model": job.model, "change": change, "examples_per_class": job.per_class, **amounts}
-    row = next((row for row in rows if all(row[part] == value for part, value in key.items())), None)
-    if row is None:
-        row = key | {"validation": {}, "test": {}}
-        rows.append(row)
+    key = {"dataset": job.dataset, "model": job.model, "change": job.change, "examples_per_class": job.per_class, **amounts}
+    row = find_entry(rows, key, settings_of(results["config"], DISTILLED), ("validation", "test"))
     seed = str(job.seeds[0])
     row["validation"][seed], row["test"][seed] = card["validation_accuracy"], own["accuracy_mean"]
     row |= {part: own[part] for part in ("inner_steps", "floats", "distillation_seconds", "texts")}
     row |= {"best_step": card["outer_step"], "cpu": results["environment"]["cpu"], "command": job.command}
 
 
-def write(rows: list[Row]) -> None:
+def write(rows: list[Entry]) -> None:
     """Write both files, in a fixed order."""
     order = {change: place for place, change in enumerate(CHANGES)}
     rows.sort(key=lambda row: (*(row[part] for part in SETTING), order[row["change"]]))
-    JSON.parent.mkdir(exist_ok=True)
-    write_json(JSON, {"rows": rows})
-    with write_atomically(MARKDOWN) as temporary:
-        temporary.write_text(markdown(rows), encoding="utf-8")
+    write_entries(JSON, "rows", rows, MARKDOWN, markdown(rows))
 
 
-def markdown(rows: list[Row]) -> str:
+def markdown(rows: list[Entry]) -> str:
     """A table for each data set, model and amount of work, with the difference to the recipe as it is."""
     lines = [
         "# The recipe with one thing changed",

@@ -37,10 +37,11 @@ class Job:
     Attributes:
         dataset: a file of configs/, without its ending.
         model: as in config.model.name.
-        kind: "full", "select", "distilled", the name of another recipe, or a change of ours.
+        kind: "full", "select", "distilled" or the name of another recipe; of an ablation, its folder's name.
         per_class: examples per class; None for full data.
         seeds: the seeds that it fills cells for; one, save for "select".
         member: the run.
+        change: of an ablation, what it changes in our recipe.
     """
 
     dataset: str
@@ -49,6 +50,7 @@ class Job:
     per_class: int | None
     seeds: tuple[int, ...]
     member: Member
+    change: str = ""
 
     @property
     def command(self) -> str:

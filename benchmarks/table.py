@@ -3,7 +3,7 @@
     python -m benchmarks.table [--datasets rotten_tomatoes,sst2] [--models embedded] [--names full,random,distilled] [--per-class 1,5,10]
                                [--seeds 0,1,2] [--data FOLDER] [--work runs/table] [--minutes N] [--only-table]
 
-Cell by cell: every run is a command of its own in a folder below --work, resumes there, and enters the table as soon as it has ended. The same
+Entry by cell: every run is a command of its own in a folder below --work, resumes there, and enters the table as soon as it has ended. The same
 command does what is left; --minutes starts nothing new after so long. A cell holds the accuracy of each seed, and with the recipe's head
 redrawn where that is measured too. Runs that are not below --work any more keep the figures that the table has of them, unless their settings differ.
 """
@@ -11,24 +11,16 @@ redrawn where that is measured too. Runs that are not below --work any more keep
 import argparse
 import statistics
 import sys
-from pathlib import Path
 from typing import Any
 
-from flax.traverse_util import flatten_dict
-
+from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
 from benchmarks.jobs import NAMES, ROOT, Job, plan_jobs
 from benchmarks.options import listed, make_parser, numbers, read_options, work_through
-from ddllm.config import default_config, resolve
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
-from ddllm.runtime.storage import read_json, write_atomically, write_json
+from ddllm.runtime.storage import read_json
 
 JSON, MARKDOWN, PUBLISHED = ROOT / "results" / "TABLE.json", ROOT / "results" / "TABLE.md", ROOT / "benchmarks" / "published.json"
-Cell = dict[str, Any]
-APART = ("name", "seed", "runtime", "data.source", "distill.teacher", "distill.checkpoint_every", "distill.checkpoints_kept")
-# Sections that a kind of run does not depend on, and what selections take of one of them.
-WITHOUT_EFFECT = {"full": ("distill", "evaluate"), "select": ("distill", "finetune")}
-SIZES = ("distill.examples_per_class", "distill.batches")
 REDRAWN = "redrawn heads"
 
 
@@ -38,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> int:
         options, jobs = plan(arguments)
-        cells = read_cells(JSON)
+        cells = read_entries(JSON, "cells")
 
         def finished(job: Job) -> None:
             enter(cells, job)
@@ -65,7 +57,7 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     return options, jobs
 
 
-def enter(cells: list[Cell], job: Job) -> None:
+def enter(cells: list[Entry], job: Job) -> None:
     """Put a finished run's figures into the cells, in the place of those that other settings gave."""
     results = read_results(job.member.folder / "results.json")
     settings = settings_of(results["config"], job.kind)
@@ -77,12 +69,7 @@ def enter(cells: list[Cell], job: Job) -> None:
         if (job.kind == "full") != (name == "full"):
             continue
         key = {"dataset": job.dataset, "model": job.model, "name": name, "examples_per_class": job.per_class}
-        cell = next((cell for cell in cells if all(cell[part] == value for part, value in key.items())), None)
-        if cell is None:
-            cell = key | {"values": {}, "redrawn": {}}
-            cells.append(cell)
-        if cell.get("settings") != settings:
-            cell |= {"values": {}, "redrawn": {}, "settings": settings}
+        cell = find_entry(cells, key, settings, ("values", "redrawn"))
         if row["name"].endswith(REDRAWN):
             cell["redrawn"][first] = [row["accuracy_mean"], row["accuracy_std"], row["runs"], row["texts"]]
             summarise(cell)
@@ -98,18 +85,7 @@ def enter(cells: list[Cell], job: Job) -> None:
         summarise(cell)
 
 
-def settings_of(config: dict[str, Any], kind: str) -> dict[str, Any]:
-    """What a run's configuration changes in the defaults, but for what differs between the runs of a cell or has no effect on them."""
-    there, defaults = (flatten_dict(tree, sep=".") for tree in (config, resolve(default_config())))
-    apart = APART + WITHOUT_EFFECT.get(kind, ("finetune",))
-
-    def counts(key: str) -> bool:
-        return key in SIZES and kind == "select" or not any(key == part or key.startswith(f"{part}.") for part in apart)
-
-    return {key: value for key, value in sorted(there.items()) if value != defaults.get(key) and counts(key)}
-
-
-def summarise(cell: Cell) -> None:
+def summarise(cell: Entry) -> None:
     """Mean and standard deviation over seeds."""
     values = list(cell["values"].values())
     cell["seeds"] = [int(seed) for seed in cell["values"]]
@@ -122,25 +98,17 @@ def summarise(cell: Cell) -> None:
         cell["redrawn_std"] = statistics.fmean(deviation for _, deviation, *_ in cell["redrawn"].values())
 
 
-def read_cells(path: Path) -> list[Cell]:
-    """The cells so far."""
-    return read_json(path)["cells"] if path.exists() else []
-
-
-def write(cells: list[Cell]) -> None:
+def write(cells: list[Entry]) -> None:
     """Write both files, in a fixed order, with each cell's share of full data."""
     order = {name: place for place, name in enumerate(NAMES)}
     cells.sort(key=lambda cell: (cell["dataset"], cell["model"], cell["examples_per_class"] or 0, order[cell["name"]]))
     for cell in cells:
         full = next((c for c in cells if c["name"] == "full" and (c["dataset"], c["model"]) == (cell["dataset"], cell["model"])), None)
         cell["percent_of_full"] = round(100 * cell["accuracy_mean"] / full["accuracy_mean"], 1) if full and cell["runs"] else None
-    JSON.parent.mkdir(exist_ok=True)
-    write_json(JSON, {"cells": cells})
-    with write_atomically(MARKDOWN) as temporary:
-        temporary.write_text(markdown(cells, read_json(PUBLISHED)), encoding="utf-8")
+    write_entries(JSON, "cells", cells, MARKDOWN, markdown(cells, read_json(PUBLISHED)))
 
 
-def markdown(cells: list[Cell], published: dict[str, Any]) -> str:
+def markdown(cells: list[Entry], published: dict[str, Any]) -> str:
     """The table for a person: a section for each data set and model, and the published figures apart from ours."""
     lines = [
         "# Fine-tuned on everything, on as many real examples, and on the distilled data set",
@@ -155,12 +123,12 @@ def markdown(cells: list[Cell], published: dict[str, Any]) -> str:
         texts = here[0]["texts"]
         lines += ["", f"## {dataset}, {model}", ""]
         lines += [f"{texts['train']:,} training, {texts['validation']:,} validation, {texts['test']:,} test texts.", ""]
-        headings = ["training data", *(f"{count} per class" for count in counts)]
-        lines += [f"| {' | '.join(headings)} |", "|---|" + "---:|" * len(counts)]
+        columns = [f"{count} per class" for count in counts] or ["accuracy"]
+        lines += [f"| training data | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
         for name in NAMES:
             mine = {cell["examples_per_class"]: cell for cell in here if cell["name"] == name}
             if name == "full" and None in mine:
-                lines.append(f"| full: all texts | {' | '.join([figure(mine[None])] * len(counts))} |")
+                lines.append(f"| full: all texts | {' | '.join([figure(mine[None])] * len(columns))} |")
             elif mine:
                 lines.append(f"| {name} | {' | '.join(figure(mine[count]) if count in mine else '–' for count in counts)} |")
     lines += ["", "## Published figures", "", published["note"], ""]
@@ -171,7 +139,7 @@ def markdown(cells: list[Cell], published: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def figure(cell: Cell) -> str:
+def figure(cell: Entry) -> str:
     """A cell as text."""
     if not cell["runs"]:
         return "–"

@@ -56,3 +56,13 @@ def test_rows_are_means_over_seeds_and_other_amounts_are_rows_of_their_own(make)
     assert "| the recipe as it is | 85.0 (2) |  | 75.0 | 2 | 10 | 1 |" in text
     assert "75.0 (1) | -10.0 | 60.0" in text
     assert text.count("\n## ") == 2
+
+
+def test_figures_of_an_earlier_recipe_are_thrown_away(make):
+    rows, first, second = [], make("recipe", 0), make("recipe", 1)
+    finish(first, 0.8, 0.7)
+    ablations.enter(rows, first)
+    second.member.config.distill.passes = 5
+    finish(second, 0.9, 0.8)
+    ablations.enter(rows, second)
+    assert [row["test"] for row in rows] == [{"1": 0.8}]

@@ -136,3 +136,10 @@ def test_mistakes_are_one_sentence(line, sentence, capsys):
     assert table.main(line) == 2
     captured = capsys.readouterr().err
     assert sentence in captured and captured.count("\n") == 1
+
+
+def test_full_data_alone_is_a_table_with_one_column(jobs):
+    made, cells = jobs(), []
+    finish(made["full", None, 0], [{"name": "full", "examples_per_class": None, "accuracy_mean": 0.8}])
+    table.enter(cells, made["full", None, 0])
+    assert "| training data | accuracy |\n|---|---:|\n| full: all texts | 80.0 (1) |" in table.markdown(cells, {"note": "", "figures": []})

@@ -35,7 +35,7 @@ def write_format(path: Path) -> None:
 
         parquet.write_table(pyarrow.table({"text": TEXTS, "label": LABELS}), path)
     if path.suffix == ".gz":
-        path.write_bytes(gzip.compress(path.read_bytes()))
+        path.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json", "a.parquet", "a.csv.gz", "a.tsv.gz", "a.jsonl.gz", "a.b.json.gz"])
@@ -92,7 +92,7 @@ def test_class_names_in_parquet_are_found(tmp_path: Path) -> None:
         ("a.csv", b'text,label\n"x" y,0\n', "line 2: .*correct the quotation marks"),
         ("a.csv", b"text,label\n\xff\xfe,0\n", "not UTF-8"),
         ("a.csv.gz", b"text,label\nx,0\n", "not a whole gzip file"),
-        ("a.csv.gz", gzip.compress(b"text,label\nx,0\n")[:-9], "not a whole gzip file"),
+        ("a.csv.gz", gzip.compress(b"text,label\nx,0\n", mtime=0)[:-9], "not a whole gzip file"),
         ("a.jsonl", b'{"text": "x", "label": 0}\n{"text": \n', "line 2: this is not JSON"),
         ("a.jsonl", b'{"text": "x", "label": 0}\n[1]\n', "row 2: not an object with named fields, but list"),
         ("a.jsonl", b'{"sentence": "x", "label": 0}\n', "no column 'text'"),

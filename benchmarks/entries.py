@@ -1,0 +1,50 @@
+"""What the tables of results are made of: entries with a figure for each seed, each for one way to train under one set of settings."""
+
+from pathlib import Path
+from typing import Any
+
+from flax.traverse_util import flatten_dict
+
+from ddllm.config import default_config, resolve
+from ddllm.runtime.storage import read_json, write_atomically, write_json
+
+Entry = dict[str, Any]
+APART = ("name", "seed", "runtime", "data.source", "distill.teacher", "distill.checkpoint_every", "distill.checkpoints_kept")
+# Sections that a kind of run does not depend on, and what selections take of one of them.
+WITHOUT_EFFECT = {"full": ("distill", "evaluate"), "select": ("distill", "finetune")}
+SIZES = ("distill.examples_per_class", "distill.batches")
+
+
+def settings_of(config: dict[str, Any], kind: str) -> dict[str, Any]:
+    """What a run's configuration changes in the defaults, but for what differs between the runs of an entry or has no effect on them."""
+    there, defaults = (flatten_dict(tree, sep=".") for tree in (config, resolve(default_config())))
+    apart = APART + WITHOUT_EFFECT.get(kind, ("finetune",))
+
+    def counts(key: str) -> bool:
+        return key in SIZES and kind == "select" or not any(key == part or key.startswith(f"{part}.") for part in apart)
+
+    return {key: value for key, value in sorted(there.items()) if value != defaults.get(key) and counts(key)}
+
+
+def find_entry(entries: list[Entry], key: Entry, settings: dict[str, Any], figures: tuple[str, ...]) -> Entry:
+    """The entry of this key, added where there is none; its figures are empty dicts if it is new or has those of other settings."""
+    entry = next((entry for entry in entries if all(entry[part] == value for part, value in key.items())), None)
+    if entry is None:
+        entry = key | {name: {} for name in figures}
+        entries.append(entry)
+    if entry.get("settings") != settings:
+        entry |= {name: {} for name in figures} | {"settings": settings}
+    return entry
+
+
+def read_entries(path: Path, name: str) -> list[Entry]:
+    """The entries so far."""
+    return read_json(path)[name] if path.exists() else []
+
+
+def write_entries(path: Path, name: str, entries: list[Entry], markdown: Path, text: str) -> None:
+    """Write the entries as JSON, and what a person reads of them."""
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {name: entries})
+    with write_atomically(markdown) as temporary:
+        temporary.write_text(text, encoding="utf-8")
