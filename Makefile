@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && python3.11 --version >/dev/null 2>&1 && echo python3.11 || echo python3)
 VENV ?= .venv
 ARGS ?=
+BENCH ?= meta_gradient
 PYTEST_ARGS ?= -n 2
 
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ help:
 	@echo "make quickstart   install, then distil, evaluate and report on real data (ARGS=... is handed to the command)"
 	@echo "make test         install with test packages, then run the tests (PYTEST_ARGS=... is handed to pytest, by default -n 2)"
 	@echo "make lint         install with test packages, then run ruff, pyright and shellcheck"
-	@echo "make bench        install with the peers, then measure time and memory beside them (ARGS=... is handed to the benchmark)"
+	@echo "make bench        install with the peers, then measure beside them (BENCH=meta_gradient, or projection; ARGS=... is handed to it)"
 	@echo "make clean        remove the virtual environment and caches; runs/ stays"
 
 quickstart: $(VENV)/.runtime
@@ -29,7 +30,7 @@ lint: $(VENV)/.test
 	$(BIN)/shellcheck launch/*.sh
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m benchmarks.meta_gradient $(ARGS)
+	$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
