@@ -135,6 +135,20 @@ def default_config() -> ConfigDict:
     evaluate.transfer = ()  # other encoders to train on the distilled data in the stage robustness: hub names or local folders
     evaluate.submission_batch = 32  # texts of another's in an inner batch
 
+    config.merge = merge = ConfigDict()
+    merge.sets = ()  # distilled folders that the stage merge makes one of; set by --sets A,B
+    # concatenate | interleave | join (of one task, unchanged) | union (of different classes) | heads (a head for each set)
+    # | relearn (parts learned again) | fewer (learned again with fewer examples) | update (one set, changed by new texts); see ddllm/merge/stage.py
+    merge.how = "interleave"
+    merge.order = "interleave"  # concatenate | interleave | join: how the steps of the sets stand where `how` does not say
+    merge.learn_on = "auto"  # texts (config.data's) | sets (their own examples, without data) | nothing; auto: texts where `how` learns
+    merge.learn = ("rates", "labels")  # parts learned again by relearn: rates | labels | embeddings | directions | head | …
+    merge.examples_per_class = 1  # of fewer
+    merge.passes = 0  # inner steps of fewer; 0: distill.passes
+    merge.outer_steps = 0  # of whatever learns; 0: distill.outer_steps. The other keys of distill say how
+    merge.old_share = 0.5  # of update: share of the old set's examples in each real batch
+    merge.variants = 8  # stand-ins beside each distilled example, each without a part of its positions
+
     config.runtime = runtime = ConfigDict()
     runtime.devices = 0  # devices used, the heads and the real batch are spread over them; 0: all
     runtime.shard = 1  # devices that share one copy of the parameters, for encoders that do not fit one; divides their number

@@ -1,6 +1,6 @@
 """The stages of a run as plain functions of a `Run`: each finds what earlier ones wrote in the working directory and adds its own part.
 
-    prepare ─► finetune ─► select ─► distill ─► evaluate ─► (robustness, analyse) ─► report
+    prepare ─► finetune ─► select ─► distill (or merge) ─► evaluate ─► (robustness, analyse, continual) ─► report
 
 A notebook calls them just as the command does: `run = open_run(config, "runs/mine"); distill(run)`.
 """
@@ -34,6 +34,8 @@ from ddllm.evaluate.robustness import evaluate_robustness
 from ddllm.evaluate.selection import evaluate_selection, selection_row
 from ddllm.evaluate.small import evaluate_distilled
 from ddllm.evaluate.submission import check_submitted, evaluate_submission, read_sets
+from ddllm.merge.stage import merge
+from ddllm.models.multi_head import MultiHead, activate_head
 from ddllm.prepare import Prepared
 from ddllm.prepare import prepare as prepare_parts
 from ddllm.report.analyses import markdown_analyses, print_analyses
@@ -73,6 +75,12 @@ class Run:
         if self._prepared is None:
             self._prepared = prepare_parts(self.config, self.workdir.tokens)
         return self._prepared
+
+    @property
+    def teacher_folder(self) -> Path:
+        """Where config.distill.teacher has its model."""
+        name = self.config.distill.teacher
+        return self.workdir.finetune if name == OWN else Workdir(Path(name), None).finetune
 
     def metrics(self) -> Metrics:
         """Where figures of long work go."""
@@ -153,7 +161,7 @@ def distill(run: Run) -> None:
     checkpoints = Checkpoints(run.workdir.checkpoints, config.checkpoints_kept)
     unfinished = (checkpoints.latest() or 0) < config.outer_steps
     others = gather_bodies(prepared, run.workdir.bodies, run.metrics) if unfinished else ()
-    teacher = load_teacher(prepared, teacher_folder(run), config.teacher_share) if config.teacher and unfinished else None
+    teacher = load_teacher(prepared, run.teacher_folder, config.teacher_share) if config.teacher and unfinished else None
     metrics = run.metrics()
     loop = Loop(DISTILL, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics, prepared.metric)
     try:
@@ -178,12 +186,6 @@ def distill(run: Run) -> None:
         distillation_seconds=seconds,
         config=resolve(run.config),
     )
-
-
-def teacher_folder(run: Run) -> Path:
-    """Where config.distill.teacher has its model."""
-    name = run.config.distill.teacher
-    return run.workdir.finetune if name == OWN else Workdir(Path(name), None).finetune
 
 
 def evaluate(run: Run) -> None:
@@ -236,6 +238,8 @@ def load_scored(run: Run) -> tuple[Prepared, Distilled]:
     distilled.check_base(prepared.pretrained)
     learner = distilled.learner(prepared.pretrained)
     tokens, asked = prepared.tokens, (prepared.learner.task.name, bool(run.config.data.pair_column))
+    if isinstance(learner.task, MultiHead):
+        return replace(prepared, learner=activate_head(learner, str(folder), distilled.label_names, tokens.label_names, tokens.name)), distilled
     distilled.check_data(str(folder), learner.task.name, tokens.name, tokens.label_names, *asked)
     return replace(prepared, learner=learner), distilled
 
@@ -279,6 +283,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "finetune": finetune,
     "select": select,
     "distill": distill,
+    "merge": merge,
     "evaluate": evaluate,
     "robustness": robustness,
     "analyse": analyse,
