@@ -105,6 +105,8 @@ def parse(arguments: list[str]) -> Command:
         raise UserError("--name names the rows of another's result; give its file with --distilled.")
     if name.split(",")[0].strip() in OWN:
         raise UserError(f"--name is {name!r}, as rows of the run itself are called; choose another one.")
+    # A merged set is no run of the configuration's own.
+    folder = folder.with_name(f"{folder.name}-merged") if "merge" in names else folder
     return Command(config, names, Path(values["workdir"].value or folder), distilled, name)
 
 
