@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddllm.config import suggest
+from ddllm.continual.checks import validate_continual
 from ddllm.errors import UserError
 from ddllm.merge.checks import validate_merge
 
@@ -154,6 +155,7 @@ def validate(config: ConfigDict) -> None:
         )
     _validate_selections(config.evaluate)
     validate_merge(config.merge)
+    validate_continual(config.continual)
 
 
 def _validate_selections(evaluate: ConfigDict) -> None:

@@ -149,6 +149,22 @@ def default_config() -> ConfigDict:
     merge.old_share = 0.5  # of update: share of the old set's examples in each real batch
     merge.variants = 8  # stand-ins beside each distilled example, each without a part of its positions
 
+    config.continual = continual = ConfigDict()
+    # Tasks in their order, with | between them: groups of config.data's classes ("World,Sports|Business,Sci/Tech"), or files, folders or
+    # configurations with a corpus each; empty: config.data's classes two by two.
+    continual.tasks = ""
+    # finetune (no memory) | ewc | random | herding (real texts) | distilled (replayed) | recipe (trained from scratch on the sets) | update
+    # (the same on one set that each task updates) | joint (all texts so far); see ddllm/continual/course.py
+    continual.methods = ("finetune", "ewc", "random", "herding", "distilled", "recipe", "update", "joint")
+    continual.memory = 100_000  # bytes that distilled sets may take; real texts get as many as the sets do
+    continual.storage = "float16"  # of their embeddings: float32 | float16 | bfloat16 | 8 bits
+    continual.way = "interleave"  # how sets stand in one recipe: concatenate | interleave | join
+    continual.relearn_steps = 0  # outer steps in which that recipe's rates and labels are learned again on the sets themselves; 0: none
+    continual.replay = 0.5  # share of the memory in each batch
+    continual.ewc = 1000.0  # strength of elastic weight consolidation
+    continual.fisher_texts = 200  # behind its Fisher information, of every task
+    continual.seeds = 1  # independent runs of everything
+
     config.runtime = runtime = ConfigDict()
     runtime.devices = 0  # devices used, the heads and the real batch are spread over them; 0: all
     runtime.shard = 1  # devices that share one copy of the parameters, for encoders that do not fit one; divides their number

@@ -21,10 +21,10 @@ from ddllm.data.files import SUFFIXES
 from ddllm.errors import UserError
 from ddllm.runtime.huge_pages import start_with_huge_pages
 
-STAGE_NAMES = ("prepare", "finetune", "select", "distill", "merge", "evaluate", "robustness", "analyse", "report")
+STAGE_NAMES = ("prepare", "finetune", "select", "distill", "merge", "evaluate", "robustness", "analyse", "continual", "report")
 OWN = ("full", *SELECTIONS, "distilled")  # names of the run's own rows
 ON_REQUEST = ("robustness", "analyse")  # not among all, unless the key of the same name in config.evaluate is set
-ASKED_FOR = ("merge",)  # only where --mode names them
+ASKED_FOR = ("merge", "continual")  # only where --mode names them
 
 
 class Command(NamedTuple):

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from ddllm.checks import validate
 from ddllm.config import resolve
+from ddllm.continual.stage import learn_in_turn
 from ddllm.data.batches import BatchStream
 from ddllm.distill.artefact import Distilled, describe_base, load_distilled, save_distilled
 from ddllm.distill.bodies import gather_bodies
@@ -219,6 +220,11 @@ def analyse(run: Run) -> None:
     record(run, [], analyse_distilled(prepared, distilled, full, own))
 
 
+def continual(run: Run) -> None:
+    """Tasks one after the other with every memory of config.continual: the list "continual" of the results."""
+    record(run, [], {"continual": learn_in_turn(run)})
+
+
 def load_scored(run: Run) -> tuple[Prepared, Distilled]:
     """What the distill stage of this run exported, or the folder given in its place; and what is prepared, with the learner that it was distilled for.
 
@@ -287,6 +293,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "evaluate": evaluate,
     "robustness": robustness,
     "analyse": analyse,
+    "continual": continual,
     "report": report,
 }
 
