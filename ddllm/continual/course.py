@@ -26,12 +26,11 @@ import numpy as np
 
 from ddllm.continual.ewc import anchor, fisher_diagonal
 from ddllm.continual.exemplars import Exemplars
-from ddllm.continual.keep import as_recipe, distil_lesson, of_lesson, train_recipe, update_memory
+from ddllm.continual.keep import as_recipe, distil_lesson, kept_bytes, of_lesson, train_recipe, update_memory
 from ddllm.continual.lessons import Lesson
 from ddllm.data.batches import BatchStream, length_buckets
 from ddllm.distill.artefact import Distilled
 from ddllm.evaluate.finetune import Penalty, finetune
-from ddllm.evaluate.storage import stored_bytes
 from ddllm.merge.align import Classes
 from ddllm.merge.relearn import with_stand_ins
 from ddllm.merge.stand_ins import Replay, Texts, join_texts, real_texts, share_places
@@ -140,13 +139,15 @@ class Memory:
         self.exemplars = Exemplars(method, course.prepared.pretrained.config.vocabulary, course.seed)
         self.fisher: Tree | None = None
         self.penalty: Penalty | None = None
+        self.learned = 0
 
     @property
     def bytes(self) -> int:
         """Of everything kept."""
         course = self.course
         if self.method in WITH_SETS:
-            return sum(stored_bytes(distilled.data, course.prepared.config.continual.storage) for distilled in self.sets)
+            how = course.prepared.config.continual.storage, course.prepared.pretrained.config.vocabulary
+            return sum(kept_bytes(distilled.data, *how) for distilled in self.sets)
         if self.method == "ewc" and self.fisher is not None:
             return 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(self.fisher))
         if self.method == "joint":
@@ -154,8 +155,6 @@ class Memory:
             joint.kept = {number: lesson.tokens.train for number, lesson in enumerate(course.lessons[: self.learned])}
             return joint.bytes
         return self.exemplars.bytes
-
-    learned = 0
 
     def learn(self, lesson: Lesson, number: int, params: Tree | None) -> None:
         """Keep something of a lesson that was just learned."""

@@ -11,8 +11,8 @@ from jax.sharding import NamedSharding
 
 from ddllm.continual.lessons import Lesson
 from ddllm.data.batches import BatchStream, length_buckets
-from ddllm.distill.artefact import Distilled, load_distilled
-from ddllm.distill.dataset import DistilledData, learned_parts
+from ddllm.distill.artefact import Distilled, load_distilled, save_distilled
+from ddllm.distill.dataset import DistilledData, Recipe, learned_parts
 from ddllm.distill.teacher import Teacher
 from ddllm.errors import UserError
 from ddllm.evaluate.finetune import finetune
@@ -28,6 +28,8 @@ from ddllm.runtime.mesh import BATCH
 from ddllm.runtime.metrics import Metrics
 from ddllm.runtime.processes import from_first, is_first
 
+TOKENS = "tokens"  # what is stored are texts: real ones, of which labels and rates alone are learned
+
 
 def of_lesson(prepared: Prepared, lesson: Lesson) -> Prepared:
     """What is prepared, for a lesson's classes alone."""
@@ -36,9 +38,22 @@ def of_lesson(prepared: Prepared, lesson: Lesson) -> Prepared:
     return replace(prepared, tokens=lesson.tokens, learner=replace(prepared.learner, head=head), buckets=buckets)
 
 
+def kept_parts(data: DistilledData, recipe: Recipe, storage: str) -> tuple[str, ...]:
+    """What is learned of a set that is kept: where texts are stored as token numbers, everything but the texts."""
+    return tuple(name for name in learned_parts(data, recipe) if storage != TOKENS or name != "embeddings")
+
+
+def kept_bytes(data: DistilledData, storage: str, vocabulary: int) -> int:
+    """Bytes of a set in the memory (see evaluate/storage.py); a token number takes 2 or, where the vocabulary needs them, 4."""
+    if storage != TOKENS:
+        return stored_bytes(data, storage)
+    positions = int(np.sum(np.asarray(data.mask) > 0))
+    return (2 if vocabulary <= 2**16 else 4) * positions + 4 * (data.floats - positions * data.embeddings.shape[-1])
+
+
 def compress(data: DistilledData, storage: str) -> DistilledData:
     """The data set as it comes back from storage."""
-    return data.replace(embeddings=np.asarray(rounded(jnp.asarray(data.embeddings), storage)))
+    return data if storage == TOKENS else data.replace(embeddings=np.asarray(rounded(jnp.asarray(data.embeddings), storage)))
 
 
 def check_room(prepared: Prepared, lessons: list[Lesson]) -> list[int]:
@@ -48,13 +63,19 @@ def check_room(prepared: Prepared, lessons: list[Lesson]) -> list[int]:
         UserError: they take more than the memory has, after all lessons.
     """
     config = prepared.config
+    storage = config.continual.storage
+    if storage == TOKENS and config.distill.initial in ("noise", "normal"):
+        raise UserError(
+            f"config.continual.storage is {TOKENS!r}, but config.distill.initial={config.distill.initial} is no text; set it to real or herding."
+        )
     first = as_distilled(of_lesson(prepared, lessons[0])).data
-    each = stored_bytes(first, config.continual.storage) / len(lessons[0].columns)
+    each = kept_bytes(first, storage, prepared.pretrained.config.vocabulary) / len(lessons[0].columns)
     taken = np.cumsum([round(each * len(lesson.columns)) for lesson in lessons]).tolist()
     if taken[-1] > config.continual.memory:
         raise UserError(
-            f"the distilled sets of {len(lessons)} tasks would take {taken[-1]:,} bytes, but config.continual.memory is {config.continual.memory:,}: set "
-            "config.distill.length, config.distill.examples_per_class or config.distill.direction_labels lower, or config.continual.storage to 8 bits."
+            f"the distilled sets of {len(lessons)} tasks would take {taken[-1]:,} bytes, but config.continual.memory is {config.continual.memory:,}: "
+            "set config.distill.length or config.distill.examples_per_class lower, config.distill.direction_labels to False, or config.continual.storage "
+            "to 8 bits or tokens."
         )
     return taken
 
@@ -76,7 +97,7 @@ def distil_lesson(prepared: Prepared, lesson: Lesson, folder: Path, open_metrics
         teacher = _teach(prepared, folder / "teacher", open_metrics, f"continual-teacher-{mark}") if config.teacher else None
         stream = BatchStream(prepared.tokens.train, config.batch_size, prepared.config.seed, prepared.buckets, config.balanced)
         scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
-        parts = tuple(learned_parts(fresh.data, fresh.recipe))
+        parts = kept_parts(fresh.data, fresh.recipe, prepared.config.continual.storage)
         how = (stream, scorer, folder / "checkpoints", open_metrics, config.outer_steps, teacher, f"continual-distill-{mark}")
         data, figures = learn_again(prepared, fresh.data, fresh.recipe, parts, *how)
         _save(prepared, fresh, data, place, figures)
@@ -91,7 +112,8 @@ def update_memory(
     if not from_first(place.is_dir):
         config = prepared.config
         work = Work(folder / "checkpoints", open_metrics, config.distill.outer_steps, config.merge.variants, f"continual-update-{mark}")
-        merged = update(of_lesson(prepared, lesson), old, "the set of the earlier tasks", config.continual.way, config.continual.replay, work)
+        kept = kept_parts(old.data, old.recipe, config.continual.storage)
+        merged = update(of_lesson(prepared, lesson), old, "the set of the earlier tasks", config.continual.way, config.continual.replay, work, kept)
         merged = replace(merged, data=compress(merged.data, config.continual.storage))
         if is_first():
             merged.save(place)
@@ -121,8 +143,6 @@ def train_recipe(prepared: Prepared, distilled: Distilled | Merged) -> tuple[Pre
 def _save(prepared: Prepared, fresh: Distilled, data: DistilledData, place: Path, figures: dict[str, float]) -> None:
     if not is_first():
         return
-    from ddllm.distill.artefact import save_distilled
-
     card = {key: value for key, value in fresh.card.items() if key != "label_names"}
     save_distilled(place, compress(data, prepared.config.continual.storage), fresh.recipe, fresh.label_names, **card, **figures)
 

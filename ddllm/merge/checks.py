@@ -21,7 +21,7 @@ def validate_merge(merge: ConfigDict) -> None:
         if part not in PARTS:
             raise UserError(f"config.merge.learn has {part!r}{suggest(str(part), PARTS)}; it may have {', '.join(PARTS)}.")
     if not merge.learn:
-        raise UserError("config.merge.learn is empty, so that nothing would be learned again; make it \"('rates','labels')\", or choose another config.merge.how.")
+        raise UserError("config.merge.learn is empty; make it \"('rates','labels')\", or choose a config.merge.how that learns nothing.")
     for key in ("examples_per_class", "passes", "outer_steps", "variants"):
         if merge[key] < (0 if key in ("outer_steps", "variants", "passes") else 1):
             raise UserError(f"config.merge.{key} is {merge[key]!r}, which is too small.")
@@ -29,7 +29,7 @@ def validate_merge(merge: ConfigDict) -> None:
         raise UserError(f"config.merge.old_share is {merge.old_share!r}, but must lie between 0 and 1.")
     if merge.how == "heads" and merge.learn_on == "texts":
         raise UserError(
-            "config.merge.learn_on is 'texts', but the texts of one corpus belong to one head alone, and the others would forget theirs; make it sets or nothing."
+            "config.merge.learn_on is 'texts', but the texts of one corpus belong to one head alone, and the others would forget; make it sets."
         )
     if merge.how in LEARNED_AGAIN and merge.learn_on == "nothing":
         raise UserError(f"config.merge.how is {merge.how!r}, which learns; set config.merge.learn_on to texts or sets, or choose another way.")

@@ -70,7 +70,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def line(make_model, corpus):
-    model = make_model(16, 1)
+    model = make_model(16, 0)
 
     def make(workdir, mode="continual,report", **overrides):
         values = {
@@ -80,12 +80,12 @@ def line(make_model, corpus):
             "data.test": "test",
             "data.length": 12,
             "distill.length": 6,
-            "distill.examples_per_class": 1,
+            "distill.examples_per_class": 6,
             "distill.batches": 1,
             "distill.passes": 2,
-            "distill.outer_steps": 60,
+            "distill.outer_steps": 20,
             "distill.batch_size": 8,
-            "distill.validate_every": 30,
+            "distill.validate_every": 10,
             "distill.rate_embeddings": 0.1,
             "distill.initial": "real",
             "distill.head": "zero",
@@ -94,8 +94,10 @@ def line(make_model, corpus):
             "finetune.rate": 1e-2,
             "finetune.batch_size": 8,
             "continual.tasks": "warm,dull|clever,awful",
-            "continual.memory": 2000,
+            "continual.memory": 1200,
             "continual.way": "join",
+            "continual.storage": "tokens",
+            "continual.methods": "('finetune','ewc','random','distilled','recipe','update','joint')",
             "continual.fisher_texts": 10,
             "runtime.devices": 1,
             "runtime.compilation_cache": "",
@@ -110,7 +112,7 @@ def line(make_model, corpus):
 def test_every_method_and_a_second_start(line, tmp_path, capsys):
     assert main(line(tmp_path)) == 0
     rows = {(row["method"], row["after"]): row for row in read_results(tmp_path / "results.json")["continual"]}
-    assert len(rows) == 16 and all(0 <= row["average_mean"] <= 1 for row in rows.values())
+    assert len(rows) == 14 and all(0 <= row["average_mean"] <= 1 for row in rows.values())
     finetune, joint = rows["finetune", 2], rows["joint", 2]
     assert joint["accuracy_mean"] > 0.8 and joint["percent_of_joint"] == 100
     print({key: row["accuracy_mean"] for key, row in rows.items()})
@@ -118,8 +120,8 @@ def test_every_method_and_a_second_start(line, tmp_path, capsys):
     # Whatever is remembered of the first task is more than without a memory.
     assert rows["random", 2]["accuracy_mean"] > finetune["accuracy_mean"] < rows["distilled", 2]["accuracy_mean"]
     stored = rows["distilled", 2]["bytes"]
-    assert rows["recipe", 2]["bytes"] == rows["update", 2]["bytes"] == stored <= 2000
-    assert 0 < rows["random", 2]["bytes"] <= stored and rows["ewc", 2]["bytes"] > 2000
+    assert rows["recipe", 2]["bytes"] == stored <= 1200 and rows["update", 2]["bytes"] <= 1400
+    assert 0 < rows["random", 2]["bytes"] <= stored and rows["ewc", 2]["bytes"] > 1200
     assert {rows[method, 1]["accuracy_mean"] for method in ("finetune", "ewc", "random", "distilled", "joint")} == {joint_first(rows)}
     out = capsys.readouterr().out
     assert "Tasks in turn" in out and "backward" in out and "| joint | 2 of 2 |" in (tmp_path / "results.md").read_text()
@@ -143,6 +145,7 @@ def test_mistakes_are_sentences(line, tmp_path, capsys):
             ({"continual.tasks": "warm|clever,awful"}, "single class 'warm'"),
             ({"continual.tasks": "warm,clever,dull,awful"}, "one task only"),
             ({"continual.tasks": "warm,dull|dull,awful"}, "twice"),
+            ({"distill.initial": "noise"}, "is no text"),
             ({"continual.memory": 500}, "config.continual.memory is 500"),
             ({"continual.methods": "('herd',)"}, "did you mean herding?"),
             ({"continual.storage": "8bits"}, "did you mean 8 bits?"),

@@ -18,7 +18,7 @@ QUICKSTART = str(ROOT / "configs" / "quickstart.py")
 @pytest.fixture(scope="module")
 def line(make_model, tiny_corpus):
     """make(workdir, mode, sets, **overrides) -> command line."""
-    model = make_model(16, 1)
+    model = make_model(16, 0)
 
     def make(workdir, mode="merge", sets=(), **overrides):
         values = {
