@@ -99,7 +99,7 @@ def parse(arguments: list[str]) -> Command:
             raise UserError(f"--mode has no stage {name!r}{suggest(name, STAGE_NAMES)}; the stages are {', '.join(STAGE_NAMES)}.")
     if distilled and "distill" in names:
         raise UserError("--distilled gives a result that is there already, and --mode=distill makes one; leave one of them out.")
-    _take_sets(config, values["sets"].value, names, distilled)
+    _take_sets(config, list(values["sets"].value or ()), names, distilled)
     name = str(values["name"].value) or name_of(Path(distilled)) if distilled else ""
     if values["name"].value and not distilled:
         raise UserError("--name names the rows of another's result; give its file with --distilled.")

@@ -89,7 +89,7 @@ def take_classes(tokens: TokenCorpus, names: tuple[str, ...]) -> TokenCorpus:
 def _groups(parts: list[str], tokens: TokenCorpus) -> list[tuple[str, ...]]:
     known = tokens.label_names
     if not parts:
-        groups = [known[first : first + PER_LESSON] for first in range(0, len(known), PER_LESSON)]
+        groups: list[tuple[str, ...]] = [known[first : first + PER_LESSON] for first in range(0, len(known), PER_LESSON)]
         if len(groups) > 1 and len(groups[-1]) < PER_LESSON:
             groups[-2:] = [groups[-2] + groups[-1]]
         if len(groups) < 2:

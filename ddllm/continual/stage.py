@@ -76,7 +76,7 @@ def through(course: Course, method: str) -> list[Row]:
 
     found = from_first(lambda: [read(path) for path in paths])
     if all(figures is not None for figures in found):
-        return found
+        return [figures for figures in found if figures is not None]
 
     def finished(number: int, figures: Row) -> None:
         if found[number] is None:
@@ -88,7 +88,7 @@ def through(course: Course, method: str) -> list[Row]:
         say(f"  {method}, seed {course.seed}, after task {number + 1}: {100 * figures['accuracy']:.1f} % ({shown} by task)")
 
     course.run(method, finished)
-    return found
+    return [figures for figures in found if figures is not None]
 
 
 def summarise(found: dict[str, list[list[Row]]], lessons: list[Lesson]) -> list[Row]:

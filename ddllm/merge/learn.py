@@ -13,7 +13,6 @@ from ddllm.distill.dataset import DistilledData, Recipe, learned_parts
 from ddllm.distill.outer_loop import distil
 from ddllm.distill.plan import check_memory, make_outer_step
 from ddllm.distill.teacher import Teacher
-from ddllm.models.scoring import Scorer
 from ddllm.prepare import Prepared
 from ddllm.runtime.checkpoints import Checkpoints
 from ddllm.runtime.loop import Loop
@@ -26,7 +25,7 @@ STAGE = "merge"
 class MeanScorer:
     """The mean of several scorers' figures, for what is chosen by all of them alike."""
 
-    scorers: tuple[Scorer, ...]
+    scorers: tuple[Any, ...]
 
     def figure(self, params: Any, words_VD: jax.Array | None = None) -> float:
         """The mean figure."""

@@ -95,8 +95,8 @@ def merge_sets(
     card = describe_base(pretrained, learner, length, sets[0].pairs)
     seconds = [d.card.get("distillation_seconds") for d in sets]
     card["merged"] = {"way": way, "over": over, "sets": [describe_set(d, folder) for d, folder in zip(sets, folders, strict=True)]}
-    if all(isinstance(value, int | float) for value in seconds):
-        card["distillation_seconds"] = float(sum(seconds))
+    if None not in seconds:
+        card["distillation_seconds"] = float(np.sum(seconds))
     return Merged(data, recipe, classes, learner, card)
 
 

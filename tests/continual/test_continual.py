@@ -70,7 +70,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def line(make_model, corpus):
-    model = make_model(16, 0)
+    model = make_model(8, 1)
 
     def make(workdir, mode="continual,report", **overrides):
         values = {

@@ -18,7 +18,7 @@ QUICKSTART = str(ROOT / "configs" / "quickstart.py")
 @pytest.fixture(scope="module")
 def line(make_model, tiny_corpus):
     """make(workdir, mode, sets, **overrides) -> command line."""
-    model = make_model(16, 0)
+    model = make_model(8, 1)
 
     def make(workdir, mode="merge", sets=(), **overrides):
         values = {
@@ -75,23 +75,21 @@ def rows_of(folder):
 
 def test_merged_folders_are_like_any_other(line, sets, tmp_path):
     for how, examples, steps in (("interleave", 8, 4), ("concatenate", 8, 4), ("join", 8, 2)):
-        assert main(line(tmp_path / how, "merge,evaluate", sets[:2], merge__how=how)) == 0
-        merged, row = load_distilled(tmp_path / how / "distilled"), rows_of(tmp_path / how)["distilled"]
-        assert (row["examples"], row["inner_steps"]) == (examples, steps) and merged.data.mask.shape[2] == 6
-        assert [s["name"] for s in merged.card["merged"]["sets"]] == ["set0", "set1"] and row["accuracy_mean"] > 0.5
+        assert main(line(tmp_path / how, "merge", sets[:2], merge__how=how)) == 0
+        merged = load_distilled(tmp_path / how / "distilled")
+        assert (merged.data.examples, merged.data.steps) == (examples, steps) and merged.data.mask.shape[2] == 6
+        assert [s["name"] for s in merged.card["merged"]["sets"]] == ["set0", "set1"]
     assert load_distilled(tmp_path / "join" / "distilled").recipe.order == "fixed"
 
 
 def test_learning_again(line, sets, tmp_path):
     joined = {"merge.order": "join", "merge.how": "relearn"}
     assert main(line(tmp_path / "texts", "merge,evaluate", sets[:2], **joined)) == 0
-    assert main(line(tmp_path / "sets", "merge", sets[:2], merge__learn_on="sets", merge__learn="('rates','labels','embeddings')", **joined)) == 0
-    assert main(line(tmp_path / "plain", "merge", sets[:2], merge__how="join")) == 0
-    plain, texts, matched = (load_distilled(tmp_path / name / "distilled").data for name in ("plain", "texts", "sets"))
-    np.testing.assert_array_equal(plain.embeddings, texts.embeddings)
-    for name in ("rates", "labels"):
-        assert not np.array_equal(getattr(plain, name), getattr(texts, name))
-    assert not np.array_equal(plain.embeddings, matched.embeddings)
+    assert rows_of(tmp_path / "texts")["distilled"]["accuracy_mean"] > 0.5
+    first, learned = load_distilled(sets[0]).data, load_distilled(tmp_path / "texts" / "distilled").data
+    np.testing.assert_array_equal(learned.embeddings[:, :2, :5], first.embeddings[:, :2])
+    np.testing.assert_allclose(first.labels[0, :2].sum(axis=-1), 1)
+    assert not np.allclose(learned.labels[0, :2], first.labels[0, :2]) and not np.allclose(learned.rates, first.rates, atol=1e-4)
     assert load_distilled(tmp_path / "texts" / "distilled").card["outer_step"] in (6, 12)
     # A second start of the same command does nothing again.
     before = (tmp_path / "texts" / "metrics.jsonl").read_bytes()
@@ -105,9 +103,6 @@ def test_fewer_and_an_update(line, sets, tmp_path, capsys):
     assert fewer.mask.shape == (1, 2, 6) and fewer.steps == 2
     assert main(line(tmp_path / "many", "merge", sets[:2], merge__how="fewer", merge__examples_per_class=5)) == 2
     assert "have 4 examples of the class negative" in capsys.readouterr().err
-    assert main(line(tmp_path / "updated", "merge,evaluate", sets[:1], merge__how="update")) == 0
-    old, new = load_distilled(sets[0]), load_distilled(tmp_path / "updated" / "distilled")
-    assert new.data.embeddings.shape == old.data.embeddings.shape and not np.array_equal(new.data.embeddings, old.data.embeddings)
     assert main(line(tmp_path / "grown", "merge", sets[2:], merge__how="update", merge__order="join")) == 0
     grown = load_distilled(tmp_path / "grown" / "distilled")
     assert grown.label_names == ("dull", "clever", "negative", "positive") and grown.data.mask.shape[:2] == (1, 8)
@@ -115,10 +110,12 @@ def test_fewer_and_an_update(line, sets, tmp_path, capsys):
 
 def test_different_tasks(line, sets, tmp_path, capsys):
     assert main(line(tmp_path / "union", "merge", [sets[0], sets[2]], merge__how="union")) == 0
-    assert load_distilled(tmp_path / "union" / "distilled").label_names == ("negative", "positive", "dull", "clever")
+    union = load_distilled(tmp_path / "union" / "distilled")
+    assert union.label_names == ("negative", "positive", "dull", "clever")
     assert main(line(tmp_path / "heads", "merge,evaluate", [sets[0], sets[2]], merge__how="heads", merge__learn_on="sets")) == 0
     merged = load_distilled(tmp_path / "heads" / "distilled")
     assert merged.card["task"] == {"name": "multihead", "heads": ["set0", "set2"], "sizes": [2, 2]}
+    assert not np.allclose(merged.data.rates, union.data.rates, atol=1e-4), "nothing was learned on the sets"
     assert rows_of(tmp_path / "heads")["distilled"]["accuracy_mean"] > 0.5
     import ddllm
 
