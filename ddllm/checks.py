@@ -6,7 +6,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddllm.config import suggest
+from ddllm.continual.checks import validate_continual
 from ddllm.errors import UserError
+from ddllm.merge.checks import validate_merge
 
 POSITIVE = (
     "data.length",
@@ -155,6 +157,8 @@ def validate(config: ConfigDict) -> None:
     from ddllm.prompt.checks import validate_prompt  # needs the names of this module
 
     validate_prompt(config.prompt)
+    validate_merge(config.merge)
+    validate_continual(config.continual)
 
 
 def _validate_selections(evaluate: ConfigDict) -> None:

@@ -174,6 +174,36 @@ def default_config() -> ConfigDict:
     prompt.soft_seeds = 1  # soft prompts, each from other first values
     prompt.soft_validation_texts = 100  # behind the choice among soft_validations states
     prompt.soft_validations = 4
+    config.merge = merge = ConfigDict()
+    merge.sets = ()  # distilled folders that the stage merge makes one of; set by --sets A,B
+    # concatenate | interleave | join (of one task, unchanged) | union (of different classes) | heads (a head for each set)
+    # | relearn (parts learned again) | fewer (learned again with fewer examples) | update (one set, changed by new texts); see ddllm/merge/stage.py
+    merge.how = "interleave"
+    merge.order = "interleave"  # concatenate | interleave | join: how the steps of the sets stand where `how` does not say
+    merge.learn_on = "auto"  # texts (config.data's) | sets (their own examples, without data) | nothing; auto: texts where `how` learns
+    merge.learn = ("rates", "labels")  # parts learned again by relearn: rates | labels | embeddings | directions | head | …
+    merge.examples_per_class = 1  # of fewer
+    merge.passes = 0  # inner steps of fewer; 0: distill.passes
+    merge.outer_steps = 0  # of whatever learns; 0: distill.outer_steps. The other keys of distill say how
+    merge.old_share = 0.5  # of update: share of the old set's examples in each real batch
+    merge.variants = 8  # stand-ins beside each distilled example, each without a part of its positions
+
+    config.continual = continual = ConfigDict()
+    # Tasks in their order, with | between them: groups of config.data's classes ("World,Sports|Business,Sci/Tech"), or files, folders or
+    # configurations with a corpus each; empty: config.data's classes two by two.
+    continual.tasks = ""
+    # finetune (no memory) | ewc | random | herding (real texts) | distilled (replayed) | recipe (trained from scratch on the sets) | update
+    # (the same on one set that each task updates) | joint (all texts so far); see ddllm/continual/course.py
+    continual.methods = ("finetune", "ewc", "random", "herding", "distilled", "recipe", "update", "joint")
+    continual.memory = 100_000  # bytes that distilled sets may take; real texts get as many as the sets do
+    # Of their embeddings: float32 | float16 | bfloat16 | 8 bits | tokens (real texts, of which labels and rates alone are learned).
+    continual.storage = "float16"
+    continual.way = "interleave"  # how sets stand in one recipe: concatenate | interleave | join
+    continual.relearn_steps = 0  # outer steps in which that recipe's rates and labels are learned again on the sets themselves; 0: none
+    continual.replay = 0.5  # share of the memory in each batch
+    continual.ewc = 1000.0  # strength of elastic weight consolidation
+    continual.fisher_texts = 200  # behind its Fisher information, of every task
+    continual.seeds = 1  # independent runs of everything
 
     config.runtime = runtime = ConfigDict()
     runtime.devices = 0  # devices used, the heads and the real batch are spread over them; 0: all

@@ -1,5 +1,6 @@
 """The command: `python -m ddllm.main --config configs/quickstart.py [--workdir DIR] [--mode prepare,distill] [--config.KEY=VALUE …]`.
 
+    … --mode=merge,evaluate --sets A,B                    make one distilled data set of several (ddllm/merge/stage.py)
     … --mode=evaluate --distilled FILE [--name NAME]      score another's result: a folder, or JSONL of texts and labels (docs/PROTOCOL.md)
 
 Reads a configuration and calls its stages in order. A mistake of the user's is one sentence and exit status 2; results go to the working
@@ -20,9 +21,10 @@ from ddllm.data.files import SUFFIXES
 from ddllm.errors import UserError
 from ddllm.runtime.huge_pages import start_with_huge_pages
 
-STAGE_NAMES = ("prepare", "finetune", "select", "distill", "evaluate", "robustness", "analyse", "prompt", "report")
+STAGE_NAMES = ("prepare", "finetune", "select", "distill", "merge", "evaluate", "robustness", "analyse", "prompt", "continual", "report")
 OWN = ("full", *SELECTIONS, "distilled")  # names of the run's own rows
 ON_REQUEST = ("robustness", "analyse", "prompt")  # not among all, unless the key of the same name in config.evaluate is set
+ASKED_FOR = ("merge", "continual")  # only where --mode names them
 
 
 class Command(NamedTuple):
@@ -62,6 +64,7 @@ def parse(arguments: list[str]) -> Command:
     flags.DEFINE_string("mode", "all", f"stages to run, separated by commas: {', '.join(STAGE_NAMES)}", flag_values=values)
     flags.DEFINE_string("distilled", "", "another's result to score: a distilled folder, or JSONL of texts and labels", flag_values=values)
     flags.DEFINE_string("name", "", "names the rows of --distilled; by default the file's or folder's name", flag_values=values)
+    flags.DEFINE_list("sets", [], "distilled folders to be merged by --mode=merge (see config.merge)", flag_values=values)
     flags.DEFINE_bool("help", False, "show this text", short_name="h", flag_values=values)
     if not any(argument.lstrip("-").split("=")[0] in ("config", "help", "h") for argument in arguments):
         raise UserError("which configuration? Give one, such as --config configs/quickstart.py (see the folder configs).")
@@ -87,7 +90,7 @@ def parse(arguments: list[str]) -> Command:
     distilled = str(values["distilled"].value)
     names: list[str] = [name.strip() for name in mode.split(",")]
     if mode == "all":
-        names = [name for name in STAGE_NAMES if name not in ON_REQUEST or config.evaluate[name]]
+        names = [name for name in STAGE_NAMES if name not in (*ON_REQUEST, *ASKED_FOR) or (name in ON_REQUEST and config.evaluate[name])]
         # Texts have no recipe to vary, and another's result need not be distilled.
         left_out = (("distill",) if distilled else ()) + (ON_REQUEST if Path(distilled).is_file() else ())
         names = [name for name in names if name not in left_out]
@@ -96,12 +99,29 @@ def parse(arguments: list[str]) -> Command:
             raise UserError(f"--mode has no stage {name!r}{suggest(name, STAGE_NAMES)}; the stages are {', '.join(STAGE_NAMES)}.")
     if distilled and "distill" in names:
         raise UserError("--distilled gives a result that is there already, and --mode=distill makes one; leave one of them out.")
+    _take_sets(config, list(values["sets"].value or ()), names, distilled)
     name = str(values["name"].value) or name_of(Path(distilled)) if distilled else ""
     if values["name"].value and not distilled:
         raise UserError("--name names the rows of another's result; give its file with --distilled.")
     if name.split(",")[0].strip() in OWN:
         raise UserError(f"--name is {name!r}, as rows of the run itself are called; choose another one.")
+    # A merged set is no run of the configuration's own.
+    folder = folder.with_name(f"{folder.name}-merged") if "merge" in names else folder
     return Command(config, names, Path(values["workdir"].value or folder), distilled, name)
+
+
+def _take_sets(config: ConfigDict, sets: list[str], names: list[str], distilled: str) -> None:
+    """Put the folders of --sets into the configuration, where the stages that are asked for merge them."""
+    if sets and "merge" not in names:
+        raise UserError("--sets are folders to be merged; give --mode=merge (or merge,evaluate,report) with them.")
+    if "merge" not in names:
+        return
+    if sets:
+        config.merge.sets = tuple(sets)
+    if not config.merge.sets:
+        raise UserError("--mode=merge needs the distilled folders to be merged; give them as --sets A,B.")
+    if "distill" in names or distilled:
+        raise UserError(f"--mode=merge makes the run's distilled data set, and so does {'--distilled' if distilled else '--mode=distill'}; leave one out.")
 
 
 def name_of(path: Path) -> str:

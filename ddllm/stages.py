@@ -1,6 +1,6 @@
 """The stages of a run as plain functions of a `Run`: each finds what earlier ones wrote in the working directory and adds its own part.
 
-    prepare ─► finetune ─► select ─► distill ─► evaluate ─► (robustness, analyse, prompt) ─► report
+    prepare ─► finetune ─► select ─► distill (or merge) ─► evaluate ─► (robustness, analyse, prompt, continual) ─► report
 
 A notebook calls them just as the command does: `run = open_run(config, "runs/mine"); distill(run)`.
 """
@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from ddllm.checks import validate
 from ddllm.config import resolve
+from ddllm.continual.stage import learn_in_turn
 from ddllm.data.batches import BatchStream
 from ddllm.distill.artefact import Distilled, describe_base, load_distilled, save_distilled
 from ddllm.distill.bodies import gather_bodies
@@ -34,6 +35,8 @@ from ddllm.evaluate.robustness import evaluate_robustness
 from ddllm.evaluate.selection import evaluate_selection, selection_row
 from ddllm.evaluate.small import evaluate_distilled
 from ddllm.evaluate.submission import check_submitted, evaluate_submission, read_sets
+from ddllm.merge.stage import merge
+from ddllm.models.multi_head import MultiHead, activate_head
 from ddllm.prepare import Prepared
 from ddllm.prepare import prepare as prepare_parts
 from ddllm.prompt.evaluate import evaluate_prompts
@@ -74,6 +77,12 @@ class Run:
         if self._prepared is None:
             self._prepared = prepare_parts(self.config, self.workdir.tokens)
         return self._prepared
+
+    @property
+    def teacher_folder(self) -> Path:
+        """Where config.distill.teacher has its model."""
+        name = self.config.distill.teacher
+        return self.workdir.finetune if name == OWN else Workdir(Path(name), None).finetune
 
     def metrics(self) -> Metrics:
         """Where figures of long work go."""
@@ -154,7 +163,7 @@ def distill(run: Run) -> None:
     checkpoints = Checkpoints(run.workdir.checkpoints, config.checkpoints_kept)
     unfinished = (checkpoints.latest() or 0) < config.outer_steps
     others = gather_bodies(prepared, run.workdir.bodies, run.metrics) if unfinished else ()
-    teacher = load_teacher(prepared, teacher_folder(run), config.teacher_share) if config.teacher and unfinished else None
+    teacher = load_teacher(prepared, run.teacher_folder, config.teacher_share) if config.teacher and unfinished else None
     metrics = run.metrics()
     loop = Loop(DISTILL, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics, prepared.metric)
     try:
@@ -179,12 +188,6 @@ def distill(run: Run) -> None:
         distillation_seconds=seconds,
         config=resolve(run.config),
     )
-
-
-def teacher_folder(run: Run) -> Path:
-    """Where config.distill.teacher has its model."""
-    name = run.config.distill.teacher
-    return run.workdir.finetune if name == OWN else Workdir(Path(name), None).finetune
 
 
 def evaluate(run: Run) -> None:
@@ -226,6 +229,9 @@ def prompt(run: Run) -> None:
 
     rows = evaluate_prompts(run.prepared, run.workdir.prompt, run.workdir.path / "text", own, run.metrics)
     record(run, [], {"prompt": rows})
+def continual(run: Run) -> None:
+    """Tasks one after the other with every memory of config.continual: the list "continual" of the results."""
+    record(run, [], {"continual": learn_in_turn(run)})
 
 
 def load_scored(run: Run) -> tuple[Prepared, Distilled]:
@@ -247,6 +253,8 @@ def load_scored(run: Run) -> tuple[Prepared, Distilled]:
     distilled.check_base(prepared.pretrained)
     learner = distilled.learner(prepared.pretrained)
     tokens, asked = prepared.tokens, (prepared.learner.task.name, bool(run.config.data.pair_column))
+    if isinstance(learner.task, MultiHead):
+        return replace(prepared, learner=activate_head(learner, str(folder), distilled.label_names, tokens.label_names, tokens.name)), distilled
     distilled.check_data(str(folder), learner.task.name, tokens.name, tokens.label_names, *asked)
     return replace(prepared, learner=learner), distilled
 
@@ -290,10 +298,12 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "finetune": finetune,
     "select": select,
     "distill": distill,
+    "merge": merge,
     "evaluate": evaluate,
     "robustness": robustness,
     "analyse": analyse,
     "prompt": prompt,
+    "continual": continual,
     "report": report,
 }
 

@@ -4,6 +4,7 @@ The usual recipe: AdamW without decay of biases and norms, a linear rise and fal
 the best validation. Batches hold texts of similar length. Runs resume from their last checkpoint with the same numbers.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -59,8 +60,30 @@ def finetune_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransfor
     return optax.chain(clip, optax.adamw(schedule, weight_decay=config.weight_decay, mask=decayed))
 
 
-def finetune(prepared: Prepared, seed: int, checkpoints: Checkpoints, metrics: Metrics, name: str = "") -> tuple[FinetuneState, float]:
-    """Fine-tune once on the whole training split.
+class Penalty(NamedTuple):
+    """What is added to the loss of every batch.
+
+    Attributes:
+        value: (parameters, constants) to a scalar.
+        constants: arrays, handed in rather than closed over.
+    """
+
+    value: Callable[[Tree, Any], jax.Array]
+    constants: Any
+
+
+def finetune(
+    prepared: Prepared,
+    seed: int,
+    checkpoints: Checkpoints,
+    metrics: Metrics,
+    name: str = "",
+    *,
+    begin: Tree | None = None,
+    stream: Any = None,
+    penalty: Penalty | None = None,
+) -> tuple[FinetuneState, float]:
+    """Fine-tune once on the whole training split, or on what a stream gives.
 
     Args:
         prepared: data, model and configuration.
@@ -68,6 +91,9 @@ def finetune(prepared: Prepared, seed: int, checkpoints: Checkpoints, metrics: M
         checkpoints: where the state goes and comes from.
         metrics: where figures are written.
         name: of the figures, instead of the stage's.
+        begin: parameters {"body", "head"} to start from; left out, the pretrained ones and a head drawn by the seed.
+        stream: batches by number, with `batches_per_epoch`; left out, those of the training split.
+        penalty: added to the loss.
 
     Returns:
         The last state, whose `best` is to be used, and the seconds of all starts of this run together.
@@ -76,20 +102,21 @@ def finetune(prepared: Prepared, seed: int, checkpoints: Checkpoints, metrics: M
         Diverged: the loss became NaN or infinite.
     """
     config, start, learner = prepared.config.finetune, prepared.start, prepared.learner
-    stream = BatchStream(prepared.tokens.train, config.batch_size, seed, prepared.buckets)
+    stream = stream or BatchStream(prepared.tokens.train, config.batch_size, seed, prepared.buckets)
     steps = max(round(config.epochs * stream.batches_per_epoch), 1)
     optimizer = finetune_optimizer(config, steps)
     scorer = prepared.scorer(prepared.tokens.validation)
     split = NamedSharding(prepared.mesh, TEXTS)
 
-    head = init_head(jax.random.key(seed), learner.head, learner.encoder.hidden, start.pooler)
-    params = {"body": start.body, "head": head} | ({"words": start.words} if config.train_words else {})
+    head = None if begin else init_head(jax.random.key(seed), learner.head, learner.encoder.hidden, start.pooler)
+    params = (begin or {"body": start.body, "head": head}) | ({"words": start.words} if config.train_words else {})
     state = FinetuneState(jnp.asarray(0, jnp.int32), copied(params), optimizer.init(params), no_best({"params": copied(params)}))
     state, words = place_parameters((state, start.words), prepared.mesh)
     shardings = parameter_shardings((state.params, state.optimizer), prepared.mesh)
 
-    def loss(params: Tree, words: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return real_loss(params, learner, params.get("words", words), batch)
+    def loss(params: Tree, words: jax.Array, batch: Batch, constants: Any) -> tuple[jax.Array, jax.Array]:
+        value, agreement = real_loss(params, learner, params.get("words", words), batch)
+        return value + penalty.value(params, constants) if penalty else value, agreement
 
     def move(params: Tree, memory: Any, gradient: Tree) -> tuple[Tree, Any]:
         updates, memory = optimizer.update(gradient, memory, params)
@@ -101,7 +128,7 @@ def finetune(prepared: Prepared, seed: int, checkpoints: Checkpoints, metrics: M
 
     def advance(state: FinetuneState, index: int) -> tuple[FinetuneState, dict[str, jax.Array]]:
         batch = place(stream.batch(index), split)
-        (value, agreement), gradient = differentiate(state.params, words, batch)
+        (value, agreement), gradient = differentiate(state.params, words, batch, penalty and penalty.constants)
         params, memory = compiled_move(state.params, state.optimizer, gradient)
         return FinetuneState(state.step + 1, params, memory, state.best), {"loss": value, learner.task.progress: agreement}
 

@@ -287,8 +287,11 @@ def read_task(card: dict[str, Any]) -> Task:
     Raises:
         UserError: there is no such task.
     """
+    from ddllm.models.multi_head import MultiHead  # made of the tasks here
+
+    known = {**TASKS, MultiHead.name: MultiHead}
     given = dict(card.get("task", {"name": Classification.name}))
     try:
-        return TASKS[given.pop("name")](**given)
+        return known[given.pop("name")](**given)
     except (KeyError, TypeError):
-        raise UserError(f"the task {card['task']!r} in recipe.json is not one of {', '.join(TASKS)}; get the folder again.") from None
+        raise UserError(f"the task {card['task']!r} in recipe.json is not one of {', '.join(known)}; get the folder again.") from None

@@ -44,6 +44,16 @@ def _count(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}"
 
 
+def _measured(name: str) -> Callable[[Row], str]:
+    """Cell of a mean over seeds, in %, with its deviation where there are several."""
+
+    def cell(row: Row) -> str:
+        spread = f" ± {100 * row[f'{name}_std']:.1f}" if row["runs"] > 1 else ""
+        return f"{100 * row[f'{name}_mean']:.1f}{spread}".replace("-", "−")
+
+    return cell
+
+
 VARIED: tuple[Column, ...] = ((FIGURES[ACCURACY], _figure), ("change, points", _change))
 
 
@@ -66,6 +76,20 @@ LAYOUTS = {
     "robustness": Layout("Away from the recipe", ("variation", "training"), VARIED),
     "labels": Layout("Labels", ("variation", "labels"), VARIED),
     "storage": Layout("Storage", ("variation", "embeddings"), (("bytes", lambda row: _count(row["bytes"])), *VARIED)),
+    "continual": Layout(
+        "Tasks in turn",
+        ("method", "memory"),
+        (
+            ("after task", lambda row: f"{row['after']} of {row['tasks']}"),
+            ("accuracy, % of all texts so far", _measured("accuracy")),
+            ("mean over tasks", _measured("average")),
+            ("forgetting", _measured("forgetting")),
+            ("backward transfer", _measured("transfer")),
+            ("% of joint", lambda row: NOTHING if row["percent_of_joint"] is None else f"{row['percent_of_joint']:.1f}"),
+            ("bytes", lambda row: _count(row["bytes"])),
+            ("seconds", lambda row: _time(row["seconds"])),
+        ),
+    ),
     "compute": Layout(
         "Compute",
         ("cost", "cost of"),
@@ -133,7 +157,7 @@ def _cells(layout: Layout, row: Row) -> tuple[str, ...]:
 
 
 def _notes(layout: Layout, rows: list[Row]) -> list[str]:
-    notes = [f"{row[layout.first[0]]}: {row['note']}" for row in rows if row.get("note")]
+    notes = list(dict.fromkeys(f"{row[layout.first[0]]}: {row['note']}" for row in rows if row.get("note")))
     for row in rows:
         paid = {what: row.get(f"paid_after_{what}") for what in ("flops", "seconds")}
         if any(paid.values()):

@@ -1,0 +1,131 @@
+"""Tasks in turn with a memory of at most 100 KB: results/CONTINUAL.md and results/CONTINUAL.json.
+
+    python -m benchmarks.continual [--datasets ag_news] [--models embedded] [--methods finetune,random,recipe,joint] [--seeds 0] [--smoke]
+                                   [--outer-steps 300] [--data FOLDER] [--work runs/continual] [--minutes N] [--only-table]
+
+The classes of a data set come in two tasks (AG News: World and Sports, then Business and Sci/Tech); accuracy is that on the test texts of all classes
+met so far, among these classes. Real texts are stored in as many bytes as the distilled sets take, whose embeddings have 8 bits. Each seed is a command of
+its own and resumes, as those of the table.
+"""
+
+import statistics
+import sys
+
+from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
+from benchmarks.jobs import ROOT, Base, Job
+from benchmarks.options import listed, make_parser, numbers, read_options, work_through
+from ddllm.continual.checks import METHODS, STORAGE
+from ddllm.main import exit_status
+from ddllm.report.results import read_results
+
+JSON, MARKDOWN = ROOT / "results" / "CONTINUAL.json", ROOT / "results" / "CONTINUAL.md"
+MEMORY = 100_000  # bytes
+SETTING = ("dataset", "model", "storage", "examples_per_class", "after")
+MEASURES = ("accuracy", "average", "forgetting", "transfer")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status: 1 where a run has failed."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+
+    def work() -> int:
+        parser = make_parser("benchmarks.continual", "runs/continual")
+        parser.set_defaults(datasets="ag_news", seeds="0")
+        parser.add_argument("--methods", default=",".join(METHODS), help=f"rows, of {', '.join(METHODS)}")
+        parser.add_argument("--outer-steps", default="300", help="of the distillation of each task")
+        parser.add_argument("--storage", default="8 bits", help=f"of distilled sets: {', '.join(STORAGE)}")
+        parser.add_argument("--per-class", default="1", help="examples per class of distilled sets")
+        parser.add_argument("--smoke", action="store_true", help="a few steps on a few short texts: does everything run? The figures are not kept")
+        options = read_options(parser, arguments)
+        methods = listed(options.methods, "--methods", METHODS)
+        outer_steps, *_ = numbers(options.outer_steps, "--outer-steps", 1)
+        [storage], count = listed(options.storage, "--storage", STORAGE), numbers(options.per_class, "--per-class", 1)[0]
+        bases = [Base.below(options.work, dataset, model, options.data) for dataset in options.datasets for model in options.models]
+        jobs = [plan(base, tuple(methods), seed, outer_steps, storage, count, options.smoke) for seed in options.seeds for base in bases]
+        rows = [] if options.smoke else read_entries(JSON, "rows")
+
+        def finished(job: Job) -> None:
+            enter(rows, job)
+            if not options.smoke:
+                write(rows)
+
+        status = work_through(options, jobs, finished, MARKDOWN)
+        if options.smoke:
+            print(markdown(rows))
+        return status
+
+    return exit_status(work, "the same command does what is left")
+
+
+def plan(base: Base, methods: tuple[str, ...], seed: int, outer_steps: int, storage: str, count: int, smoke: bool) -> Job:
+    """All methods for one seed, with so many distilled examples per class; those stored as tokens have no direction labels, which would take more."""
+    changes = {
+        "distill.teacher": "",
+        "continual.memory": MEMORY,
+        "continual.storage": storage,
+        **({"distill.direction_labels": False} if storage == "tokens" else {}),
+        "continual.way": "join",
+        "continual.methods": repr(methods),
+        **({"finetune.epochs": 0.5} if smoke else {"distill.outer_steps": outer_steps}),
+    }
+    line = ["--mode=continual", *(f"--config.{key}={value}" for key, value in changes.items())]
+    name = "-".join([storage.replace(" ", ""), *(() if len(methods) == len(METHODS) else methods), *(("smoke",) if smoke else ())])
+    return base.job(name, count, (seed,), line, f"recipe=ddllm,examples={count}{',smoke' * smoke}")
+
+
+def enter(rows: list[Entry], job: Job) -> None:
+    """Put a finished run's figures into the rows, in the place of those that other settings gave."""
+    results = read_results(job.member.folder / "results.json")
+    settings = {key: value for key, value in settings_of(results["config"], "full").items() if key != "continual.methods"}
+    settings |= {f"distill.{key}": results["config"]["distill"][key] for key in ("outer_steps", "length", "examples_per_class")}
+    for found in results["continual"]:
+        key = {"dataset": job.dataset, "model": job.model, "method": found["method"], "after": found["after"]}
+        key |= {"storage": results["config"]["continual"]["storage"], "examples_per_class": job.per_class}
+        row = find_entry(rows, key, settings, ("values",))
+        row["values"][str(job.seeds[0])] = {name: found[f"{name}_mean"] for name in MEASURES}
+        row |= {part: found[part] for part in ("tasks", "bytes", "seconds", "texts", "note")} | {"cpu": results["environment"]["cpu"]}
+
+
+def write(rows: list[Entry]) -> None:
+    """Write both files, in a fixed order."""
+    rows.sort(key=lambda row: (row["dataset"], *(str(row[part]) for part in SETTING[1:]), METHODS.index(row["method"])))
+    write_entries(JSON, "rows", rows, MARKDOWN, markdown(rows))
+
+
+def markdown(rows: list[Entry]) -> str:
+    """A table for each data set, model and number of tasks, with the share of joint training."""
+    lines = [
+        "# Tasks in turn, with memories of as many bytes",
+        "",
+        "In %, mean ± standard deviation over seeds (their number). Written by `python -m benchmarks.continual`; more is in CONTINUAL.json.",
+    ]
+    for values in sorted({tuple(row[part] for part in SETTING) for row in rows}):
+        here = [row for row in rows if tuple(row[part] for part in SETTING) == values]
+        dataset, model, storage, count, after = values
+        if after == 1:
+            continue  # the same for all that fine-tune
+        joint = next((mean(row, "accuracy") for row in here if row["method"] == "joint"), None)
+        lines += ["", f"## {dataset}, {model}, {count} per class stored as {storage}, after task {after} of {here[0]['tasks']}", ""]
+        lines += ["| memory | accuracy | % of joint | mean over tasks | forgetting | backward transfer | bytes |", "|---|---:|---:|---:|---:|---:|---:|"]
+        for row in here:
+            share = "–" if not joint else f"{100 * mean(row, 'accuracy') / joint:.1f}"
+            cells = [figure(row, "accuracy") + f" ({len(row['values'])})", share, *(figure(row, name) for name in MEASURES[1:])]
+            lines.append(f"| {row['method']} | {' | '.join(cells)} | {row['bytes']:,} |")
+        lines += ["", *(f"- {row['method']}: {row['note']}" for row in here)]
+    return "\n".join(lines) + "\n"
+
+
+def mean(row: Entry, name: str) -> float:
+    """Over seeds."""
+    return statistics.fmean(values[name] for values in row["values"].values())
+
+
+def figure(row: Entry, name: str) -> str:
+    """A measure in %, with its deviation where there are several seeds."""
+    values = [each[name] for each in row["values"].values()]
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * mean(row, name):.1f}{spread}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""Two halves of a corpus distilled apart and merged in each way, beside the whole distilled at the same total size: results/MERGING.md and MERGING.json.
+
+    python -m benchmarks.merging [--datasets ag_news] [--models embedded] [--ways interleave,join,relearn] [--per-class 2] [--outer-steps 300]
+                                 [--seeds 0] [--smoke] [--data FOLDER] [--work runs/merging] [--minutes N] [--only-table]
+
+The training texts are divided at random into two halves, which the data set's validation and test texts stay beside. Each half is distilled with half of
+the examples, by the data set's recipe without a teacher (a teacher would have to be one of each half's own). The rows that have learned again saw all
+texts, but for `relearn_sets`, which saw the two sets alone. Runs are commands of their own and resume, as those of the table.
+"""
+
+import json
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
+from benchmarks.jobs import ROOT, Base, Job
+from benchmarks.options import listed, make_parser, numbers, read_options, work_through
+from ddllm.data.corpus import load_corpus
+from ddllm.data.splits import Split, draw_part
+from ddllm.distill.artefact import load_distilled
+from ddllm.errors import UserError
+from ddllm.main import exit_status
+from ddllm.report.results import read_results
+from ddllm.runtime.storage import write_atomically
+
+JSON, MARKDOWN = ROOT / "results" / "MERGING.json", ROOT / "results" / "MERGING.md"
+WHOLE, HALF = "whole", ("half 1", "half 2")
+# Name of each way: what it means, and its keys of config.merge.
+WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "concatenate": ("one after the other", ("how=concatenate",)),
+    "interleave": ("in turn", ("how=interleave",)),
+    "join": ("side by side in the same inner batches", ("how=join",)),
+    "relearn_sets": ("side by side, rates and labels learned again on the sets alone", ("how=relearn", "order=join", "learn_on=sets")),
+    "relearn": ("side by side, rates and labels learned again on texts", ("how=relearn", "order=join")),
+    "relearn_all": (
+        "side by side, everything learned again on texts",
+        ("how=relearn", "order=join", "learn=('rates','labels','embeddings','directions')"),
+    ),
+    "fewer": ("re-distilled to half as many examples, on texts", ("how=fewer",)),
+}
+ROWS = {WHOLE: "all texts distilled at once", HALF[0]: "half of the texts, half of the examples", HALF[1]: "the other half"}
+ROWS |= {way: told for way, (told, _) in WAYS.items()}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status: 1 where a run has failed."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+
+    def work() -> int:
+        parser = make_parser("benchmarks.merging", "runs/merging")
+        parser.set_defaults(datasets="ag_news", seeds="0")
+        parser.add_argument("--ways", default=",".join(WAYS), help=f"rows, of {', '.join(WAYS)}")
+        parser.add_argument("--per-class", default="2", help="examples per class in all, an even number")
+        parser.add_argument("--outer-steps", default="300", help="of every distillation; learning again has a third of them")
+        parser.add_argument("--smoke", action="store_true", help="a few steps on a few short texts: does everything run? The figures are not kept")
+        options = read_options(parser, arguments)
+        ways, [count, *_] = listed(options.ways, "--ways", tuple(WAYS)), numbers(options.per_class, "--per-class", 2)
+        outer_steps, *_ = numbers(options.outer_steps, "--outer-steps", 1)
+        if count % 2:
+            raise UserError(f"--per-class is {count}, which cannot be divided between two halves; make it even.")
+        jobs = []
+        for seed in options.seeds:
+            for dataset in options.datasets:
+                for model in options.models:
+                    base = Base.below(options.work, dataset, model, options.data)
+                    jobs += plan(base, ways, count, seed, outer_steps, options.smoke, build=not options.only_table)
+        rows = [] if options.smoke else read_entries(JSON, "rows")
+
+        def finished(job: Job) -> None:
+            enter(rows, job)
+            if not options.smoke:
+                write(rows)
+
+        status = work_through(options, jobs, finished, MARKDOWN)
+        if options.smoke:
+            print(markdown(rows))
+        return status
+
+    return exit_status(work, "the same command does what is left")
+
+
+def plan(base: Base, ways: list[str], count: int, seed: int, outer_steps: int, smoke: bool, build: bool = True) -> list[Job]:
+    """The runs of one seed: the whole, the halves, and the ways of merging these.
+
+    Args:
+        base: data set and model.
+        ways: of merging.
+        count: examples per class in all.
+        seed: of everything.
+        outer_steps: of distillations; a third of them for learning again.
+        smoke: few steps on few texts.
+        build: write the halves' files where they are not there.
+    """
+    smoked, kept = ",smoke" if smoke else "", () if smoke else (f"outer_steps={outer_steps}",)
+    alone = tuple(f"--config.distill.{key}" for key in ("teacher=", *kept))
+
+    def job(name: str, examples: int, line: list[str]) -> Job:
+        made = base.job(name.replace(" ", "-").replace("_", "-"), count, (seed,), line, f"recipe=ddllm,examples={examples}{smoked}")
+        return replace(made, change=name)
+
+    whole = job(WHOLE, count, ["--mode=distill,evaluate", *alone])
+    jobs, folders = [whole], []
+    for part, name in enumerate(HALF):
+        folder = base.folder / f"halves-seed{seed}{'-smoke' if smoke else ''}" / str(part + 1)
+        if build and not folder.is_dir():
+            write_half(whole, folder, part)
+        data = {"source": folder, "validation": "validation", "test": "test", "text_column": "text", "label_column": "label", "subset": ""}
+        half = job(name, count // 2, ["--mode=distill,evaluate", *(f"--config.data.{key}={value}" for key, value in data.items()), *alone])
+        jobs.append(half)
+        folders.append(half.member.folder / "distilled")
+    for way in ways:
+        steps = () if smoke else (f"--config.merge.outer_steps={max(outer_steps // 3, 1)}",)
+        changes = [f"--config.merge.{key}" for key in WAYS[way][1]]
+        if way == "fewer":
+            changes.append(f"--config.merge.examples_per_class={count // 2}")
+        line = ["--mode=merge,evaluate", f"--sets={','.join(map(str, folders))}", *alone, *changes, *steps]
+        jobs.append(job(way, count, line))
+    return jobs
+
+
+def write_half(whole: Job, folder: Path, part: int) -> None:
+    """Write one half of a data set's training texts as a folder of files, with its other splits as they are."""
+    corpus = load_corpus(whole.member.config.data)
+    first = draw_part(corpus.train, len(corpus.train) // 2, [whole.seeds[0], 61])
+    there = set(first.keys())
+    rows = [number for number, key in enumerate(corpus.train.keys()) if (key in there) == (part == 0)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, split in (("train", corpus.train.take(rows)), ("validation", corpus.validation), ("test", corpus.test)):
+        _write_split(folder / f"{name}.jsonl", split, corpus.label_names)
+
+
+def _write_split(path: Path, split: Split, names: tuple[str, ...]) -> None:
+    lines = [json.dumps({"text": text, "label": names[label]}) for text, label in zip(split.texts, split.labels.tolist(), strict=True)]
+    with write_atomically(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def enter(rows: list[Entry], job: Job) -> None:
+    """Put a finished run's figures into the rows, in the place of those that other settings gave."""
+    results, config = read_results(job.member.folder / "results.json"), job.member.config
+    own = next(row for row in results["rows"] if row["name"] == "distilled")
+    distilled = load_distilled(job.member.folder / "distilled")
+    key = {"dataset": job.dataset, "model": job.model, "way": job.change, "examples_per_class": job.per_class}
+    key |= {"outer_steps": config.distill.outer_steps}
+    settings = {name: value for name, value in settings_of(results["config"], "distilled").items() if name != "merge.sets"}
+    row = find_entry(rows, key, settings, ("test",))
+    row["test"][str(job.seeds[0])] = own["accuracy_mean"]
+    row |= {part: own[part] for part in ("inner_steps", "floats", "texts", "examples", "distillation_seconds")}
+    row |= {"order": distilled.recipe.order, "cpu": results["environment"]["cpu"]}
+
+
+def write(rows: list[Entry]) -> None:
+    """Write both files, in a fixed order."""
+    order = {name: place for place, name in enumerate(ROWS)}
+    rows.sort(key=lambda row: (row["dataset"], row["model"], row["examples_per_class"], row["outer_steps"], order[row["way"]]))
+    write_entries(JSON, "rows", rows, MARKDOWN, markdown(rows))
+
+
+def markdown(rows: list[Entry]) -> str:
+    """A table for each data set, model and size, with the share of what the whole reaches."""
+    lines = [
+        "# Two halves distilled apart, and merged",
+        "",
+        "Test accuracy in %, mean over seeds (their number). Written by `python -m benchmarks.merging`; single figures and settings are in MERGING.json.",
+    ]
+    setting = ("dataset", "model", "examples_per_class", "outer_steps")
+    for values in sorted({tuple(row[part] for part in setting) for row in rows}):
+        here = [row for row in rows if tuple(row[part] for part in setting) == values]
+        dataset, model, count, steps = values
+        whole = next((statistics.fmean(row["test"].values()) for row in here if row["way"] == WHOLE), None)
+        lines += ["", f"## {dataset}, {model}, {count} per class in all, {steps} outer steps", ""]
+        lines += ["| | accuracy | % of the whole | examples | inner steps | numbers stored |", "|---|---:|---:|---:|---:|---:|"]
+        for row in here:
+            mean = statistics.fmean(row["test"].values())
+            share = "–" if not whole else f"{100 * mean / whole:.1f}"
+            figures = f"{100 * mean:.1f} ({len(row['test'])}) | {share} | {row['examples']} | {row['inner_steps']} | {row['floats']:,}"
+            lines.append(f"| {ROWS[row['way']]} | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

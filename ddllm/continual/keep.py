@@ -1,0 +1,161 @@
+"""A memory of distilled data sets, one for each task: made from the task's texts alone, stored in few bits, and given back as texts or as a recipe."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from ddllm.continual.lessons import Lesson
+from ddllm.data.batches import BatchStream, length_buckets
+from ddllm.distill.artefact import Distilled, load_distilled, save_distilled
+from ddllm.distill.dataset import DistilledData, Recipe, learned_parts
+from ddllm.distill.teacher import Teacher
+from ddllm.errors import UserError
+from ddllm.evaluate.finetune import finetune
+from ddllm.evaluate.small import head_key, train_small
+from ddllm.evaluate.storage import rounded, stored_bytes
+from ddllm.merge.learn import learn_again
+from ddllm.merge.relearn import Work, as_distilled, relearn_on_sets, update
+from ddllm.merge.sets import UNION, Merged, merge_sets
+from ddllm.models.encoder import Tree
+from ddllm.prepare import Prepared
+from ddllm.runtime.checkpoints import Checkpoints
+from ddllm.runtime.mesh import BATCH
+from ddllm.runtime.metrics import Metrics
+from ddllm.runtime.processes import from_first, is_first
+
+TOKENS = "tokens"  # what is stored are texts: real ones, of which labels and rates alone are learned
+
+
+def of_lesson(prepared: Prepared, lesson: Lesson) -> Prepared:
+    """What is prepared, for a lesson's classes alone."""
+    head = replace(prepared.learner.head, classes=len(lesson.columns))
+    buckets = length_buckets(lesson.tokens.train.lengths, prepared.config.data.length)
+    return replace(prepared, tokens=lesson.tokens, learner=replace(prepared.learner, head=head), buckets=buckets)
+
+
+def kept_parts(data: DistilledData, recipe: Recipe, storage: str) -> tuple[str, ...]:
+    """What is learned of a set that is kept: where texts are stored as token numbers, everything but the texts."""
+    return tuple(name for name in learned_parts(data, recipe) if storage != TOKENS or name != "embeddings")
+
+
+def kept_bytes(data: DistilledData, storage: str, vocabulary: int) -> int:
+    """Bytes of a set in the memory (see evaluate/storage.py); a token number takes 2 or, where the vocabulary needs them, 4."""
+    if storage != TOKENS:
+        return stored_bytes(data, storage)
+    positions = int(np.sum(np.asarray(data.mask) > 0))
+    return (2 if vocabulary <= 2**16 else 4) * positions + 4 * (data.floats - positions * data.embeddings.shape[-1])
+
+
+def compress(data: DistilledData, storage: str) -> DistilledData:
+    """The data set as it comes back from storage."""
+    return data if storage == TOKENS else data.replace(embeddings=np.asarray(rounded(jnp.asarray(data.embeddings), storage)))
+
+
+def check_room(prepared: Prepared, lessons: list[Lesson]) -> list[int]:
+    """Bytes that the sets take after each lesson.
+
+    Raises:
+        UserError: they take more than the memory has, after all lessons.
+    """
+    config = prepared.config
+    storage = config.continual.storage
+    if storage == TOKENS and config.distill.initial in ("noise", "normal"):
+        raise UserError(
+            f"config.continual.storage is {TOKENS!r}, but config.distill.initial={config.distill.initial} is no text; set it to real or herding."
+        )
+    first = as_distilled(of_lesson(prepared, lessons[0])).data
+    each = kept_bytes(first, storage, prepared.pretrained.config.vocabulary) / len(lessons[0].columns)
+    taken = np.cumsum([round(each * len(lesson.columns)) for lesson in lessons]).tolist()
+    if taken[-1] > config.continual.memory:
+        raise UserError(
+            f"the distilled sets of {len(lessons)} tasks would take {taken[-1]:,} bytes, but config.continual.memory is {config.continual.memory:,}: "
+            "set config.distill.length or config.distill.examples_per_class lower, config.distill.direction_labels to False, or config.continual.storage "
+            "to 8 bits or tokens."
+        )
+    return taken
+
+
+def distil_lesson(prepared: Prepared, lesson: Lesson, folder: Path, open_metrics: Callable[[], Metrics], mark: str) -> Distilled:
+    """The set of one lesson: loaded where it is there, or else distilled as config.distill says.
+
+    Args:
+        prepared: the run's.
+        lesson: whose texts are seen, and no others.
+        folder: where the set goes, beside its checkpoints.
+        open_metrics: opens where figures are written.
+        mark: makes the figures' name.
+    """
+    place = folder / "distilled"
+    if not from_first(place.is_dir):
+        prepared, config = of_lesson(prepared, lesson), prepared.config.distill
+        fresh = as_distilled(prepared)
+        teacher = _teach(prepared, folder / "teacher", open_metrics, f"continual-teacher-{mark}") if config.teacher else None
+        stream = BatchStream(prepared.tokens.train, config.batch_size, prepared.config.seed, prepared.buckets, config.balanced)
+        scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
+        parts = kept_parts(fresh.data, fresh.recipe, prepared.config.continual.storage)
+        how = (stream, scorer, folder / "checkpoints", open_metrics, config.outer_steps, teacher, f"continual-distill-{mark}")
+        data, figures = learn_again(prepared, fresh.data, fresh.recipe, parts, *how)
+        _save(prepared, fresh, data, place, figures)
+    return from_first(lambda: load_distilled(place))
+
+
+def update_memory(
+    prepared: Prepared, old: Distilled, lesson: Lesson, folder: Path, open_metrics: Callable[[], Metrics], mark: str
+) -> Distilled:
+    """One set for all lessons so far: the earlier ones' set and the new texts, and nothing else (see merge/relearn.py)."""
+    place = folder / "distilled"
+    if not from_first(place.is_dir):
+        config = prepared.config
+        work = Work(folder / "checkpoints", open_metrics, config.distill.outer_steps, config.merge.variants, f"continual-update-{mark}")
+        kept = kept_parts(old.data, old.recipe, config.continual.storage)
+        merged = update(of_lesson(prepared, lesson), old, "the set of the earlier tasks", config.continual.way, config.continual.replay, work, kept)
+        merged = replace(merged, data=compress(merged.data, config.continual.storage))
+        if is_first():
+            merged.save(place)
+    return from_first(lambda: load_distilled(place))
+
+
+def as_recipe(
+    prepared: Prepared, sets: list[Distilled], names: tuple[str, ...], folder: Path, open_metrics: Callable[[], Metrics], mark: str
+) -> Merged:
+    """The sets of all lessons so far as one recipe over all their classes."""
+    config = prepared.config.continual
+    folders = [f"the set of task {number}" for number in range(1, len(sets) + 1)]
+    merged = merge_sets(sets, folders, config.way, prepared.pretrained, UNION, names)
+    if not config.relearn_steps:
+        return merged
+    work = Work(folder, open_metrics, config.relearn_steps, prepared.config.merge.variants, f"continual-relearn-{mark}")
+    return relearn_on_sets(prepared, merged, sets, tuple(prepared.config.merge.learn), work)
+
+
+def train_recipe(prepared: Prepared, distilled: Distilled | Merged) -> tuple[Prepared, Tree]:
+    """Parameters trained from the pretrained ones on a set, and what is prepared with its learner."""
+    learner = distilled.learner if isinstance(distilled, Merged) else distilled.learner(prepared.pretrained)
+    data = jax.tree.map(jnp.asarray, distilled.data)
+    return replace(prepared, learner=learner), train_small(learner, distilled.recipe, prepared.start, data, head_key(prepared, 0))
+
+
+def _save(prepared: Prepared, fresh: Distilled, data: DistilledData, place: Path, figures: dict[str, float]) -> None:
+    if not is_first():
+        return
+    card = {key: value for key, value in fresh.card.items() if key != "label_names"}
+    save_distilled(place, compress(data, prepared.config.continual.storage), fresh.recipe, fresh.label_names, **card, **figures)
+
+
+def _teach(prepared: Prepared, folder: Path, open_metrics: Callable[[], Metrics], name: str) -> Teacher:
+    """A model fine-tuned on the lesson's texts alone."""
+    checkpoints, metrics = Checkpoints(folder, keep=1), open_metrics()
+    try:
+        state, _ = finetune(prepared, prepared.config.seed, checkpoints, metrics, name)
+    finally:
+        checkpoints.close()
+        metrics.close()
+    params = jax.tree.map(jnp.asarray, state.best["params"])
+    params = {part: params[part] for part in ("body", "head")}
+    share = prepared.config.distill.teacher_share
+    return Teacher(params, prepared.start.words, prepared.learner, share, NamedSharding(prepared.mesh, BATCH))

@@ -1,0 +1,183 @@
+"""Distilled data sets brought to the same shapes, each still training exactly as it did.
+
+    positions T    filled up with mask 0
+    examples N     filled up with examples whose labels are 0, the others' labels multiplied by what the mean loses; or repeated, where
+                   labels do not enter the loss linearly
+    classes C      columns of the common classes, 0 where a set says nothing; all labels in the least special of their kinds
+    rates G        of the finest groups among the sets
+    order          logits of batches' shares for every set, a fixed order being one with shares of 0 and 1
+
+`combine` puts what comes out one behind the other.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddllm.distill.artefact import Distilled
+from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe, group_names, spread_rates
+from ddllm.distill.order import fixed_order
+from ddllm.models.encoder import Tree
+from ddllm.models.multi_head import MultiHead
+from ddllm.models.tasks import AS_THEY_STAND, Classification, Task, read_task
+
+ONE = 200.0  # a logit beside zeros that is all of the softmax in float32
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of the merged set and where each set's are among them.
+
+    Attributes:
+        names: of all classes.
+        columns: for each set the numbers of its classes [C of the set].
+        task: of the merged set.
+    """
+
+    names: tuple[str, ...]
+    columns: list[np.ndarray]
+    task: Task
+
+
+def same_classes(sets: list[Distilled]) -> Classes:
+    """The first set's classes, which all others have in some order."""
+    names = sets[0].label_names
+    return Classes(names, [np.array([names.index(name) for name in s.label_names]) for s in sets], read_task(sets[0].card))
+
+
+def united_classes(sets: list[Distilled], names: tuple[str, ...] = ()) -> Classes:
+    """All sets' classes, each once: in the order of `names`, where these are the same ones, or else of the sets."""
+    found = tuple(dict.fromkeys(name for distilled in sets for name in distilled.label_names))
+    names = names if sorted(names) == sorted(found) else found
+    return Classes(names, [np.array([names.index(name) for name in s.label_names]) for s in sets], Classification())
+
+
+def headed_classes(sets: list[Distilled], names: list[str]) -> Classes:
+    """All sets' classes side by side, in a head of each set's own; `names` are the heads'."""
+    sizes = [len(distilled.label_names) for distilled in sets]
+    ends = np.cumsum([0, *sizes])
+    columns = [np.arange(first, first + size) for first, size in zip(ends, sizes, strict=False)]
+    return Classes(tuple(name for s in sets for name in s.label_names), columns, MultiHead(tuple(names), tuple(sizes)))
+
+
+def align(sets: list[Distilled], classes: Classes, params: Tree) -> tuple[list[DistilledData], Recipe]:
+    """The sets' arrays in the same shapes, and the recipe that all of them then have, but for passes and order.
+
+    Args:
+        sets: of one encoder, head and optimizer (see fit.py), of any classes.
+        classes: the merged set's.
+        params: parameters {"body", "head"} of the encoder and any head of its kind, or their shapes: they say which groups have rates.
+
+    Returns:
+        Data with `order` [S, M] and the same sizes T, N, C and G; and constants.
+    """
+    kinds = {distilled.recipe.labels for distilled in sets}
+    kind = kinds.pop() if len(kinds) == 1 else AS_THEY_STAND
+    if kind == "soft" and any(len(columns) < len(classes.names) for columns in classes.columns):
+        kind = AS_THEY_STAND  # a distribution over some classes only has no logits
+    linear = kind == AS_THEY_STAND and isinstance(classes.task, Classification | MultiHead)
+    linear = linear and all(d.data.attention is None and d.data.features is None for d in sets)
+    shapes = [distilled.data.embeddings.shape for distilled in sets]
+    examples = max(shape[1] for shape in shapes) if linear else math.lcm(*(shape[1] for shape in shapes))
+    length, groups = max(shape[2] for shape in shapes), max(distilled.data.rates.shape[1] for distilled in sets)
+    absent = {
+        name: next((np.shape(getattr(d.data, name))[2:] for d in sets if getattr(d.data, name) is not None), None)
+        for name in ("types", "directions")
+    }
+    aligned = []
+    for distilled, columns in zip(sets, classes.columns, strict=True):
+        data = distilled.data.replace(labels=place_labels(distilled, columns, classes, kind))
+        data = lengthen(fill_absent(data, absent), length)
+        data = pad_examples(data, examples) if linear else repeat_examples(data, examples)
+        head = None if data.head is None else place_head(data.head, columns, len(classes.names))
+        data = data.replace(rates=finer_rates(data.rates, groups, params), order=order_logits(data, distilled.recipe), head=head)
+        aligned.append(data)
+    first = sets[0].recipe
+    weights = {"attention_weight": first.attention_weight, "feature_weight": first.feature_weight}
+    return aligned, Recipe(kind, first.optimizer, 1, first.order, **weights)
+
+
+def place_labels(distilled: Distilled, columns: np.ndarray, classes: Classes, kind: str) -> np.ndarray:
+    """Labels [M, N, C] of all classes, those of the set's own in their columns."""
+    labels = np.asarray(distilled.data.labels, np.float32)
+    if distilled.recipe.labels == "soft" and kind != "soft":
+        one_class = read_task(distilled.card).one_class
+        labels = np.asarray(jax.nn.softmax(labels, axis=-1) if one_class else jax.nn.sigmoid(labels))
+    placed = np.zeros((*labels.shape[:2], len(classes.names)), np.float32)
+    placed[..., columns] = labels
+    return placed
+
+
+def place_head(head: Tree, columns: np.ndarray, classes: int) -> Tree:
+    """A learned head with outputs for all classes, those of the set's own in their columns and 0 for others."""
+    kernel = np.zeros((head["out"]["kernel"].shape[0], classes), np.float32)
+    bias = np.zeros(classes, np.float32)
+    kernel[:, columns], bias[columns] = head["out"]["kernel"], head["out"]["bias"]
+    return head | {"out": {"kernel": kernel, "bias": bias}}
+
+
+def fill_absent(data: DistilledData, shapes: dict[str, tuple[int, ...] | None]) -> DistilledData:
+    """Zeros for token types and direction labels that others have, which is what their absence means."""
+    for name, shape in shapes.items():
+        if shape is not None and getattr(data, name) is None:
+            shape = data.mask.shape[2:] if name == "types" else shape
+            data = data.replace(**{name: np.zeros((*data.mask.shape[:2], *shape), np.float32)})
+    return data
+
+
+def lengthen(data: DistilledData, length: int) -> DistilledData:
+    """Examples filled up to so many positions with mask 0, of embeddings, types and attention too."""
+    more = length - data.mask.shape[2]
+    if not more:
+        return data
+
+    def pad(array: Any, axes: tuple[int, ...]) -> np.ndarray:
+        return np.pad(np.asarray(array), [(0, more if axis in axes else 0) for axis in range(np.ndim(array))])
+
+    changes = {"embeddings": pad(data.embeddings, (2,)), "mask": pad(data.mask, (2,))}
+    if data.types is not None:
+        changes["types"] = pad(data.types, (2,))
+    if data.attention is not None:
+        changes["attention"] = pad(data.attention, tuple(range(4, np.ndim(data.attention))))
+    return data.replace(**changes)
+
+
+def pad_examples(data: DistilledData, examples: int) -> DistilledData:
+    """Inner batches filled up with examples of one position and no labels, for losses in which labels are linear: no gradient changes."""
+    count = data.mask.shape[1]
+    if examples == count:
+        return data
+    changes = {}
+    for name, array in data.batches.items():
+        scale = examples / count if name in ("labels", *AUXILIARY) else 1.0
+        changes[name] = np.pad(scale * np.asarray(array), [(0, examples - count if axis == 1 else 0) for axis in range(np.ndim(array))])
+    changes["mask"][:, count:, 0] = 1  # a mean over no positions is none
+    return data.replace(**changes)
+
+
+def repeat_examples(data: DistilledData, examples: int) -> DistilledData:
+    """Inner batches in which every example stands several times, so that their mean loss stays what it was."""
+    times = examples // data.mask.shape[1]
+    return data.replace(**{name: np.repeat(np.asarray(array), times, axis=1) for name, array in data.batches.items()})
+
+
+def finer_rates(rates_SG: np.ndarray, groups: int, params: Tree) -> np.ndarray:
+    """Raw rates for as many groups as another set has."""
+    if rates_SG.shape[1] == groups:
+        return np.asarray(rates_SG)
+    if rates_SG.shape[1] == 1:
+        return np.repeat(np.asarray(rates_SG), groups, axis=1)
+    spread = [jax.tree.leaves(spread_rates(row, params)) for row in np.asarray(rates_SG)]
+    assert len(spread[0]) == len(group_names(params, "tensor"))
+    return np.array(spread, np.float32)
+
+
+def order_logits(data: DistilledData, recipe: Recipe) -> np.ndarray:
+    """Logits [S, M] of the batches' shares in each step; of a shuffled order those of the places that are dealt to."""
+    if data.order is not None:
+        return np.asarray(data.order)
+    batches = data.mask.shape[0]
+    return (ONE * np.eye(batches, dtype=np.float32))[fixed_order(batches, recipe.passes)]

@@ -1,0 +1,39 @@
+"""Which values of config.merge can be meant; `validate` calls it."""
+
+from ml_collections import ConfigDict
+
+from ddllm.config import suggest
+from ddllm.errors import UserError
+
+LEARNED_AGAIN = ("relearn", "fewer", "update")
+HOW = ("concatenate", "interleave", "join", "union", "heads", *LEARNED_AGAIN)
+ORDERS = ("concatenate", "interleave", "join")
+SOURCES = ("auto", "texts", "sets", "nothing")
+PARTS = ("rates", "labels", "embeddings", "directions", "attention", "features", "head", "order")
+
+
+def validate_merge(merge: ConfigDict) -> None:
+    """Raise `UserError` for the first value that cannot be meant."""
+    for key, known in (("how", HOW), ("order", ORDERS), ("learn_on", SOURCES)):
+        if merge[key] not in known:
+            raise UserError(f"config.merge.{key} is {merge[key]!r}{suggest(str(merge[key]), known)}; it must be one of {', '.join(known)}.")
+    for part in merge.learn:
+        if part not in PARTS:
+            raise UserError(f"config.merge.learn has {part!r}{suggest(str(part), PARTS)}; it may have {', '.join(PARTS)}.")
+    if not merge.learn:
+        raise UserError("config.merge.learn is empty; make it \"('rates','labels')\", or choose a config.merge.how that learns nothing.")
+    for key in ("examples_per_class", "passes", "outer_steps", "variants"):
+        if merge[key] < (0 if key in ("outer_steps", "variants", "passes") else 1):
+            raise UserError(f"config.merge.{key} is {merge[key]!r}, which is too small.")
+    if not 0 < merge.old_share < 1:
+        raise UserError(f"config.merge.old_share is {merge.old_share!r}, but must lie between 0 and 1.")
+    if merge.how == "heads" and merge.learn_on == "texts":
+        raise UserError(
+            "config.merge.learn_on is 'texts', but the texts of one corpus belong to one head alone, and the others would forget; make it sets."
+        )
+    if merge.how in LEARNED_AGAIN and merge.learn_on == "nothing":
+        raise UserError(f"config.merge.how is {merge.how!r}, which learns; set config.merge.learn_on to texts or sets, or choose another way.")
+    if merge.how == "update" and merge.learn_on == "sets":
+        raise UserError("config.merge.how=update learns from new texts; leave config.merge.learn_on at auto.")
+    if merge.how == "update" and len(merge.sets) > 1:
+        raise UserError(f"config.merge.how=update changes one distilled data set, but --sets has {len(merge.sets)}; merge them first.")

@@ -1,0 +1,171 @@
+"""From several loaded distilled data sets to one: `merge_sets` for what needs no learning, `reduce_set` for fewer examples; both hand on a `Merged`.
+
+    merged = merge_sets([load_distilled(folder) for folder in folders], folders, "interleave", load_pretrained("embedded"))
+    merged.save("merged")
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddllm.distill.artefact import Distilled, describe_base, save_distilled
+from ddllm.distill.dataset import FED, DistilledData, Recipe, raw_rates
+from ddllm.errors import UserError
+from ddllm.merge.align import Classes, align, headed_classes, same_classes, united_classes
+from ddllm.merge.combine import combine, merge_heads
+from ddllm.merge.fit import check_classes, check_sets
+from ddllm.models.heads import init_head
+from ddllm.models.learner import Learner
+from ddllm.models.pretrained import Pretrained
+from ddllm.runtime.storage import read_json
+
+SAME, UNION, HEADS = "same", "union", "heads"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merged data set before it is a folder.
+
+    Attributes:
+        data: its arrays.
+        recipe: its recipe.
+        classes: its classes, and where each set's are among them.
+        learner: head and task.
+        card: what recipe.json will say beside that.
+    """
+
+    data: DistilledData
+    recipe: Recipe
+    classes: Classes
+    learner: Learner
+    card: dict[str, Any]
+
+    def save(self, folder: str | Path, **card: Any) -> None:
+        """Write it as an ordinary distilled folder."""
+        save_distilled(Path(folder), self.data, self.recipe, self.classes.names, **self.card, **card)
+
+    def as_distilled(self) -> Distilled:
+        """As if it had been saved and loaded."""
+        return Distilled(self.data, self.recipe, {"label_names": list(self.classes.names), **self.card})
+
+
+def merge_sets(
+    sets: list[Distilled],
+    folders: list[str],
+    way: str,
+    pretrained: Pretrained,
+    over: str = SAME,
+    names: tuple[str, ...] = (),
+    heads: tuple[str, ...] = (),
+) -> Merged:
+    """Several sets of one encoder as one, nothing being learned.
+
+    Args:
+        sets: of the same encoder, head and inner optimizer.
+        folders: what they are called in messages and in the merged set's card.
+        way: "concatenate", "interleave" or "join" (see combine.py).
+        pretrained: the encoder.
+        over: "same": all are of one task; "union": all their classes in one head; "heads": a head for each set.
+        names: order of the united classes, where these are the same ones; or of the one task's.
+        heads: names of heads; left out, those of the folders.
+
+    Raises:
+        UserError: the sets do not fit together, or are not this encoder's.
+    """
+    check_sets(sets, folders, task=over == SAME)
+    for distilled in sets:
+        distilled.check_base(pretrained)
+    if over == SAME:
+        classes = same_classes(sets)
+        if sorted(names) == sorted(classes.names):
+            classes = Classes(names, [np.array([names.index(name) for name in s.label_names]) for s in sets], classes.task)
+    else:
+        check_classes(sets, folders)
+        classes = united_classes(sets, names) if over == UNION else headed_classes(sets, list(heads or name_heads(folders)))
+    first = sets[0].learner(pretrained)
+    learner = replace(first, head=replace(first.head, classes=len(classes.names)), task=classes.task)
+    aligned, recipe = align(sets, classes, shapes_of(pretrained, learner))
+    data, recipe = combine(aligned, recipe, way, classes.task.groups(len(classes.names)) if over == SAME else 1)
+    if over != SAME and data.head is not None:
+        data = data.replace(head=merge_heads(aligned))
+    length = max(d.card.get("preprocessing", {}).get("text_length", 0) for d in sets)
+    card = describe_base(pretrained, learner, length, sets[0].pairs)
+    seconds = [d.card.get("distillation_seconds") for d in sets]
+    card["merged"] = {"way": way, "over": over, "sets": [describe_set(d, folder) for d, folder in zip(sets, folders, strict=True)]}
+    if None not in seconds:
+        card["distillation_seconds"] = float(np.sum(seconds))
+    return Merged(data, recipe, classes, learner, card)
+
+
+def describe_set(distilled: Distilled, folder: str) -> dict[str, Any]:
+    """What the card says of one of the sets: its name, checksum, classes and size, no path of one machine."""
+    folder_path = Path(folder)
+    name = folder_path.parent.name if folder_path.name == "distilled" else folder_path.name
+    return {
+        "name": name,
+        "sha256": distilled.card.get("sha256"),
+        "label_names": list(distilled.label_names),
+        "examples": distilled.data.examples,
+        "inner_steps": distilled.data.steps,
+    }
+
+
+def name_heads(folders: list[str]) -> list[str]:
+    """Different names for the heads of different folders: the folders' own where they differ, or else with numbers."""
+    names = []
+    for folder in map(Path, folders):
+        path = folder.parent if folder.name == "distilled" else folder
+        config = folder.parent / "config.json"
+        named = read_json(config).get("name") if folder.name == "distilled" and config.is_file() else None
+        names.append(named or path.name)
+    return names if len(set(names)) == len(names) else [f"{name}-{number}" for number, name in enumerate(names)]
+
+
+def shapes_of(pretrained: Pretrained, learner: Learner) -> Any:
+    """Shapes of the parameters {"body", "head"} that are trained."""
+
+    def make() -> Any:
+        return init_head(jax.random.key(0), learner.head, learner.encoder.hidden, pretrained.pooler)
+
+    return {"body": pretrained.body, "head": jax.eval_shape(make)}
+
+
+def reduce_set(merged: Merged, per_class: int, passes: int) -> Merged:
+    """The first examples of each class, batch after batch, as one inner batch with the mean rates: where learning to do with fewer begins.
+
+    Args:
+        merged: what is to become smaller.
+        per_class: examples for each class; in all, where labels are numbers or sets.
+        passes: inner steps.
+
+    Raises:
+        UserError: the set has no more examples of some class.
+    """
+    data, recipe = merged.data, merged.recipe
+    groups = merged.learner.task.groups(len(merged.classes.names))
+    count = data.examples
+    flat = {name: np.asarray(getattr(data, name)).reshape(count, *np.shape(getattr(data, name))[2:]) for name in FED if name in data.batches}
+    kinds = flat["labels"].argmax(axis=-1) if groups > 1 else np.zeros(count, np.int64)
+    real = np.any(flat["labels"] != 0, axis=-1) if groups > 1 else np.ones(count, bool)  # not what only fills a batch up
+    chosen = []
+    for group in range(groups):
+        rows = np.flatnonzero((kinds == group) & real)
+        if len(rows) < per_class:
+            whose = f"of the class {merged.classes.names[group]}" if groups > 1 else "in all"
+            raise UserError(
+                f"config.merge.examples_per_class is {per_class}, but the sets have {len(rows)} examples {whose}; ask for fewer than there are."
+            )
+        # One from each batch in turn, so that all sets are there.
+        order = np.lexsort((rows // data.mask.shape[1], rows % data.mask.shape[1]))
+        chosen.append(rows[order][:per_class])
+    rows = np.concatenate(chosen)
+    changes: dict[str, Any] = {name: array[None, rows] for name, array in flat.items()}
+    rates = np.logaddexp(0, np.asarray(data.rates, np.float64))
+    rates = rates[rates.max(axis=1) > 1e-20].mean(axis=0)  # but for steps that do nothing
+    changes["rates"] = np.tile(np.asarray(raw_rates(rates), np.float32), (passes, 1))
+    if data.momentum is not None:
+        changes["momentum"] = np.full(passes, np.mean(data.momentum), np.float32)
+    return replace(merged, data=data.replace(order=None, **changes), recipe=replace(recipe, passes=passes, order="fixed"))

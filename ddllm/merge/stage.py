@@ -1,0 +1,79 @@
+"""The stage `merge`: the folders of config.merge.sets become the run's distilled data set, in the way that config.merge.how names.
+
+    python -m ddllm.main --config configs/ag_news.py:model=embedded --mode=merge,evaluate --sets runs/a/distilled,runs/b/distilled
+
+| how | what comes out | learned again on |
+|---|---|---|
+| `concatenate`, `interleave`, `join` | all sets of one task, in an order (combine.py) | nothing |
+| `union` | sets of different classes, in one head | nothing |
+| `heads` | sets of different classifications, a head for each | nothing |
+| `relearn` | as config.merge.order says, then config.merge.learn learned again | texts, or the sets |
+| `fewer` | config.merge.examples_per_class of them, everything learned again | texts, or the sets |
+| `update` | one set, changed by new texts | texts beside the set |
+
+config.merge.learn_on decides otherwise: a union can be learned again on the sets too.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from ddllm.config import resolve
+from ddllm.distill.artefact import Distilled, load_distilled
+from ddllm.distill.dataset import learned_parts
+from ddllm.distill.teacher import load_teacher
+from ddllm.errors import UserError
+from ddllm.merge.relearn import Work, relearn_on_sets, relearn_on_texts, update
+from ddllm.merge.sets import HEADS, SAME, UNION, Merged, merge_sets, reduce_set
+from ddllm.models.pretrained import load_pretrained
+from ddllm.runtime.processes import from_first, is_first
+from ddllm.runtime.progress import say
+
+if TYPE_CHECKING:
+    from ddllm.stages import Run
+
+OVER = {"union": UNION, "heads": HEADS}
+
+
+def merge(run: "Run") -> None:
+    """Merge distilled folders into the run's own.
+
+    Raises:
+        UserError: a folder is not one, the sets do not fit together or to the encoder, or there is nothing to learn from.
+    """
+    config = run.config.merge
+    folders = [str(folder) for folder in config.sets]
+    if not folders:
+        raise UserError("there is nothing to merge; give the distilled folders as --sets A,B.")
+    sets = from_first(lambda: [load_distilled(folder) for folder in folders])
+    merged = merge_as_asked(run, sets, folders)
+    if is_first():
+        merged.save(run.workdir.distilled, config=resolve(run.config))
+        data = merged.data
+        say(f"merged into {data.examples} examples in {data.steps} inner steps: {run.workdir.distilled}")
+
+
+def merge_as_asked(run: "Run", sets: list[Distilled], folders: list[str]) -> Merged:
+    """The merged set that config.merge describes; checkpoints of what is learned lie in the working directory."""
+    config, distill = run.config.merge, run.config.distill
+    work = Work(run.workdir.path / "merge", run.metrics, config.outer_steps or distill.outer_steps, config.variants)
+    if config.how == "update":
+        return update(run.prepared, sets[0], folders[0], config.order, config.old_share, work)
+    source = config.learn_on
+    if source == "auto":
+        source = "texts" if config.how in ("relearn", "fewer") else "nothing"
+    pretrained = run.prepared.pretrained if source != "nothing" else load_pretrained(run.config.model.name)
+    way = config.how if config.how in ("concatenate", "interleave", "join") else config.order
+    names = tuple(run.config.data.label_names) or (run.prepared.tokens.label_names if source == "texts" else ())
+    merged = merge_sets(sets, folders, way, pretrained, OVER.get(config.how, SAME), names)
+    parts: Any = tuple(config.learn)
+    if config.how == "fewer":
+        merged = reduce_set(merged, config.examples_per_class, config.passes or distill.passes)
+        parts = tuple(learned_parts(merged.data, merged.recipe))
+    if source == "sets":
+        return relearn_on_sets(run.prepared, merged, sets, parts, work)
+    if source == "texts":
+        tokens = run.prepared.tokens
+        pairs = bool(run.config.data.pair_column)
+        merged.as_distilled().check_data("the merged set", merged.learner.task.name, tokens.name, tokens.label_names, run.prepared.learner.task.name, pairs)
+        teacher = load_teacher(run.prepared, run.teacher_folder, distill.teacher_share) if distill.teacher else None
+        return relearn_on_texts(run.prepared, merged, parts, work, teacher)
+    return merged

@@ -1,0 +1,156 @@
+"""Tasks in turn on a tiny model: measures by hand, memories within their bytes, and the stage from end to end, started twice."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddllm.continual.exemplars import Exemplars, text_bytes
+from ddllm.continual.lessons import Lesson
+from ddllm.continual.measures import measure
+from ddllm.data.tokens import TokenCorpus, TokenSplit
+from ddllm.main import main
+from ddllm.report.results import read_results
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = str(ROOT / "configs" / "quickstart.py")
+KINDS = {"warm": "warm lovely", "clever": "clever rich", "dull": "dull flat", "awful": "awful stupid"}
+
+
+def test_measures_by_hand():
+    first = measure([[0.9]])
+    assert first == {"average": 0.9, "forgetting": 0.0, "transfer": 0.0}
+    third = measure([[0.9], [0.95, 0.8], [0.5, 0.9, 0.7]])
+    assert third["average"] == pytest.approx(0.7)
+    assert third["forgetting"] == pytest.approx(((0.95 - 0.5) + (0.8 - 0.9)) / 2)
+    assert third["transfer"] == pytest.approx(((0.5 - 0.9) + (0.9 - 0.8)) / 2)
+
+
+def make_lesson(columns, seen, rows=60, seed=0):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 9, rows).astype(np.int32)
+    split = TokenSplit(rng.integers(5, 40, (rows, 8)).astype(np.int32), lengths, np.arange(rows, dtype=np.int32) % len(columns))
+    corpus = TokenCorpus("corpus", tuple("ab"), split, split, split, {}, "f")
+    return Lesson("lesson", corpus, np.array(columns), seen)
+
+
+@pytest.mark.parametrize("method", ["random", "herding"])
+def test_exemplars_share_their_bytes_over_the_classes(method):
+    memory, budget = Exemplars(method, 50, 0), 200
+    features = np.random.default_rng(1).standard_normal((60, 4))
+    memory.learn(make_lesson([0, 1], 2), budget, lambda: features)
+    before = {column: split.ids.tolist() for column, split in memory.kept.items()}
+    assert 150 < memory.bytes <= budget
+    memory.learn(make_lesson([2, 3], 4, seed=3), budget, lambda: features)
+    assert set(memory.kept) == {0, 1, 2, 3} and 120 < memory.bytes <= budget
+    for column, split in memory.kept.items():
+        assert text_bytes(split, 50).sum() <= budget / 4 and set(split.labels.tolist()) == {column}
+        if column < 2:  # the first chosen remain
+            assert split.ids.tolist() == before[column][: len(split)] and len(split) < len(before[column])
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Sentences of four classes, told by one of two words each."""
+    rng = np.random.default_rng(4)
+    folder, seen = tmp_path_factory.mktemp("corpus"), set()
+    others = "the a film plot actor scene story is was and very with".split()
+    for name, rows in (("train", 240), ("test", 60)):
+        lines = []
+        while len(lines) < rows:
+            label = list(KINDS)[len(lines) % 4]
+            text = " ".join(rng.permutation([*rng.choice(others, rng.integers(2, 8)), rng.choice(KINDS[label].split())]))
+            if text not in seen:
+                seen.add(text)
+                lines.append(json.dumps({"text": text, "label": label}))
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def line(make_model, corpus):
+    model = make_model(8, 1)
+
+    def make(workdir, mode="continual,report", **overrides):
+        values = {
+            "model.name": model,
+            "model.head_deviation": 0.3,
+            "data.source": corpus,
+            "data.test": "test",
+            "data.length": 12,
+            "distill.length": 6,
+            "distill.examples_per_class": 6,
+            "distill.batches": 1,
+            "distill.passes": 2,
+            "distill.outer_steps": 20,
+            "distill.batch_size": 8,
+            "distill.validate_every": 10,
+            "distill.rate_embeddings": 0.1,
+            "distill.initial": "real",
+            "distill.head": "zero",
+            "distill.initial_rate": 0.3,
+            "finetune.epochs": 5,
+            "finetune.rate": 1e-2,
+            "finetune.batch_size": 8,
+            "continual.tasks": "warm,dull|clever,awful",
+            "continual.memory": 1200,
+            "continual.way": "join",
+            "continual.storage": "tokens",
+            "continual.methods": "('finetune','ewc','random','distilled','recipe','update','joint')",
+            "continual.fisher_texts": 10,
+            "runtime.devices": 1,
+            "runtime.compilation_cache": "",
+            "runtime.tensorboard": "False",
+            **{key.replace("__", "."): value for key, value in overrides.items()},
+        }
+        return [f"--config={QUICKSTART}", f"--workdir={workdir}", f"--mode={mode}", *(f"--config.{k}={v}" for k, v in values.items())]
+
+    return make
+
+
+def test_every_method_and_a_second_start(line, tmp_path, capsys):
+    assert main(line(tmp_path)) == 0
+    rows = {(row["method"], row["after"]): row for row in read_results(tmp_path / "results.json")["continual"]}
+    assert len(rows) == 14 and all(0 <= row["average_mean"] <= 1 for row in rows.values())
+    finetune, joint = rows["finetune", 2], rows["joint", 2]
+    assert joint["accuracy_mean"] > 0.8 and joint["percent_of_joint"] == 100
+    print({key: row["accuracy_mean"] for key, row in rows.items()})
+    assert finetune["forgetting_mean"] > 0.5 and finetune["bytes"] == 0
+    # Whatever is remembered of the first task is more than without a memory.
+    assert rows["random", 2]["accuracy_mean"] > finetune["accuracy_mean"] < rows["distilled", 2]["accuracy_mean"]
+    stored = rows["distilled", 2]["bytes"]
+    assert rows["recipe", 2]["bytes"] == stored <= 1200 and rows["update", 2]["bytes"] <= 1400
+    assert 0 < rows["random", 2]["bytes"] <= stored and rows["ewc", 2]["bytes"] > 1200
+    assert {rows[method, 1]["accuracy_mean"] for method in ("finetune", "ewc", "random", "distilled", "joint")} == {joint_first(rows)}
+    out = capsys.readouterr().out
+    assert "Tasks in turn" in out and "backward" in out and "| joint | 2 of 2 |" in (tmp_path / "results.md").read_text()
+    # A second start finds the figures, and one that was killed in between finds the pieces.
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "continual" / "seed-0" / "figures" / "distilled-2.json").unlink()
+    assert main(line(tmp_path)) == 0
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    again = {(row["method"], row["after"]): row for row in read_results(tmp_path / "results.json")["continual"]}
+    assert again["distilled", 2]["accuracy_mean"] == rows["distilled", 2]["accuracy_mean"]
+
+
+def joint_first(rows):
+    return rows["joint", 1]["accuracy_mean"]
+
+
+def test_mistakes_are_sentences(line, tmp_path, capsys):
+    for number, (overrides, message) in enumerate(
+        (
+            ({"continual.tasks": "warm,dul|clever,awful"}, "did you mean dull?"),
+            ({"continual.tasks": "warm|clever,awful"}, "single class 'warm'"),
+            ({"continual.tasks": "warm,clever,dull,awful"}, "one task only"),
+            ({"continual.tasks": "warm,dull|dull,awful"}, "twice"),
+            ({"distill.initial": "noise"}, "is no text"),
+            ({"continual.memory": 500}, "config.continual.memory is 500"),
+            ({"continual.methods": "('herd',)"}, "did you mean herding?"),
+            ({"continual.storage": "8bits"}, "did you mean 8 bits?"),
+        )
+    ):
+        assert main(line(tmp_path / str(number), **overrides)) == 2
+        error = capsys.readouterr().err.splitlines()
+        assert message in error[-1] and not any("Traceback" in part for part in error)

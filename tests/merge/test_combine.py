@@ -1,0 +1,130 @@
+"""Merged arrays train as their parts do: one after the other, whatever had to be filled up, and side by side as the mean."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from ddllm.distill.dataset import actual_rates
+from ddllm.distill.inner_loop import inner_loss, unroll
+from ddllm.errors import UserError
+from ddllm.merge.align import align, headed_classes, same_classes, united_classes
+from ddllm.merge.combine import combine
+from ddllm.merge.fit import check_sets
+from ddllm.models.heads import HeadConfig, init_head
+
+
+def merge(sets, way, params, classes=None):
+    return combine(*align(sets, classes or same_classes(sets), params), way)
+
+
+def assert_close(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "changes, order",
+    [
+        ({"passes": 1}, "fixed"),
+        ({"passes": 2, "examples": 2, "length": 7, "groups": 2}, "learned"),
+        ({"passes": 1, "batches": 2, "examples": 6}, "learned"),
+        ({"passes": 3, "labels": "soft", "examples": 2}, "learned"),
+        ({"passes": 1, "labels": "hard", "examples": 6}, "fixed"),
+    ],
+)
+def test_concatenated_sets_train_as_one_after_the_other(layerless, make_set, changes, order):
+    learner, params = layerless
+    passes = changes.get("passes", 1) if order == "fixed" else 2
+    sets = [make_set(1, passes=passes), make_set(2, **changes)]
+    expected = params
+    for each in sets:
+        expected = unroll(learner, each.recipe, expected, each.data)
+    data, recipe = merge(sets, "concatenate", params)
+    assert recipe.order == order and data.rates.shape[0] == data.mask.shape[0] * recipe.passes
+    assert_close(unroll(learner, recipe, params, data), expected)
+    turned, other = merge(sets, "interleave", params)
+    if recipe.order == "learned":  # the order does make a difference, or the comparison would say nothing
+        moved = unroll(learner, other, params, turned)
+        assert max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(expected), strict=True)) > 1e-4
+
+
+def test_sets_of_the_same_shape_take_turns_in_a_fixed_order(layerless, make_set):
+    _, params = layerless
+    sets = [make_set(1, batches=2), make_set(2, batches=2)]
+    data, recipe = merge(sets, "interleave", params)
+    assert (recipe.order, recipe.passes, data.order) == ("fixed", 2, None)
+    for place, (number, batch) in enumerate([(0, 0), (1, 0), (0, 1), (1, 1)]):
+        np.testing.assert_array_equal(data.embeddings[place], sets[number].data.embeddings[batch])
+        np.testing.assert_array_equal(data.rates[4 + place], sets[number].data.rates[2 + batch])
+
+
+def test_a_joined_step_is_the_mean_of_the_steps(layerless, make_set):
+    learner, params = layerless
+    sets = [make_set(seed, passes=1, length=4 + seed) for seed in (1, 2)]
+    data, recipe = merge(sets, "join", params)
+    assert data.mask.shape == (1, 6, 6) and recipe.passes == 1
+    gradients = [jax.grad(inner_loss(learner, "unrestricted"))(params, jax.tree.map(lambda x: x[0], s.data.batches)) for s in sets]
+    rate = np.mean([actual_rates(s.data)[0, 0] for s in sets])
+    expected = jax.tree.map(lambda x, one, other: x - rate * (one + other) / 2, params, *gradients)
+    assert_close(unroll(learner, recipe, params, data), expected)
+    with pytest.raises(UserError, match="interleave"):
+        merge([sets[0], make_set(3, passes=2)], "join", params)
+
+
+def test_classes_are_matched_by_name(layerless, make_set):
+    learner, params = layerless
+    first, second = make_set(1, passes=1), make_set(2, passes=1)
+    turned = replace(
+        second, data=second.data.replace(labels=second.data.labels[..., ::-1]), card=second.card | {"label_names": ["c", "b", "a"]}
+    )
+    ours, other = (merge([first, each], "concatenate", params)[0].labels for each in (second, turned))
+    np.testing.assert_array_equal(ours, other)
+    assert not np.array_equal(second.data.labels, turned.data.labels)
+
+
+def test_different_tasks_side_by_side(layerless, make_set):
+    learner, params = layerless
+    sets = [make_set(1, names=("a", "b"), passes=1), make_set(2, names=("b", "c"), passes=1)]
+    union, headed = united_classes(sets), headed_classes(sets, ["x", "y"])
+    assert union.names == ("a", "b", "c") and headed.names == ("a", "b", "b", "c")
+    data, recipe = merge(sets, "interleave", params, union)
+    np.testing.assert_array_equal(data.labels[1][:, 0], 0)
+    np.testing.assert_array_equal(data.labels[1][:, 1:], sets[1].data.labels[0])
+    # A head of its own learns from its own set alone; the encoder from both.
+    data, recipe = merge(sets, "concatenate", params, headed)
+    many = replace(learner, head=HeadConfig("mean", 4, 0.3), task=headed.task)
+    began = {"body": params["body"], "head": init_head(jax.random.key(2), many.head, 8)}
+    moved = unroll(many, recipe, began, data.replace(rates=data.rates[:1], embeddings=data.embeddings[:1], mask=data.mask[:1], labels=data.labels[:1]))
+    np.testing.assert_array_equal(moved["head"]["out"]["kernel"][:, 2:], began["head"]["out"]["kernel"][:, 2:])
+    alone = {"body": params["body"], "head": jax.tree.map(lambda x: x[..., :2], began["head"])}
+    expected = unroll(replace(learner, head=HeadConfig("mean", 2, 0.3)), sets[0].recipe, alone, sets[0].data)
+    np.testing.assert_allclose(moved["head"]["out"]["kernel"][:, :2], expected["head"]["out"]["kernel"], atol=1e-6)
+    assert_close(moved["body"], expected["body"])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"base_model": {"name": "other", "fingerprint": "g"}}, "other weights"),
+        ({"head": {"kind": "bert", "classes": 3, "deviation": 0.3, "start": "zero", "seed": 0}}, "the head's kind"),
+        ({"task": {"name": "multilabel"}}, "labels of other kinds"),
+        ({"label_names": ["a", "b", "d"]}, "config.merge.how to union"),
+        ({"preprocessing": {"pairs": True}}, "pairs"),
+    ],
+)
+def test_sets_that_do_not_fit(make_set, change, message):
+    first, second = make_set(1), make_set(2)
+    check_sets([first, second], ["one", "two"])
+    with pytest.raises(UserError, match=message):
+        check_sets([first, replace(second, card=second.card | change)], ["one", "two"])
+    with pytest.raises(UserError, match="inner optimizer"):
+        check_sets([first, replace(second, recipe=replace(second.recipe, optimizer="adam"))], ["one", "two"])
+
+
+def test_directions_that_one_set_lacks_are_zero(tiny, make_set):
+    _, params = tiny
+    data, recipe = merge([make_set(1, directions=True), make_set(2, examples=2, directions=False)], "join", params)
+    assert data.directions.shape == (1, 6, 2, 8) and np.abs(data.directions[:, :3]).max() > 0
+    np.testing.assert_array_equal(data.directions[:, 3:], 0)

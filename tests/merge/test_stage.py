@@ -1,0 +1,136 @@
+"""`--mode=merge` on a tiny model: every way gives a folder that evaluates like any other, learning again helps, and mistakes are sentences."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddllm.distill.artefact import describe_base, load_distilled, save_distilled
+from ddllm.distill.plan import first_data, recipe_of
+from ddllm.main import main
+from ddllm.stages import open_run
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = str(ROOT / "configs" / "quickstart.py")
+
+
+@pytest.fixture(scope="module")
+def line(make_model, tiny_corpus):
+    """make(workdir, mode, sets, **overrides) -> command line."""
+    model = make_model(8, 1)
+
+    def make(workdir, mode="merge", sets=(), **overrides):
+        values = {
+            "model.name": model,
+            "model.head_deviation": 0.3,
+            "data.source": tiny_corpus,
+            "data.test": "test",
+            "data.length": 12,
+            "distill.length": 6,
+            "distill.examples_per_class": 2,
+            "distill.batches": 1,
+            "distill.passes": 2,
+            "distill.outer_steps": 12,
+            "distill.batch_size": 8,
+            "distill.validate_every": 6,
+            "distill.rate_embeddings": 0.1,
+            "distill.initial": "real",
+            "distill.head": "zero",
+            "distill.initial_rate": 0.3,
+            "evaluate.heads": 1,
+            "evaluate.head_texts": 20,
+            "runtime.devices": 1,
+            "runtime.compilation_cache": "",
+            "runtime.tensorboard": "False",
+            **{key.replace("__", "."): value for key, value in overrides.items()},
+        }
+        given = [f"--sets={','.join(map(str, sets))}"] if sets else []
+        return [f"--config={QUICKSTART}", f"--workdir={workdir}", f"--mode={mode}", *given, *(f"--config.{k}={v}" for k, v in values.items())]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def sets(line, tmp_path_factory):
+    """Folders of two sets of real texts, a third whose classes are others, and none of them distilled."""
+    from ddllm.main import parse
+
+    folders = []
+    for number in range(3):
+        folder = tmp_path_factory.mktemp("sets")
+        run = open_run(parse(line(folder / "run", "prepare", seed=number, distill__length=5 + number)).config, folder / "run")
+        names = ("negative", "positive") if number < 2 else ("dull", "clever")
+        prepared = run.prepared
+        card = describe_base(prepared.pretrained, prepared.learner, 12)
+        save_distilled(folder / f"set{number}", first_data(prepared), recipe_of(run.config.distill), names, **card)
+        run.workdir.close()
+        folders.append(folder / f"set{number}")
+    return folders
+
+
+def rows_of(folder):
+    return {row["name"]: row for row in json.loads((folder / "results.json").read_text())["rows"]}
+
+
+def test_merged_folders_are_like_any_other(line, sets, tmp_path):
+    for how, examples, steps in (("interleave", 8, 4), ("concatenate", 8, 4), ("join", 8, 2)):
+        assert main(line(tmp_path / how, "merge", sets[:2], merge__how=how)) == 0
+        merged = load_distilled(tmp_path / how / "distilled")
+        assert (merged.data.examples, merged.data.steps) == (examples, steps) and merged.data.mask.shape[2] == 6
+        assert [s["name"] for s in merged.card["merged"]["sets"]] == ["set0", "set1"]
+    assert load_distilled(tmp_path / "join" / "distilled").recipe.order == "fixed"
+
+
+def test_learning_again(line, sets, tmp_path):
+    joined = {"merge.order": "join", "merge.how": "relearn"}
+    assert main(line(tmp_path / "texts", "merge,evaluate", sets[:2], **joined)) == 0
+    assert rows_of(tmp_path / "texts")["distilled"]["accuracy_mean"] > 0.5
+    first, learned = load_distilled(sets[0]).data, load_distilled(tmp_path / "texts" / "distilled").data
+    np.testing.assert_array_equal(learned.embeddings[:, :2, :5], first.embeddings[:, :2])
+    np.testing.assert_allclose(first.labels[0, :2].sum(axis=-1), 1)
+    assert not np.allclose(learned.labels[0, :2], first.labels[0, :2]) and not np.allclose(learned.rates, first.rates, atol=1e-4)
+    assert load_distilled(tmp_path / "texts" / "distilled").card["outer_step"] in (6, 12)
+    # A second start of the same command does nothing again.
+    before = (tmp_path / "texts" / "metrics.jsonl").read_bytes()
+    assert main(line(tmp_path / "texts", "merge", sets[:2], **joined)) == 0
+    assert (tmp_path / "texts" / "metrics.jsonl").read_bytes() == before
+
+
+def test_fewer_and_an_update(line, sets, tmp_path, capsys):
+    assert main(line(tmp_path / "fewer", "merge", sets[:2], merge__how="fewer")) == 0
+    fewer = load_distilled(tmp_path / "fewer" / "distilled").data
+    assert fewer.mask.shape == (1, 2, 6) and fewer.steps == 2
+    assert main(line(tmp_path / "many", "merge", sets[:2], merge__how="fewer", merge__examples_per_class=5)) == 2
+    assert "have 4 examples of the class negative" in capsys.readouterr().err
+    assert main(line(tmp_path / "grown", "merge", sets[2:], merge__how="update", merge__order="join")) == 0
+    grown = load_distilled(tmp_path / "grown" / "distilled")
+    assert grown.label_names == ("dull", "clever", "negative", "positive") and grown.data.mask.shape[:2] == (1, 8)
+
+
+def test_different_tasks(line, sets, tmp_path, capsys):
+    assert main(line(tmp_path / "union", "merge", [sets[0], sets[2]], merge__how="union")) == 0
+    union = load_distilled(tmp_path / "union" / "distilled")
+    assert union.label_names == ("negative", "positive", "dull", "clever")
+    assert main(line(tmp_path / "heads", "merge,evaluate", [sets[0], sets[2]], merge__how="heads", merge__learn_on="sets")) == 0
+    merged = load_distilled(tmp_path / "heads" / "distilled")
+    assert merged.card["task"] == {"name": "multihead", "heads": ["set0", "set2"], "sizes": [2, 2]}
+    assert not np.allclose(merged.data.rates, union.data.rates, atol=1e-4), "nothing was learned on the sets"
+    assert rows_of(tmp_path / "heads")["distilled"]["accuracy_mean"] > 0.5
+    import ddllm
+
+    told = ddllm.train(tmp_path / "heads" / "distilled").predict(["a good film"])[0]
+    assert list(told) == ["set0", "set2"] and told["set0"] in ("negative", "positive") and told["set2"] in ("dull", "clever")
+    capsys.readouterr()
+    for arguments, message in (
+        (line(tmp_path / "a", "merge", [sets[0], sets[2]]), "set config.merge.how to union"),
+        (line(tmp_path / "b", "merge", sets[:1]), "two distilled data sets or more"),
+        (line(tmp_path / "c", "merge"), "give them as --sets A,B"),
+        (line(tmp_path / "d", "merge", [tmp_path, sets[0]]), "is not a distilled data set"),
+        (line(tmp_path / "e", "merge", sets[:2], merge__how="joyn"), "did you mean join?"),
+        (line(tmp_path / "f", "evaluate", sets[:2]), "--mode=merge"),
+        (line(tmp_path / "g", "distill,merge", sets[:2]), "leave one out"),
+    ):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
