@@ -1,0 +1,1 @@
+"""Between embeddings and text: token projection, and what a vocabulary holds."""

@@ -1,0 +1,102 @@
+"""What a tokenizer's vocabulary holds, as masks for token projection, and what learned embeddings have in common with the table's rows."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ddllm.errors import UserError
+
+WORDPIECE, BYTE_SPACE, PIECE_SPACE = "##", "Ġ", "▁"
+
+
+def allowed_tokens(
+    tokenizer: Any, size: int | None = None, special: bool = False, unused: bool = False, only: Iterable[str] | None = None
+) -> np.ndarray:
+    """Which tokens a projection may find.
+
+    Args:
+        tokenizer: of `load_tokenizer`.
+        size: rows of the word table, where it has more than the tokenizer has tokens; the others are never allowed.
+        special: allow special tokens, such as [CLS].
+        unused: allow tokens that no text has, such as [unused7] or <extra_id_3>.
+        only: texts whose tokens alone are allowed (a word list, or a training corpus); None for no such limit.
+
+    Returns:
+        bool [V].
+
+    Raises:
+        UserError: nothing is allowed.
+    """
+    names = token_names(tokenizer, size)
+    allowed = np.array([name is not None for name in names])
+    if not special:
+        allowed[[number for number in tokenizer.all_special_ids if number < len(names)]] = False
+    if not unused:
+        allowed &= np.array([name is None or not is_unused(name) for name in names])
+    if only is not None:
+        found = np.zeros(len(names), bool)
+        for text in only:
+            found[tokenizer.encode(text, add_special_tokens=False)] = True
+        allowed &= found
+    if not allowed.any():
+        raise UserError("no token of the vocabulary is allowed; name words that the tokenizer knows.")
+    return allowed
+
+
+def token_names(tokenizer: Any, size: int | None = None) -> list[str | None]:
+    """The tokenizer's names of its tokens by number; None for rows of the word table that have none."""
+    numbers = tokenizer.get_vocab()
+    names: list[str | None] = [None] * max(size or 0, max(numbers.values()) + 1)
+    for name, number in numbers.items():
+        names[number] = name
+    return names[:size]
+
+
+def is_unused(name: str) -> bool:
+    """Whether a token stands for nothing: BERT's [unused…], T5's <extra_id_…>, madeupword… of fairseq, and the like."""
+    inner = name.strip("[]<>|").lower()
+    return any(inner.startswith(kind) for kind in ("unused", "extra_id", "madeupword", "reserved", "dummy")) and inner != name.lower()
+
+
+def starts_word(tokenizer: Any, size: int | None = None) -> np.ndarray:
+    """bool [V]: tokens with which a word can start, so that a sentence can, too.
+
+    Word pieces name what goes on (##ing), byte-level and SentencePiece tokens what starts (Ġgood, ▁good). A vocabulary without either kind has whole
+    words only.
+    """
+    names = token_names(tokenizer, size)
+    known = [name for name in names if name is not None]
+    if any(name.startswith(WORDPIECE) and len(name) > 2 for name in known):
+        return np.array([name is not None and not (name.startswith(WORDPIECE) and len(name) > 2) for name in names])
+    for mark in (BYTE_SPACE, PIECE_SPACE):
+        if sum(name.startswith(mark) for name in known) > len(known) // 10:
+            return np.array([name is not None and name.startswith(mark) for name in names])
+    return np.array([name is not None for name in names])
+
+
+def compare_with_table(embeddings: np.ndarray, mask: np.ndarray, table: np.ndarray, cosines: np.ndarray) -> dict[str, Any]:
+    """How far learned embeddings are from what the table holds.
+
+    Args:
+        embeddings: [..., T, D].
+        mask: 1 for positions in use, [..., T].
+        table: word embeddings [V, D].
+        cosines: [..., T], with the nearest row.
+
+    Returns:
+        Norms (median of learned ones and of the table's), their ratio, and the cosine's median, least and greatest.
+    """
+    used = np.asarray(mask) > 0
+    norms = np.linalg.norm(np.asarray(embeddings, np.float32)[used], axis=-1)
+    rows = np.linalg.norm(np.asarray(table, np.float32), axis=-1)
+    near = np.asarray(cosines)[used]
+    return {
+        "positions": int(used.sum()),
+        "norm": float(np.median(norms)),
+        "table_norm": float(np.median(rows)),
+        "norm_ratio": float(np.median(norms) / np.median(rows)),
+        "cosine": float(np.median(near)),
+        "cosine_least": float(near.min()),
+        "cosine_greatest": float(near.max()),
+    }
