@@ -41,6 +41,8 @@ POSITIVE = (
     "evaluate.batch_size",
     "evaluate.variation_draws",
     "evaluate.submission_batch",
+    "report.texts",
+    "report.tokens",
     "model.head_deviation",
     "runtime.join_timeout",
     "runtime.silence_timeout",
@@ -77,6 +79,8 @@ NOT_NEGATIVE = (
     "finetune.warmup",
     "finetune.clip",
     "evaluate.head_texts",
+    "report.examples",
+    "report.map_texts",
     "runtime.devices",
     "runtime.processes",
 )
@@ -159,6 +163,9 @@ def validate(config: ConfigDict) -> None:
     validate_prompt(config.prompt)
     validate_merge(config.merge)
     validate_continual(config.continual)
+    from ddllm.privacy.audit import validate_privacy  # imports jax, as `make_optimizer` does
+
+    validate_privacy(config.privacy)
 
 
 def _validate_selections(evaluate: ConfigDict) -> None:

@@ -21,9 +21,23 @@ from ddllm.data.files import SUFFIXES
 from ddllm.errors import UserError
 from ddllm.runtime.huge_pages import start_with_huge_pages
 
-STAGE_NAMES = ("prepare", "finetune", "select", "distill", "merge", "evaluate", "robustness", "analyse", "prompt", "continual", "report")
+STAGE_NAMES = (
+    "prepare",
+    "finetune",
+    "select",
+    "distill",
+    "merge",
+    "evaluate",
+    "robustness",
+    "analyse",
+    "look",
+    "prompt",
+    "privacy",
+    "continual",
+    "report",
+)
 OWN = ("full", *SELECTIONS, "distilled")  # names of the run's own rows
-ON_REQUEST = ("robustness", "analyse", "prompt")  # not among all, unless the key of the same name in config.evaluate is set
+ON_REQUEST = ("robustness", "analyse", "look", "prompt", "privacy")  # not among all, unless the key of the same name in config.evaluate is set
 ASKED_FOR = ("merge", "continual")  # only where --mode names them
 
 

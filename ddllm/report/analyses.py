@@ -54,6 +54,10 @@ def _measured(name: str) -> Callable[[Row], str]:
     return cell
 
 
+def _share(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3f}"
+
+
 VARIED: tuple[Column, ...] = ((FIGURES[ACCURACY], _figure), ("change, points", _change))
 
 
@@ -70,6 +74,25 @@ class Layout:
     title: str
     first: tuple[str, str]
     columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A list as a table of text.
+
+    Attributes:
+        key: of the list in results.json.
+        title: above it.
+        headings: of the columns.
+        cells: of every row.
+        notes: sentences below it.
+    """
+
+    key: str
+    title: str
+    headings: tuple[str, ...]
+    cells: list[tuple[str, ...]]
+    notes: list[str]
 
 
 LAYOUTS = {
@@ -110,40 +133,63 @@ LAYOUTS = {
             ("uncalibrated, %", _uncalibrated),
         ),
     ),
+    "privacy": Layout(
+        "Membership inference",
+        ("attack", "attack by"),
+        (
+            ("AUC", lambda row: f"{row['auc']:.3f}"),
+            ("95 % interval", lambda row: f"{row['auc_low']:.3f} to {row['auc_high']:.3f}"),
+            ("TPR at, 1 % FPR, %", lambda row: f"{100 * row['tpr_at_1_percent_fpr']:.1f}"),
+            ("members", lambda row: _count(row["members"])),
+            ("others", lambda row: _count(row["others"])),
+        ),
+    ),
+    "nearness": Layout(
+        "Nearness to real texts",
+        ("measure", "measure"),
+        (
+            ("any train", lambda row: _share(row["nearest"])),
+            ("highest", lambda row: _share(row["highest"])),
+            ("some train", lambda row: _share(row["train"])),
+            ("as many test", lambda row: _share(row["test"])),
+        ),
+    ),
 }
 
 
 def print_analyses(results: dict[str, Any], console: Console | None = None) -> None:
     """Print a table for every list and every distilled data set; nothing where there are none."""
     console = console or Console(highlight=False)
-    for title, layout, rows in _tables(results):
-        table = Table(title=title, title_style="bold", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-        table.add_column(layout.first[1], overflow="fold")
-        for heading in _headings(layout, rows):
+    for shown in make_tables(results):
+        table = Table(title=shown.title, title_style="bold", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+        table.add_column(shown.headings[0], overflow="fold")
+        for heading in shown.headings[1:]:
             table.add_column(heading.replace(", ", ",\n"), justify="right", no_wrap=True)
-        for row in rows:
-            table.add_row(*_cells(layout, row))
+        for cells in shown.cells:
+            table.add_row(*cells)
         console.print(table)
-        for line in _notes(layout, rows):
+        for line in shown.notes:
             console.print(line, markup=False)
 
 
 def markdown_analyses(results: dict[str, Any]) -> str:
     """The same tables as Markdown, each with a blank line before it."""
     lines = []
-    for title, layout, rows in _tables(results):
-        headings = (layout.first[1], *_headings(layout, rows))
-        lines += ["", f"### {title}", "", f"| {' | '.join(headings)} |", "|---|" + "---:|" * len(layout.columns)]
-        lines += [f"| {' | '.join(_cells(layout, row))} |" for row in rows]
-        lines += ["", *(f"- {note}" for note in _notes(layout, rows))]
+    for shown in make_tables(results):
+        lines += ["", f"### {shown.title}", "", f"| {' | '.join(shown.headings)} |", "|---|" + "---:|" * (len(shown.headings) - 1)]
+        lines += [f"| {' | '.join(cells)} |" for cells in shown.cells]
+        lines += ["", *(f"- {note}" for note in shown.notes)]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _tables(results: dict[str, Any]) -> Iterator[tuple[str, Layout, list[Row]]]:
+def make_tables(results: dict[str, Any]) -> Iterator[Shown]:
+    """A table for every list of `LAYOUTS` and every distilled data set that results.json has one about."""
     for key, layout in LAYOUTS.items():
         found = results.get(key, [])
         for name in dict.fromkeys(row["name"] for row in found):
-            yield f"{layout.title}: {name}", layout, [row for row in found if row["name"] == name]
+            rows = [row for row in found if row["name"] == name]
+            cells = [_cells(layout, row) for row in rows]
+            yield Shown(key, f"{layout.title}: {name}", (layout.first[1], *_headings(layout, rows)), cells, _notes(layout, rows))
 
 
 def _headings(layout: Layout, rows: list[Row]) -> list[str]:
@@ -157,7 +203,12 @@ def _cells(layout: Layout, row: Row) -> tuple[str, ...]:
 
 
 def _notes(layout: Layout, rows: list[Row]) -> list[str]:
-    notes = list(dict.fromkeys(f"{row[layout.first[0]]}: {row['note']}" for row in rows if row.get("note")))
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("note"):
+            said.setdefault(row["note"], []).append(row[layout.first[0]])
+    # What holds for most rows needs none of their names.
+    notes = [f"{', '.join(names)}: {note}" if len(names) <= 2 else note for note, names in said.items()]
     for row in rows:
         paid = {what: row.get(f"paid_after_{what}") for what in ("flops", "seconds")}
         if any(paid.values()):
