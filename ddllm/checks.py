@@ -9,6 +9,7 @@ from ddllm.config import suggest
 from ddllm.continual.checks import validate_continual
 from ddllm.errors import UserError
 from ddllm.merge.checks import validate_merge
+from ddllm.text.checks import validate_text
 
 POSITIVE = (
     "data.length",
@@ -166,6 +167,7 @@ def validate(config: ConfigDict) -> None:
     from ddllm.privacy.audit import validate_privacy  # imports jax, as `make_optimizer` does
 
     validate_privacy(config.privacy)
+    validate_text(config.text)
 
 
 def _validate_selections(evaluate: ConfigDict) -> None:

@@ -133,6 +133,7 @@ def default_config() -> ConfigDict:
     evaluate.prompt = False  # the same for the stage prompt
     evaluate.look = False  # the same for the stage look: distilled examples beside real ones
     evaluate.privacy = False  # the same for the stage privacy: what the distilled data set gives away
+    evaluate.text = False  # the same for the stage text
     evaluate.variation_draws = 5  # runs behind a row of these stages, where heads, orders or dropped positions are drawn
     evaluate.adam_rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # constant rates of Adam and AdamW tried on validation texts
     evaluate.transfer = ()  # other encoders to train on the distilled data in the stage robustness: hub names or local folders
@@ -216,6 +217,27 @@ def default_config() -> ConfigDict:
     privacy.texts = 2000  # training texts, and as many test texts, that the stage privacy asks about, at most
     privacy.heads = 5  # runs whose losses are averaged, where heads or orders are drawn; and draws of random real examples
     privacy.resamples = 1000  # of the bootstrap behind confidence intervals
+    config.text = text = ConfigDict()
+    # What the stage text does, one or several: project | relearn | straight_through | mixture | search | splice (see ddllm/text/routes.py).
+    text.route = "straight_through"
+    # What routes begin with: a distilled folder or another route's text. Empty: the run's distilled set for project and relearn, else as config.distill says
+    text.start = ""
+    text.steps = 0  # outer steps of a route; 0: as many as config.distill.outer_steps
+    text.passes = 0  # times all texts are gone through in the inner loop; 0: as config.distill.passes; what is begun with has its own number
+    text.auxiliary = False  # keep labels of the body (config.distill.direction_labels, …), which are no text
+    text.whole_words = True  # take whole words alone, no pieces, so that what a person reads is tokenised again as it was
+    text.metric = "cosine"  # what is nearest: cosine | dot | euclidean
+    text.pull = 0.1  # share of the way to its nearest token that an embedding goes in each of the last outer steps; less in earlier ones
+    text.k = 16  # nearest tokens that are mixed; tokens that a search considers for each place
+    text.temperature = 1.0  # of mixtures, at the start
+    text.final_temperature = 0.05  # at the end
+    text.gumbel = True  # draw mixtures with Gumbel noise
+    text.rate_mixture = 0.1  # outer learning rate of the weights
+    text.rounds = 100  # of a search
+    text.candidates = 32  # exchanges that are tried in truth in each round
+    text.together = 1  # of them trained at the same time
+    text.search_texts = 128  # training texts whose loss a search lowers
+    text.pool = 50  # sentences of each class that are spliced from
 
     config.runtime = runtime = ConfigDict()
     runtime.devices = 0  # devices used, the heads and the real batch are spread over them; 0: all

@@ -28,6 +28,7 @@ STAGE_NAMES = (
     "distill",
     "merge",
     "evaluate",
+    "text",
     "robustness",
     "analyse",
     "look",
@@ -37,7 +38,7 @@ STAGE_NAMES = (
     "report",
 )
 OWN = ("full", *SELECTIONS, "distilled")  # names of the run's own rows
-ON_REQUEST = ("robustness", "analyse", "look", "prompt", "privacy")  # not among all, unless the key of the same name in config.evaluate is set
+ON_REQUEST = ("text", "robustness", "analyse", "look", "prompt", "privacy")  # not among all, unless the key of the same name in config.evaluate is set
 ASKED_FOR = ("merge", "continual")  # only where --mode names them
 
 

@@ -1,6 +1,6 @@
 """The stages of a run as plain functions of a `Run`: each finds what earlier ones wrote in the working directory and adds its own part.
 
-    prepare ─► finetune ─► select ─► distill (or merge) ─► evaluate ─► (robustness, analyse, look, prompt, privacy, continual) ─► report
+    prepare ─► finetune ─► select ─► distill (or merge) ─► evaluate ─► (text, robustness, analyse, look, prompt, privacy, continual) ─► report
 
 A notebook calls them just as the command does: `run = open_run(config, "runs/mine"); distill(run)`.
 """
@@ -8,6 +8,7 @@ A notebook calls them just as the command does: `run = open_run(config, "runs/mi
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -35,6 +36,7 @@ from ddllm.evaluate.robustness import evaluate_robustness
 from ddllm.evaluate.selection import evaluate_selection, selection_row
 from ddllm.evaluate.small import evaluate_distilled
 from ddllm.evaluate.submission import check_submitted, evaluate_submission, read_sets
+from ddllm.evaluate.texts import evaluate_text
 from ddllm.merge.stage import merge
 from ddllm.models.multi_head import MultiHead, activate_head
 from ddllm.prepare import Prepared
@@ -54,7 +56,10 @@ from ddllm.runtime.processes import check_same, from_first, is_first, join
 from ddllm.runtime.progress import say
 from ddllm.runtime.storage import write_atomically, write_json
 from ddllm.runtime.workdir import Workdir
+from ddllm.text.checks import NEEDS_DISTILLED, route_names
+from ddllm.text.learn import Desk
 from ddllm.text.look import look_at, markdown_look, print_look
+from ddllm.text.routes import project, write_text
 
 
 @dataclass
@@ -210,6 +215,21 @@ def evaluate(run: Run) -> None:
     record(run, rows)
 
 
+def text(run: Run) -> None:
+    """Text that trains, by each route of config.text.route: a folder below `text`, and rows "projected" and "text (route)" beside "distilled"."""
+    names, config = route_names(run.config.text), run.config
+    own = load_scored(run) if run.distilled or from_first(run.workdir.distilled.exists) else None
+    begun = load_scored(replace(run, distilled=Path(config.text.start), _prepared=run.prepared)) if config.text.start else None
+    if own and "project" not in names:
+        record(run, evaluate_text(own[0], project(*own), "projected"))
+    for name in names:
+        prepared, start = begun or (own if name in NEEDS_DISTILLED else None) or (run.prepared, None)
+        teacher = partial(load_teacher, prepared, run.teacher_folder, config.distill.teacher_share) if config.distill.teacher else None
+        folder = run.workdir.text / name
+        made = write_text(name, prepared, start, Desk(run.workdir.text_work, run.metrics, teacher), folder, resolve(config))
+        record(run, evaluate_text(prepared, made, "projected" if name == "project" else f"text ({name})"))
+
+
 def robustness(run: Run) -> None:
     """The distilled data set away from its recipe and on other encoders: the list "robustness" of the results."""
     prepared, distilled = load_scored(run)
@@ -329,6 +349,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "distill": distill,
     "merge": merge,
     "evaluate": evaluate,
+    "text": text,
     "robustness": robustness,
     "analyse": analyse,
     "look": look,

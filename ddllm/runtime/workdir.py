@@ -123,6 +123,16 @@ class Workdir:
         return self.path / "prompt"
 
     @property
+    def text(self) -> Path:
+        """Folder of the distilled texts, one for each route."""
+        return self.path / "text"
+
+    @property
+    def text_work(self) -> Path:
+        """Folder of the checkpoints of these."""
+        return self.path / "text-checkpoints"
+
+    @property
     def results(self) -> Path:
         return self.path / "results.json"
 
@@ -158,6 +168,7 @@ class Workdir:
             ("examples to look at", self.path / "look.md"),
             ("curve", self.curve),
             ("distilled data set", self.distilled),
+            ("distilled texts", self.text),
             ("checkpoints", self.checkpoints),
             ("prompts and answers", self.prompt),
             ("figures of every step", self.metrics),
