@@ -17,9 +17,9 @@ from pathlib import Path
 from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
 from benchmarks.jobs import ROOT, Base, Job
 from benchmarks.options import listed, make_parser, numbers, read_options, work_through
+from ddllm.artefact.folder import load_distilled
 from ddllm.data.corpus import load_corpus
 from ddllm.data.splits import Split, draw_part
-from ddllm.distill.artefact import load_distilled
 from ddllm.errors import UserError
 from ddllm.main import exit_status
 from ddllm.report.results import read_results

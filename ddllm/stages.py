@@ -1,6 +1,6 @@
 """The stages of a run as plain functions of a `Run`: each finds what earlier ones wrote in the working directory and adds its own part.
 
-    prepare ─► finetune ─► select ─► distill (or merge) ─► evaluate ─► (text, robustness, analyse, look, prompt, privacy, continual) ─► report
+    prepare ─► finetune ─► select ─► distill (or merge) ─► evaluate ─► (text, robustness, analyse, look, prompt, privacy, continual, verify) ─► report
 
 A notebook calls them just as the command does: `run = open_run(config, "runs/mine"); distill(run)`.
 """
@@ -16,11 +16,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ddllm.artefact.base import Distilled
+from ddllm.artefact.export import export_distilled, scores_of
+from ddllm.artefact.folder import add_scores, load_distilled
+from ddllm.artefact.verify import verify_distilled
 from ddllm.checks import validate
 from ddllm.config import resolve
 from ddllm.continual.stage import learn_in_turn
 from ddllm.data.batches import BatchStream
-from ddllm.distill.artefact import Distilled, describe_base, load_distilled, save_distilled
 from ddllm.distill.bodies import gather_bodies
 from ddllm.distill.dataset import learned_parts
 from ddllm.distill.optimizers import check_derivative
@@ -185,16 +188,14 @@ def distill(run: Run) -> None:
     if not is_first():
         return
     best = jax.tree.map(np.asarray, state.best)
-    save_distilled(
+    export_distilled(
         run.workdir.distilled,
+        prepared,
         data.replace(**best["learned"]),
         recipe,
-        prepared.tokens.label_names,
-        **describe_base(prepared.pretrained, prepared.learner, run.config.data.length, bool(run.config.data.pair_column)),
         **{f"validation_{prepared.metric}": float(best["accuracy"])},
         outer_step=int(best["step"]),
         distillation_seconds=seconds,
-        config=resolve(run.config),
     )
 
 
@@ -213,6 +214,8 @@ def evaluate(run: Run) -> None:
         row["name"] = run.name + row["name"].removeprefix("distilled")
         row["distillation_seconds"] = distilled.card.get("distillation_seconds")
     record(run, rows)
+    if run.distilled is None and is_first():  # another's folder is not ours to change
+        add_scores(run.workdir.distilled, scores_of(prepared, rows))
 
 
 def text(run: Run) -> None:
@@ -252,9 +255,13 @@ def prompt(run: Run) -> None:
 
     rows = evaluate_prompts(run.prepared, run.workdir.prompt, run.workdir.path / "text", own, run.metrics)
     record(run, [], {"prompt": rows})
+
+
 def continual(run: Run) -> None:
     """Tasks one after the other with every memory of config.continual: the list "continual" of the results."""
     record(run, [], {"continual": learn_in_turn(run)})
+
+
 def look(run: Run) -> None:
     """Distilled examples beside the nearest real ones: shown, and written as look.md, and as look.json for the page."""
     prepared, distilled = load_scored(run)
@@ -280,6 +287,16 @@ def privacy(run: Run) -> None:
         return model.params, model.words
 
     record(run, [], audit(prepared, distilled, rows, finetuned if there else None, run.workdir.privacy if is_first() else None))
+
+
+def verify(run: Run) -> None:
+    """Train on the distilled data set again and compare with its card.
+
+    Raises:
+        ScoreDiffers: it does not reach what the card says.
+    """
+    prepared, distilled = load_scored(run)
+    say(verify_distilled(prepared, distilled, str(run.distilled or run.workdir.distilled)))
 
 
 def load_scored(run: Run) -> tuple[Prepared, Distilled]:
@@ -356,6 +373,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "prompt": prompt,
     "privacy": privacy,
     "continual": continual,
+    "verify": verify,
     "report": report,
 }
 

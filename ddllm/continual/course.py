@@ -24,12 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddllm.artefact.base import Distilled
 from ddllm.continual.ewc import anchor, fisher_diagonal
 from ddllm.continual.exemplars import Exemplars
 from ddllm.continual.keep import as_recipe, distil_lesson, kept_bytes, of_lesson, train_recipe, update_memory
 from ddllm.continual.lessons import Lesson
 from ddllm.data.batches import BatchStream, length_buckets
-from ddllm.distill.artefact import Distilled
 from ddllm.evaluate.finetune import Penalty, finetune
 from ddllm.merge.align import Classes
 from ddllm.merge.relearn import with_stand_ins

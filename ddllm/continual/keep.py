@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from ddllm.artefact.base import Distilled
+from ddllm.artefact.folder import load_distilled, save_distilled
 from ddllm.continual.lessons import Lesson
 from ddllm.data.batches import BatchStream, length_buckets
-from ddllm.distill.artefact import Distilled, load_distilled, save_distilled
 from ddllm.distill.dataset import DistilledData, Recipe, learned_parts
 from ddllm.distill.teacher import Teacher
 from ddllm.errors import UserError

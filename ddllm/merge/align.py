@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddllm.distill.artefact import Distilled
+from ddllm.artefact.base import Distilled
 from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe, group_names, spread_rates
 from ddllm.distill.order import fixed_order
 from ddllm.models.encoder import Tree

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ddllm.distill.artefact import Distilled
+from ddllm.artefact.base import Distilled
 from ddllm.errors import UserError
 from ddllm.models.tasks import Classification, read_task
 

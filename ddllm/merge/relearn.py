@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddllm.artefact.base import Distilled, describe_base
 from ddllm.data.batches import BatchStream, length_buckets
-from ddllm.distill.artefact import Distilled, describe_base
 from ddllm.distill.dataset import learned_parts
 from ddllm.distill.plan import first_data, recipe_of
 from ddllm.distill.teacher import Teacher

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddllm.distill.artefact import Distilled, describe_base, save_distilled
+from ddllm.artefact.base import Distilled, describe_base
+from ddllm.artefact.folder import save_distilled
 from ddllm.distill.dataset import FED, DistilledData, Recipe, raw_rates
 from ddllm.errors import UserError
 from ddllm.merge.align import Classes, align, headed_classes, same_classes, united_classes

@@ -16,8 +16,9 @@ config.merge.learn_on decides otherwise: a union can be learned again on the set
 
 from typing import TYPE_CHECKING, Any
 
+from ddllm.artefact.base import Distilled
+from ddllm.artefact.folder import load_distilled
 from ddllm.config import resolve
-from ddllm.distill.artefact import Distilled, load_distilled
 from ddllm.distill.dataset import learned_parts
 from ddllm.distill.teacher import load_teacher
 from ddllm.errors import UserError

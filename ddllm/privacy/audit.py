@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddllm.distill.artefact import Distilled
+from ddllm.artefact.base import Distilled
 from ddllm.errors import UserError
 from ddllm.prepare import Prepared
 from ddllm.privacy.membership import attack_distilled, attack_full, attack_random, choose_victims

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddllm.artefact.base import Distilled
 from ddllm.data.tokens import TokenSplit
-from ddllm.distill.artefact import Distilled
 from ddllm.distill.inner_loop import same_every_time
 from ddllm.evaluate.selection import draw_selection, pick_for_seeds, train_passes
 from ddllm.evaluate.small import head_keys, train_small

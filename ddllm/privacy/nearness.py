@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ddllm.distill.artefact import Distilled
+from ddllm.artefact.base import Distilled
 from ddllm.prepare import Prepared
 from ddllm.select.features import compute_features
 from ddllm.select.nearest import distilled_features, nearest_rows

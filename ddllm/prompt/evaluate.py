@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from ddllm.artefact.base import Distilled
 from ddllm.data.corpus import load_corpus
 from ddllm.data.splits import Split
-from ddllm.distill.artefact import Distilled
 from ddllm.errors import UserError
 from ddllm.prepare import Prepared
 from ddllm.prompt.backend import Backend, open_backend

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ddllm.artefact.base import Distilled
 from ddllm.data.splits import Split
 from ddllm.data.tokens import load_tokenizer
-from ddllm.distill.artefact import Distilled
 from ddllm.errors import UserError
 from ddllm.evaluate.selection import pick_for_seeds
 from ddllm.evaluate.submission import read_sets

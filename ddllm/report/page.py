@@ -82,7 +82,7 @@ def read_distilled(folder: Path) -> tuple[Any, str]:
     """The distilled data set, or None; and a sentence where there is a folder that cannot be opened."""
     if not folder.is_dir():
         return None, ""
-    from ddllm.distill.artefact import load_distilled
+    from ddllm.artefact.folder import load_distilled
 
     try:
         return load_distilled(folder), ""

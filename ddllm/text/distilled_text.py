@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddllm.artefact.base import describe_base
+from ddllm.artefact.folder import RECIPE, load_distilled, save_distilled
 from ddllm.data.splits import Split
 from ddllm.data.tokens import load_tokenizer, tokenize_texts
-from ddllm.distill.artefact import RECIPE, describe_base, load_distilled, save_distilled
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.initialise import fit
 from ddllm.errors import UserError

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from ddllm.artefact.base import Distilled
 from ddllm.data.batches import BatchStream
 from ddllm.data.tokens import load_tokenizer
-from ddllm.distill.artefact import Distilled
 from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe, learned_parts
 from ddllm.distill.outer_loop import distil
 from ddllm.distill.plan import first_data, make_outer_step, recipe_of

@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ddllm.artefact.base import Distilled
 from ddllm.data.corpus import load_corpus
 from ddllm.data.splits import Split
 from ddllm.data.tokens import load_tokenizer
-from ddllm.distill.artefact import Distilled
 from ddllm.distill.dataset import group_names
 from ddllm.models.tasks import Regression, Task
 from ddllm.prepare import Prepared

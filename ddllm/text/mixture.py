@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddllm.distill.artefact import Distilled
+from ddllm.artefact.base import Distilled
 from ddllm.prepare import Prepared
 from ddllm.text.distilled_text import FREE, DistilledText, frame_of, make_text
 from ddllm.text.learn import Desk, index_of, learn, learned_beside, plan_texts

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ddllm.distill.artefact import Distilled
+from ddllm.artefact.base import Distilled
 from ddllm.errors import UserError
 from ddllm.prepare import Prepared
 from ddllm.runtime.processes import from_first, is_first

@@ -10,8 +10,8 @@ from dataclasses import replace
 import jax
 import numpy as np
 
+from ddllm.artefact.base import Distilled
 from ddllm.distill import initialise
-from ddllm.distill.artefact import Distilled
 from ddllm.distill.dataset import DistilledData, group_names
 from ddllm.distill.plan import first_auxiliary, recipe_of
 from ddllm.errors import UserError

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddllm.distill.artefact import Distilled
+from ddllm.artefact.base import Distilled
 from ddllm.distill.dataset import learned_parts
 from ddllm.prepare import Prepared
 from ddllm.text.distilled_text import FREE, DistilledText, frame_of, make_text

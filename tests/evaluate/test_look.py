@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from ddllm.artefact.folder import load_distilled
 from ddllm.data.corpus import load_corpus
-from ddllm.distill.artefact import load_distilled
 from ddllm.select.nearest import principal_plane
 from ddllm.stages import load_scored, look
 from ddllm.text.look import label_values, look_at, markdown_look, plain, print_look

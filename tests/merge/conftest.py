@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ddllm.distill.artefact import Distilled
+from ddllm.artefact.base import Distilled
 from ddllm.distill.dataset import DistilledData, Recipe, raw_rates
 
 

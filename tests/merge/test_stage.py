@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddllm.distill.artefact import describe_base, load_distilled, save_distilled
+from ddllm.artefact.base import describe_base
+from ddllm.artefact.folder import load_distilled, save_distilled
 from ddllm.distill.plan import first_data, recipe_of
 from ddllm.main import main
 from ddllm.stages import open_run

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddllm.artefact.base import describe_base
+from ddllm.artefact.folder import save_distilled
 from ddllm.config import default_config
-from ddllm.distill.artefact import describe_base, save_distilled
 from ddllm.distill.plan import first_data, recipe_of
 from ddllm.errors import UserError
 from ddllm.main import parse

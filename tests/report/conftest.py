@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ddllm.distill.artefact import save_distilled
+from ddllm.artefact.folder import save_distilled
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.report.results import add_lists, add_rows
 from ddllm.runtime.storage import write_json

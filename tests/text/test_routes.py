@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 
+from ddllm.artefact.folder import load_distilled
 from ddllm.data.batches import BatchStream
-from ddllm.distill.artefact import load_distilled
 from ddllm.distill.dataset import learned_parts
 from ddllm.distill.gradients import Mixed
 from ddllm.distill.outer_step import OuterStep, initial_state
