@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.set_defaults(datasets="ag_news", seeds="0")
         parser.add_argument("--methods", default=",".join(METHODS), help=f"rows, of {', '.join(METHODS)}")
         parser.add_argument("--outer-steps", default="300", help="of the distillation of each task")
-        parser.add_argument("--storage", default="8 bits", help=f"of distilled sets: {', '.join(STORAGE)}")
+        parser.add_argument("--storage", default="int8", help=f"of distilled sets: {', '.join(STORAGE)}")
         parser.add_argument("--per-class", default="1", help="examples per class of distilled sets")
         parser.add_argument("--smoke", action="store_true", help="a few steps on a few short texts: does everything run? The figures are not kept")
         options = read_options(parser, arguments)

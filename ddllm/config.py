@@ -200,7 +200,7 @@ def default_config() -> ConfigDict:
     # (the same on one set that each task updates) | joint (all texts so far); see ddllm/continual/course.py
     continual.methods = ("finetune", "ewc", "random", "herding", "distilled", "recipe", "update", "joint")
     continual.memory = 100_000  # bytes that distilled sets may take; real texts get as many as the sets do
-    # Of their embeddings: float32 | float16 | bfloat16 | 8 bits | tokens (real texts, of which labels and rates alone are learned).
+    # Of their embeddings: float32 | float16 | bfloat16 | int8 | tokens (real texts, of which labels and rates alone are learned).
     continual.storage = "float16"
     continual.way = "interleave"  # how sets stand in one recipe: concatenate | interleave | join
     continual.relearn_steps = 0  # outer steps in which that recipe's rates and labels are learned again on the sets themselves; 0: none

@@ -55,6 +55,11 @@ class Distilled:
 
         return train_distilled(self, model, seed)
 
+    @property
+    def checksum(self) -> str | None:
+        """SHA-256 of the arrays' file; None where there is none yet."""
+        return self.card.get("files", {}).get(ARRAYS)
+
     def learner(self, pretrained: Pretrained) -> Learner:
         """The learner that the data set was distilled for: its head and task, on a pretrained encoder.
 

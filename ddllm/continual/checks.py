@@ -6,7 +6,7 @@ from ddllm.config import suggest
 from ddllm.errors import UserError
 
 METHODS = ("finetune", "ewc", "random", "herding", "distilled", "recipe", "update", "joint")
-STORAGE = ("float32", "float16", "bfloat16", "8 bits", "tokens")
+STORAGE = ("float32", "float16", "bfloat16", "int8", "tokens")
 WAYS = ("concatenate", "interleave", "join")
 
 

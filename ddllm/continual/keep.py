@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 
 from ddllm.artefact.base import Distilled
 from ddllm.artefact.folder import load_distilled, save_distilled
+from ddllm.artefact.storage import restored
 from ddllm.continual.lessons import Lesson
 from ddllm.data.batches import BatchStream, length_buckets
 from ddllm.distill.dataset import DistilledData, Recipe, learned_parts
@@ -18,7 +19,7 @@ from ddllm.distill.teacher import Teacher
 from ddllm.errors import UserError
 from ddllm.evaluate.finetune import finetune
 from ddllm.evaluate.small import head_key, train_small
-from ddllm.evaluate.storage import rounded, stored_bytes
+from ddllm.evaluate.storage import stored_bytes
 from ddllm.merge.learn import learn_again
 from ddllm.merge.relearn import Work, as_distilled, relearn_on_sets, update
 from ddllm.merge.sets import UNION, Merged, merge_sets
@@ -54,7 +55,7 @@ def kept_bytes(data: DistilledData, storage: str, vocabulary: int) -> int:
 
 def compress(data: DistilledData, storage: str) -> DistilledData:
     """The data set as it comes back from storage."""
-    return data if storage == TOKENS else data.replace(embeddings=np.asarray(rounded(jnp.asarray(data.embeddings), storage)))
+    return data if storage == TOKENS else data.replace(embeddings=restored(data.embeddings, storage))
 
 
 def check_room(prepared: Prepared, lessons: list[Lesson]) -> list[int]:
@@ -76,7 +77,7 @@ def check_room(prepared: Prepared, lessons: list[Lesson]) -> list[int]:
         raise UserError(
             f"the distilled sets of {len(lessons)} tasks would take {taken[-1]:,} bytes, but config.continual.memory is {config.continual.memory:,}: "
             "set config.distill.length or config.distill.examples_per_class lower, config.distill.direction_labels to False, or config.continual.storage "
-            "to 8 bits or tokens."
+            "to int8 or tokens."
         )
     return taken
 
@@ -117,7 +118,7 @@ def update_memory(
         merged = update(of_lesson(prepared, lesson), old, "the set of the earlier tasks", config.continual.way, config.continual.replay, work, kept)
         merged = replace(merged, data=compress(merged.data, config.continual.storage))
         if is_first():
-            merged.save(place)
+            merged.save(place, prepared.pretrained)
     return from_first(lambda: load_distilled(place))
 
 

@@ -1,7 +1,8 @@
 """From several loaded distilled data sets to one: `merge_sets` for what needs no learning, `reduce_set` for fewer examples; both hand on a `Merged`.
 
-    merged = merge_sets([load_distilled(folder) for folder in folders], folders, "interleave", load_pretrained("embedded"))
-    merged.save("merged")
+    pretrained = load_pretrained("embedded")
+    merged = merge_sets([load_distilled(folder) for folder in folders], folders, "interleave", pretrained)
+    merged.save("merged", pretrained)
 """
 
 from dataclasses import dataclass, replace
@@ -11,8 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddllm.artefact.base import Distilled, describe_base
+from ddllm.artefact.base import Distilled, describe_base, drawn_parts
 from ddllm.artefact.folder import save_distilled
+from ddllm.artefact.rows import read_rows
+from ddllm.artefact.storage import FLOAT32
+from ddllm.data.tokens import load_tokenizer
 from ddllm.distill.dataset import FED, DistilledData, Recipe, raw_rates
 from ddllm.errors import UserError
 from ddllm.merge.align import Classes, align, headed_classes, same_classes, united_classes
@@ -44,9 +48,12 @@ class Merged:
     learner: Learner
     card: dict[str, Any]
 
-    def save(self, folder: str | Path, **card: Any) -> None:
-        """Write it as an ordinary distilled folder."""
-        save_distilled(Path(folder), self.data, self.recipe, self.classes.names, **self.card, **card)
+    def save(self, folder: str | Path, pretrained: Pretrained, storage: str = FLOAT32, **card: Any) -> None:
+        """Write it as an ordinary distilled folder, with `card` beside what recipe.json says anyway."""
+        names, tokenizer = self.classes.names, load_tokenizer(pretrained.folder)
+        rows = read_rows(self.data, self.recipe, names, self.card, pretrained.words, tokenizer)
+        drawn = drawn_parts(self.learner, pretrained)
+        save_distilled(Path(folder), self.data, self.recipe, names, storage, rows, drawn, **self.card, **card)
 
     def as_distilled(self) -> Distilled:
         """As if it had been saved and loaded."""
@@ -97,7 +104,7 @@ def merge_sets(
     seconds = [d.card.get("distillation_seconds") for d in sets]
     card["merged"] = {"way": way, "over": over, "sets": [describe_set(d, folder) for d, folder in zip(sets, folders, strict=True)]}
     if None not in seconds:
-        card["distillation_seconds"] = float(np.sum(seconds))
+        card["distillation_seconds"] = float(sum(filter(None, seconds)))
     return Merged(data, recipe, classes, learner, card)
 
 
@@ -107,7 +114,7 @@ def describe_set(distilled: Distilled, folder: str) -> dict[str, Any]:
     name = folder_path.parent.name if folder_path.name == "distilled" else folder_path.name
     return {
         "name": name,
-        "sha256": distilled.card.get("sha256"),
+        "sha256": distilled.checksum,
         "label_names": list(distilled.label_names),
         "examples": distilled.data.examples,
         "inner_steps": distilled.data.steps,

@@ -47,7 +47,7 @@ def merge(run: "Run") -> None:
     sets = from_first(lambda: [load_distilled(folder) for folder in folders])
     merged = merge_as_asked(run, sets, folders)
     if is_first():
-        merged.save(run.workdir.distilled, config=resolve(run.config))
+        merged.save(run.workdir.distilled, run.prepared.pretrained, run.config.distill.storage, config=resolve(run.config))
         data = merged.data
         say(f"merged into {data.examples} examples in {data.steps} inner steps: {run.workdir.distilled}")
 

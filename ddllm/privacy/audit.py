@@ -81,7 +81,7 @@ def _middle(evaluate: ConfigDict) -> tuple[float, int]:
 def _mark(prepared: Prepared, distilled: Distilled, rate: float, passes: int) -> str:
     """What kept parts depend on, in short."""
     config = prepared.config
-    facts = [config.privacy.to_dict(), config.seed, rate, passes, distilled.card.get("sha256"), prepared.tokens.fingerprint]
+    facts = [config.privacy.to_dict(), config.seed, rate, passes, distilled.checksum, prepared.tokens.fingerprint]
     return sha256(json.dumps([*facts, prepared.pretrained.fingerprint]).encode()).hexdigest()
 
 

@@ -14,17 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddllm.artefact.base import describe_base
-from ddllm.artefact.folder import RECIPE, load_distilled, save_distilled
+from ddllm.artefact.base import describe_base, drawn_parts
+from ddllm.artefact.folder import load_distilled, save_distilled
+from ddllm.artefact.rows import TEXT, plain_rows
+from ddllm.artefact.schema import RECIPE
 from ddllm.data.splits import Split
 from ddllm.data.tokens import load_tokenizer, tokenize_texts
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.initialise import fit
 from ddllm.errors import UserError
 from ddllm.prepare import Prepared
-from ddllm.runtime.storage import write_atomically
 
-TEXTS = "text.jsonl"
 FREE = -1  # in a frame: a position that any allowed token may take
 
 
@@ -102,17 +102,19 @@ def read_again(prepared: Prepared, text: DistilledText) -> tuple[DistilledText, 
 
 
 def save_text(folder: Path, prepared: Prepared, text: DistilledText, **card: Any) -> None:
-    """Write the folder, text.jsonl last, so that a folder that has it is whole.
+    """Write the folder, whole or not at all; its rows have the text's own tokens, and their numbers as "ids".
 
     Raises:
         UserError: something else lies in the folder.
     """
     names, config = prepared.tokens.label_names, prepared.config
     base = describe_base(prepared.pretrained, prepared.learner, config.data.length)
-    save_distilled(folder, text.data, text.recipe, names, **base, **text.notes, **card)
-    lines = [json.dumps(row, ensure_ascii=False) for row in describe_examples(prepared, text)]
-    with write_atomically(folder / TEXTS) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rows = plain_rows(text.data, text.recipe, names, base)
+    tokenizer = load_tokenizer(prepared.pretrained.folder)
+    for row, more in zip(rows, describe_examples(prepared, text), strict=True):
+        row |= more | {"tokens": tokenizer.convert_ids_to_tokens(more["ids"]), "scores": [1.0] * len(more["ids"])}
+    # Not in fewer bits, whatever config.distill.storage says: the embeddings are the word table's own rows.
+    save_distilled(folder, text.data, text.recipe, names, rows=rows, drawn=drawn_parts(prepared.learner, prepared.pretrained), **base, **text.notes, **card)
 
 
 def describe_examples(prepared: Prepared, text: DistilledText) -> list[dict[str, Any]]:
@@ -132,7 +134,7 @@ def describe_examples(prepared: Prepared, text: DistilledText) -> list[dict[str,
 
 def is_whole(folder: Path) -> bool:
     """Whether `save_text` has ended there."""
-    return (folder / RECIPE).is_file() and (folder / TEXTS).is_file()
+    return (folder / RECIPE).is_file()
 
 
 def load_text(folder: Path) -> DistilledText:
@@ -142,13 +144,13 @@ def load_text(folder: Path) -> DistilledText:
         UserError: the folder is none of a distilled text, or was damaged.
     """
     distilled = load_distilled(folder)
-    if not (folder / TEXTS).is_file():
-        raise UserError(f"{folder} has no {TEXTS}, so it holds no text; give a folder that the stage text wrote.")
+    if not (folder / TEXT).is_file():
+        raise UserError(f"{folder} has no {TEXT}, so it holds no text; give a folder that the stage text wrote.")
     try:
-        rows = [json.loads(line)["ids"] for line in (folder / TEXTS).read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line)["ids"] for line in (folder / TEXT).read_text(encoding="utf-8").splitlines()]
         ids = _fill(rows, distilled.data.mask)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / TEXTS} does not fit its folder ({error}); make the text again.") from None
+        raise UserError(f"{folder / TEXT} does not fit its folder ({error}); make the text again.") from None
     return DistilledText(ids, distilled.data, distilled.recipe, {"route": distilled.card.get("route", "")})
 
 

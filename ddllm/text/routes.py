@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from ddllm.artefact.base import Distilled
+from ddllm.artefact.rows import TEXT
 from ddllm.errors import UserError
 from ddllm.prepare import Prepared
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
-from ddllm.text.distilled_text import TEXTS, DistilledText, frame_of, is_whole, load_text, make_text, save_text
+from ddllm.text.distilled_text import DistilledText, frame_of, is_whole, load_text, make_text, save_text
 from ddllm.text.learn import Desk, index_of, learn, learned_beside, plan_texts
 from ddllm.text.mixture import mixture
 from ddllm.text.search import search
@@ -90,5 +91,5 @@ def write_text(
         made = ROUTES[route](prepared, distilled, desk)
         if is_first():
             save_text(folder, prepared, made, route=route, config=config)
-    say(f"  text ({route}): {folder / TEXTS}")
+    say(f"  text ({route}): {folder / TEXT}")
     return from_first(lambda: load_text(folder))

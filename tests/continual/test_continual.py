@@ -148,7 +148,7 @@ def test_mistakes_are_sentences(line, tmp_path, capsys):
             ({"distill.initial": "noise"}, "is no text"),
             ({"continual.memory": 500}, "config.continual.memory is 500"),
             ({"continual.methods": "('herd',)"}, "did you mean herding?"),
-            ({"continual.storage": "8bits"}, "did you mean 8 bits?"),
+            ({"continual.storage": "int88"}, "did you mean int8?"),
         )
     ):
         assert main(line(tmp_path / str(number), **overrides)) == 2
