@@ -15,7 +15,7 @@ from dataclasses import replace
 from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
 from benchmarks.jobs import DISTILLED, ROOT, Base, Job
 from benchmarks.options import listed, make_parser, numbers, read_options, work_through
-from ddllm.distill.artefact import RECIPE as CARD
+from ddllm.artefact.folder import RECIPE as CARD
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
 from ddllm.runtime.storage import read_json

@@ -6,9 +6,12 @@ The data's way through the package, one room for each step:
     models/    encoder and heads as pure functions, pretrained checkpoints ⇄ parameter trees
     select/    features of real texts, and methods that choose a few of them
     distill/   the distilled data set, the inner loop, meta-gradients, the outer loop
+    artefact/  the distilled data set as a folder: arrays, recipe, readable rows, card; what it is, whether it holds what it says
     evaluate/  fine-tuning on everything, on selected real examples, on a distilled data set
     report/    tables, figures, results.json
     runtime/   devices, working directories, checkpoints, metrics and progress
+
+use.py trains on a folder in one call; pytorch.py does so without JAX.
 
 Shape letters, used as suffixes of names in dense code: S inner step, M inner batch, N example in an inner batch, B real batch, T position,
 D hidden size, H heads, K head size, F feed-forward size, L layers, C classes, V vocabulary, P position rows, Y token types.
@@ -19,7 +22,13 @@ from typing import Any
 __version__ = "0.1.0"
 
 # Public names, imported at first use: `import ddllm` stays quick.
-_PUBLIC = {"train": "ddllm.use", "load_distilled": "ddllm.distill.artefact", "UserError": "ddllm.errors"}
+_PUBLIC = {
+    "train": "ddllm.use",
+    "load": "ddllm.artefact.folder",
+    "load_distilled": "ddllm.artefact.folder",
+    "push": "ddllm.artefact.push",
+    "UserError": "ddllm.errors",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -27,4 +36,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'ddllm' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_PUBLIC[name]), name)
+    return getattr(import_module(_PUBLIC[name]), "load_distilled" if name == "load" else name)

@@ -94,6 +94,7 @@ CHOICES = {
     "distill.window": ("last", "random"),
     "distill.gradient": ("direct", "checkpointed", "mixed"),
     "distill.optimizer": ("adamw", "adam"),
+    "distill.storage": ("float32", "float16", "bfloat16", "int8"),
     "distill.decay": ("linear", "cosine", "constant"),
     "evaluate.metric": ("auto", "accuracy", "f1_macro", "f1_micro", "pearson", "spearman"),
     "runtime.distributed": ("auto", "off"),

@@ -104,6 +104,7 @@ def default_config() -> ConfigDict:
     distill.validation_heads = 5  # redrawn heads per validation
     distill.checkpoint_every = 100  # outer steps
     distill.checkpoints_kept = 2
+    distill.storage = "float32"  # how embeddings are kept in the folder: float32 | float16 | bfloat16 | int8 (see ddllm/artefact/storage.py)
 
     config.finetune = finetune = ConfigDict()
     finetune.epochs = 3.0

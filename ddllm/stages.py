@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from ddllm.checks import validate
 from ddllm.config import resolve
 from ddllm.data.batches import BatchStream
-from ddllm.distill.artefact import Distilled, describe_base, load_distilled, save_distilled
+from ddllm.artefact.folder import Distilled, describe_base, load_distilled, save_distilled
 from ddllm.distill.bodies import gather_bodies
 from ddllm.distill.dataset import learned_parts
 from ddllm.distill.optimizers import check_derivative

@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddllm.artefact.base import Distilled
+from ddllm.artefact.folder import load_distilled
 from ddllm.data.batches import compute_rows, length_buckets
 from ddllm.data.splits import Split
 from ddllm.data.tokens import load_tokenizer, tokenize_texts
-from ddllm.distill.artefact import Distilled, load_distilled
 from ddllm.errors import UserError
 from ddllm.evaluate.small import train_small
 from ddllm.models.encoder import Tree
@@ -85,7 +86,7 @@ class Trained:
         return self.learner.task.tell(self.logits(texts, batch_size), self.distilled.label_names) if texts else []
 
     def save(self, folder: str | Path) -> None:
-        """Write an ordinary Hugging Face checkpoint; see `save_pretrained` for what mean pooling needs."""
+        """Write an ordinary Hugging Face checkpoint, which `transformers.pipeline` runs; see models/save.py for what mean pooling becomes."""
         learner, names = self.learner, self.distilled.label_names
         params = self.params | {"head": learner.task.export_head(self.params["head"])}
         save_pretrained(folder, self.pretrained, params, self.pretrained.words, learner.head, names, learner.task.problem)
@@ -102,7 +103,11 @@ def train(folder: str | Path, model: str | None = None, seed: int = 0) -> Traine
     Raises:
         UserError: the folder is broken, or the model is not the one that it was distilled for.
     """
-    distilled = load_distilled(folder)
+    return train_distilled(load_distilled(folder), model, seed)
+
+
+def train_distilled(distilled: Distilled, model: str | None = None, seed: int = 0) -> Trained:
+    """The same for a distilled data set that is loaded already."""
     pretrained = load_pretrained(model or distilled.card["base_model"]["name"])
     distilled.check_base(pretrained)
     learner = distilled.learner(pretrained)

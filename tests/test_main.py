@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddllm.distill.artefact import load_distilled
+from ddllm.artefact.folder import load_distilled
 from ddllm.main import main, parse
 from ddllm.runtime.metrics import read_metrics
 

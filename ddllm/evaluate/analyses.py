@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddllm.distill.artefact import Distilled
+from ddllm.artefact.base import Distilled
 from ddllm.evaluate.compute import evaluate_compute
 from ddllm.evaluate.robustness import score_variations
 from ddllm.evaluate.storage import vary_storage

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddllm.config import default_config, resolve
-from ddllm.distill.artefact import Distilled
+from ddllm.artefact.base import Distilled
 from ddllm.distill.inner_loop import inner_loss, same_every_time
 from ddllm.evaluate.small import training_seconds
 from ddllm.models.heads import init_head

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ddllm.distill.artefact import Distilled
+from ddllm.artefact.base import Distilled
 from ddllm.distill.dataset import DistilledData
 from ddllm.distill.inner_loop import same_every_time
 from ddllm.evaluate.small import head_keys, of_texts, train_small

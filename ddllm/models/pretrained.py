@@ -8,7 +8,7 @@ needed.
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from ddllm.models.weights import Weights, open_files, open_weights
 CONFIG_FILE = "config.json"
 MEAN_HEAD_FILE = "classifier_head.safetensors"
 MEAN_HEAD_KEY = "ddllm_head"
+OWN_LAYERS_KEY = "ddllm_layers"  # layers of the encoder, where a further one only pools (see pooling.py)
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -88,6 +89,10 @@ def load_pretrained(name: str) -> Pretrained:
     folder = find_folder(name)
     raw = read_config_file(folder)
     config = translate_config(raw, str(folder / CONFIG_FILE))
+    if OWN_LAYERS_KEY in raw:
+        if raw[OWN_LAYERS_KEY] != config.layers - 1:
+            raise UserError(f"{folder / CONFIG_FILE} has {OWN_LAYERS_KEY} {raw[OWN_LAYERS_KEY]!r}, which must be one less than its layers: fetch it again")
+        config = replace(config, layers=config.layers - 1)
     weights = open_weights(folder)
     plain = {plain_name(tensor, config.family): tensor for tensor in weights.tensors}
     word_leaf = Leaf(("words",), (WORDS,), (config.vocabulary, config.hidden))
@@ -107,7 +112,7 @@ def load_pretrained(name: str) -> Pretrained:
         config=config,
         words=body.pop("words"),
         body=body,
-        pooler=_read_pooler(config, weights, plain),
+        pooler=_read_pooler(raw, config, weights, plain),
         head=_read_head(raw, config, weights, plain),
         fingerprint=_digest([folder / CONFIG_FILE, *weights.files]),
     )
@@ -197,8 +202,12 @@ def _read_tree(leaves: Iterable[Leaf], weights: Weights, plain: dict[str, str]) 
     return tree
 
 
-def _read_pooler(config: EncoderConfig, weights: Weights, plain: dict[str, str]) -> Tree | None:
+def _read_pooler(raw: dict[str, Any], config: EncoderConfig, weights: Weights, plain: dict[str, str]) -> Tree | None:
     name = HEADS["bert"]["dense"]
+    if OWN_LAYERS_KEY in raw:
+        file = weights.folder / MEAN_HEAD_FILE
+        weights = open_files([file]) if file.is_file() else weights
+        plain = {name: name for name in weights.tensors}
     if config.family != "bert" or f"{name}.weight" not in plain:
         return None
     return _read_tree(dense_leaves((), [name], config.hidden, config.hidden), weights, plain)

@@ -1,10 +1,12 @@
 """Saves a trained classifier as a folder that `transformers` opens: hands on config.json, model.safetensors
 and the tokenizer's files.
 
-With the head of its family the folder is a ForSequenceClassification model. Mean pooling has no such class in
-transformers: there the folder is the family's plain model, its head lies in classifier_head.safetensors
-beside it (a torch Linear: classifier.weight [C, D], classifier.bias [C], to be fed the mean over real
-positions), and config.json says "ddllm_head": "mean". `load_pretrained` reads both back.
+The folder is a ForSequenceClassification model of its family. Mean pooling has no such class in transformers:
+there one more encoder layer computes it (see pooling.py). config.json then says "ddllm_head": "mean" and how many layers are the
+encoder's own, and the head as it was trained lies in classifier_head.safetensors beside the model (a torch Linear:
+classifier.weight [C, D], classifier.bias [C], to be fed the mean over real positions): `load_pretrained` reads
+that back, and leaves the further layer out. Where there are too many classes for such a layer, the folder is
+the family's plain model.
 """
 
 import json
@@ -29,10 +31,12 @@ from ddllm.models.families import (
     head_leaves,
 )
 from ddllm.models.heads import HeadConfig
+from ddllm.models.pooling import can_fold, fold_mean
 from ddllm.models.pretrained import (
     CONFIG_FILE,
     MEAN_HEAD_FILE,
     MEAN_HEAD_KEY,
+    OWN_LAYERS_KEY,
     TOKENIZER_FILES,
     Pretrained,
     read_config_file,
@@ -83,11 +87,23 @@ def save_pretrained(
         if source.pooler is not None:  # unused by this head, but the plain model has one
             body |= _split(dense_leaves((), [HEADS["bert"]["dense"]], config.hidden, config.hidden), source.pooler)
         files = {WEIGHTS_FILE: body, MEAN_HEAD_FILE: head}
+        if can_fold(config, head_config.classes):
+            whole, folded, own = fold_mean(params["body"], config, params["head"])
+            own_head = _split(head_leaves(config.family, config.hidden, head_config.classes), own)
+            body = {**_split(body_leaves(folded), whole), **_split([word_leaf], words)}
+            files = {WEIGHTS_FILE: _name_for_class(config.family, body, own_head), MEAN_HEAD_FILE: head}
+            if source.pooler is not None:  # the further layer's stands in its place
+                files[MEAN_HEAD_FILE] = head | _split(dense_leaves((), [HEADS["bert"]["dense"]], config.hidden, config.hidden), source.pooler)
     else:
-        pooler = {name: head.pop(name) for name in list(head) if name.startswith("pooler.")}
-        body = {f"{config.family}.{name}": tensor for name, tensor in (body | pooler).items()}
-        files = {WEIGHTS_FILE: body | head}
+        files = {WEIGHTS_FILE: _name_for_class(config.family, body, head)}
     _write(target, _describe(source, head_config, label_names, problem), files, source.folder)
+
+
+def _name_for_class(family: str, body: dict[str, np.ndarray], head: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Tensors as the family's ForSequenceClassification class calls them; a BERT's pooler belongs to its body there."""
+    pooler = {name: tensor for name, tensor in head.items() if name.startswith("pooler.")}
+    body = {f"{family}.{name}": tensor for name, tensor in (body | pooler).items()}
+    return body | {name: tensor for name, tensor in head.items() if name not in pooler}
 
 
 def _check_target(target: Path) -> None:
@@ -114,16 +130,20 @@ def _split(leaves: Iterable[Leaf], tree: Any) -> dict[str, np.ndarray]:
 
 def _describe(source: Pretrained, head_config: HeadConfig, label_names: Sequence[str], problem: str) -> dict[str, Any]:
     raw = read_config_file(source.folder)
-    for key in ("torch_dtype", "num_labels", MEAN_HEAD_KEY):  # each would contradict what is set below
+    for key in ("torch_dtype", "num_labels", MEAN_HEAD_KEY, OWN_LAYERS_KEY):  # each would contradict what is set below
         raw.pop(key, None)
-    plain = head_config.kind == "mean"
+    mean, layers = head_config.kind == "mean", source.config.layers
+    folded = mean and can_fold(source.config, head_config.classes)
+    plain = mean and not folded
+    raw["n_layers" if source.config.family == "distilbert" and "n_layers" in raw else "num_hidden_layers"] = layers + folded
     return raw | {
         "architectures": [CLASSES[raw["model_type"]] + ("Model" if plain else "ForSequenceClassification")],
         "id2label": {str(index): name for index, name in enumerate(label_names)},
         "label2id": {name: index for index, name in enumerate(label_names)},
         "problem_type": problem,
         "dtype": "float32",
-        **({MEAN_HEAD_KEY: "mean"} if plain else {}),
+        **({MEAN_HEAD_KEY: "mean"} if mean else {}),
+        **({OWN_LAYERS_KEY: layers} if folded else {}),
     }
 
 

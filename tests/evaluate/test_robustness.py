@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddllm.distill.artefact import load_distilled
+from ddllm.artefact.folder import load_distilled
 from ddllm.distill.dataset import DistilledData, Recipe, actual_rates, group_names, raw_rates
 from ddllm.errors import UserError
 from ddllm.evaluate import variations as v

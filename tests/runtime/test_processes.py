@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from ddllm.distill.artefact import load_distilled
+from ddllm.artefact.folder import load_distilled
 from ddllm.main import main
 from ddllm.runtime.metrics import read_metrics
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
-from ddllm.distill.artefact import ARRAYS, RECIPE, load_distilled, save_distilled
+from ddllm.artefact.folder import ARRAYS, RECIPE, load_distilled, save_distilled
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.errors import UserError
 

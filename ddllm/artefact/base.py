@@ -1,23 +1,17 @@
-"""The distilled data set as a folder: `distilled.safetensors` for the arrays and `recipe.json` for everything needed to train on them.
-
-Only safetensors and JSON are read, so that opening someone else's folder runs nothing of theirs. `Distilled` is what loading hands on.
-"""
+"""What a loaded folder is, what it belongs to, and whether its arrays fit: hands on `Distilled`."""
 
 import hashlib
-import json
-import os
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
+from ddllm.artefact.schema import ARRAYS, RECIPE
+from ddllm.data.tokens import TOKENIZER_FILES
 from ddllm.distill.auxiliary import auxiliary_fits
 from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe
-from ddllm.distill.optimizers import LEARNED_MOMENTUM, SGD, SHORT, make_optimizer
+from ddllm.distill.optimizers import LEARNED_MOMENTUM, make_optimizer
 from ddllm.distill.order import ORDERS
 from ddllm.errors import UserError
 from ddllm.models.heads import HeadConfig
@@ -25,10 +19,9 @@ from ddllm.models.learner import Learner
 from ddllm.models.pretrained import Pretrained
 from ddllm.models.tasks import read_task
 
-# 1: fixed order and the optimizers by their short names; 2: every order and every optimizer; 3: auxiliary labels, pairs of texts, and tasks other than
-# classification. A folder is of the lowest schema that can say what it holds.
-SCHEMA = 3
-ARRAYS, RECIPE = "distilled.safetensors", "recipe.json"
+if TYPE_CHECKING:
+    from ddllm.use import Trained
+
 ALWAYS, SOMETIMES = ("embeddings", "mask", "labels", "rates"), ("momentum", "order", "types", *AUXILIARY)
 
 
@@ -56,6 +49,12 @@ class Distilled:
         """Whether it was distilled from pairs of texts."""
         return self.card.get("preprocessing", {}).get("pairs", False)
 
+    def train(self, model: str | None = None, seed: int = 0) -> "Trained":
+        """A classifier trained on it, exactly as its recipe says; see `ddllm.use.train`."""
+        from ddllm.use import train_distilled  # the room above this one: it needs everything that trains
+
+        return train_distilled(self, model, seed)
+
     def learner(self, pretrained: Pretrained) -> Learner:
         """The learner that the data set was distilled for: its head and task, on a pretrained encoder.
 
@@ -75,7 +74,21 @@ class Distilled:
                 f"the data set was distilled for other weights than {pretrained.name} has now (their checksums differ); "
                 f"give {base['name']} as it was then, or distil again in another --workdir."
             )
+        kept = self.card.get("preprocessing", {}).get("tokenizer_fingerprint")
+        if kept and kept != fingerprint_tokenizer(pretrained.folder):
+            raise UserError(
+                f"the data set was distilled with another tokenizer than {pretrained.name} has now (their checksums differ); "
+                f"give {base['name']} as it was then, or distil again in another --workdir."
+            )
         config = pretrained.config
+        if self.data.embeddings.shape[-1] != config.hidden:
+            raise UserError(
+                f"the data set has embeddings of size {self.data.embeddings.shape[-1]}, but {pretrained.name} has {config.hidden}; get the folder again."
+            )
+        if self.data.embeddings.shape[2] > config.positions:
+            raise UserError(
+                f"the data set has examples of {self.data.embeddings.shape[2]} positions, but {pretrained.name} has {config.positions}; get the folder again."
+            )
         if self.data.directions is not None and self.data.directions.shape[2] != config.layers:
             raise UserError(
                 f"the data set has direction labels for {self.data.directions.shape[2]} layers, but {pretrained.name} has {config.layers}; "
@@ -104,122 +117,84 @@ class Distilled:
 
 def describe_base(pretrained: Pretrained, learner: Learner, text_length: int, pairs: bool = False) -> dict[str, Any]:
     """What a distilled data set belongs to: model, head and how real texts (or pairs of them) are prepared."""
+    revision = pretrained.folder.name if pretrained.folder.parent.name == "snapshots" else None  # as the hub's cache lays them out
     return {
-        "base_model": {"name": pretrained.name, "fingerprint": pretrained.fingerprint, "hidden": pretrained.config.hidden},
+        "base_model": {
+            "name": pretrained.name,
+            **({"revision": revision} if revision else {}),
+            "fingerprint": pretrained.fingerprint,
+            "hidden": pretrained.config.hidden,
+            "family": pretrained.config.family,
+        },
         "head": {**asdict(learner.head), "start": learner.start, "seed": learner.head_seed},
         "products": learner.encoder.products,
         **learner.task.card(),
         "preprocessing": {
             "tokenizer": pretrained.name,
+            "tokenizer_fingerprint": fingerprint_tokenizer(pretrained.folder),
             "text_length": text_length,
             "embeddings": "rows of the word table, before position and token-type embeddings",
-            **({"pairs": True} if pairs else {}),
+            "pairs": pairs,
         },
     }
 
 
-def save_distilled(folder: Path, data: DistilledData, recipe: Recipe, label_names: tuple[str, ...], **card: Any) -> None:
-    """Write the folder, whole or not at all; an earlier distilled data set in its place is replaced.
+def fingerprint_tokenizer(folder: Path) -> str:
+    """SHA-256 of a model folder's tokenizer files."""
+    digest = hashlib.sha256()
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            content = (folder / name).read_bytes()
+            digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
-    Args:
-        folder: where to.
-        data: arrays as in `DistilledData`.
-        recipe: constants of learning from them.
-        label_names: class names in the order of the logits.
-        card: further entries of recipe.json, see `describe_base`.
 
-    Raises:
-        UserError: something else lies in the folder.
+def drawn_parts(learner: Learner, pretrained: Pretrained) -> dict[str, np.ndarray]:
+    """The parts of a head that is the same every time which JAX's generator draws, for those who have no JAX: "out.kernel", "dense.kernel".
+
+    Nothing where the head is redrawn or learned, or begins with zeros and a pretrained layer alone.
     """
-    from safetensors.numpy import save
-
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / RECIPE).exists():
-        raise UserError(f"{folder} holds something other than a distilled data set; choose another folder.")
-    present = [*ALWAYS, *(name for name in SOMETIMES if getattr(data, name) is not None)]
-    arrays = {name: np.ascontiguousarray(getattr(data, name), np.float32) for name in present}
-    arrays |= {f"head.{name}": np.ascontiguousarray(value, np.float32) for name, value in flatten_dict(data.head or {}, sep=".").items()}
-    # One entry only: the library writes several in no fixed order, and equal data should be equal files.
-    content = save(arrays, metadata={"format": "ddllm"})
-    sizes = {"batches": arrays["embeddings"].shape[0], "examples": data.examples, "inner_steps": data.steps, "floats": data.floats}
-    newest = "task" in card or card.get("preprocessing", {}).get("pairs") or any(name in arrays for name in ("types", *AUXILIARY))
-    constants, schema = asdict(recipe), 3 if newest else 2
-    for name, weight in (("attention", "attention_weight"), ("features", "feature_weight")):
-        if name not in arrays:
-            del constants[weight]
-    if schema < 3 and recipe.order == "fixed" and recipe.optimizer in (SGD, *SHORT):
-        del constants["order"]
-        schema = 1
-    readable = {"learning_rates": np.logaddexp(0, arrays["rates"]).tolist()}
-    if data.momentum is not None:
-        readable["momentum"] = np.exp(-np.logaddexp(0, -arrays["momentum"])).tolist()
-    if data.order is not None:
-        readable["batch_shares"] = np.exp(arrays["order"] - np.logaddexp.reduce(arrays["order"], axis=1, keepdims=True)).tolist()
-    text = {
-        "schema": schema,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "label_names": list(label_names),
-        **sizes,
-        "recipe": constants,
-        **readable,
-        **card,
-    }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        (fresh / ARRAYS).write_bytes(content)
-        (fresh / RECIPE).write_text(json.dumps(text, indent=1) + "\n")
-        fresh.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    if learner.start not in ("fixed", "zero"):
+        return {}
+    head = learner.init_head(pooler=pretrained.pooler)
+    drawn = {"out": learner.start == "fixed", "dense": not (learner.head.kind == "bert" and pretrained.pooler is not None)}
+    return {f"{part}.kernel": np.asarray(head[part]["kernel"], np.float32) for part in head if drawn[part]}
 
 
-def load_distilled(folder: str | Path) -> Distilled:
-    """Open a folder that `save_distilled` wrote.
-
-    Raises:
-        UserError: the folder is not one, is of a newer schema, was changed, or holds arrays that do not fit together or are not finite.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    folder = Path(folder)
-    for name in (ARRAYS, RECIPE):
-        if not (folder / name).is_file():
-            raise UserError(
-                f"{folder} is not a distilled data set: it has no {name}; give the folder that a run wrote, such as runs/quickstart/distilled."
-            )
-    try:
-        card = json.loads((folder / RECIPE).read_text())
-    except ValueError as error:
-        raise UserError(f"{folder / RECIPE} is not valid JSON ({error}); get the folder again.") from None
-    if card.get("schema", 0) > SCHEMA:
-        raise UserError(f"{folder} was written by a newer ddllm (schema {card['schema']}, known up to {SCHEMA}); update ddllm.")
-    content = (folder / ARRAYS).read_bytes()
-    if hashlib.sha256(content).hexdigest() != card.get("sha256"):
-        raise UserError(f"{folder / ARRAYS} was changed or damaged since it was written (its checksum differs); get the folder again.")
-    try:
-        arrays = load(content)
-        recipe = Recipe(**card["recipe"])
-        parts = {name: arrays.pop(name) for name in (*ALWAYS, *(name for name in SOMETIMES if name in arrays))}
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is incomplete ({error}); get the folder again.") from None
-    unknown = [name for name in arrays if not name.startswith("head.")]
-    if unknown:
-        raise UserError(f"{folder / ARRAYS} holds {', '.join(unknown)}, which no recipe has; get the folder again.")
-    head = unflatten_dict({name.removeprefix("head."): value for name, value in arrays.items()}, sep=".") or None
-    data = DistilledData(head=head, **parts)
-    _check(folder, data, recipe, card)
-    return Distilled(data, recipe, card)
+LABELS = {
+    "hard": "one row for each example, 1 at its class",
+    "soft": "logits of a distribution over the outputs (softmax; sigmoids where labels are sets)",
+    "unrestricted": "any numbers; they enter the loss as they stand, in the place of a one-hot row",
+}
+LOSSES = {
+    "classification": "cross-entropy, −Σ_c label_c · log softmax(logits)_c",
+    "regression": "squared error of the label in standard deviations from the training texts' mean",
+    "multilabel": "binary cross-entropy of sigmoids, mean over labels",
+}
+AUXILIARY_LOSSES = {
+    "attention": "attention_weight × KL(softmax(attention label) ‖ attention), mean over layers, heads and rows",
+    "features": "feature_weight × half the squared distance of what the head takes to the feature label",
+    "directions": "−⟨direction label, mean hidden state⟩, summed over layers",
+}
 
 
-def _check(folder: Path, data: DistilledData, recipe: Recipe, card: dict[str, Any]) -> None:
+def describe_loss(data: DistilledData, recipe: Recipe, card: dict[str, Any]) -> dict[str, str]:
+    """The inner loss and what stored labels mean, in words."""
+    more = [text for name, text in AUXILIARY_LOSSES.items() if getattr(data, name) is not None]
+    mean = "sum over all examples, each weighted by its batch's share" if recipe.order == "learned" else "mean over the examples of an inner batch"
+    task = card.get("task", {}).get("name", "classification")
+    return {"labels_mean": LABELS[recipe.labels], "loss": f"{mean} of: " + "; plus ".join([LOSSES[task], *more])}
+
+
+def check_arrays(folder: Path, data: DistilledData, recipe: Recipe, card: dict[str, Any]) -> None:
+    """Raise `UserError` where the arrays of a folder do not fit each other or its recipe, or are not finite."""
     if recipe.order not in ORDERS:
         raise UserError(
             f"the order in {folder / RECIPE} is {recipe.order!r}, but must be one of {', '.join(ORDERS)}; get the folder again."
+        )
+    if recipe.labels not in LABELS:
+        raise UserError(
+            f"the labels in {folder / RECIPE} are {recipe.labels!r}, but must be one of {', '.join(LABELS)}; get the folder again."
         )
     make_optimizer(str(recipe.optimizer), f"the inner optimizer in {folder / RECIPE}")
     shape = data.embeddings.shape

