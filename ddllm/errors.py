@@ -1,9 +1,21 @@
-"""The one exception for mistakes that a user can mend.
+"""The exceptions for mistakes that a user can mend.
 
-Every stage raises it with a single sentence (what is wrong, where, what to do); the command line prints that sentence and exits with
+Every stage raises one with a single sentence (what is wrong, where, what to do); the command line prints that sentence and exits with
 status 2, without a traceback. Anything else that is raised is a defect of this library and keeps its traceback.
 """
 
 
 class UserError(Exception):
-    """A mistake in the input, the configuration or the surroundings, worded for the person who can mend it."""
+    """A mistake in the input, the configuration or the surroundings, worded for the person who can mend it.
+
+    Attributes:
+        status: exit status of the command.
+    """
+
+    status = 2
+
+
+class ScoreDiffers(UserError):
+    """No mistake, but a check that failed: a distilled data set does not reach what its card says."""
+
+    status = 1

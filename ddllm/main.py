@@ -1,6 +1,11 @@
 """The command: `python -m ddllm.main --config configs/quickstart.py [--workdir DIR] [--mode prepare,distill] [--config.KEY=VALUE …]`.
 
     … --mode=evaluate --distilled FILE [--name NAME]      score another's result: a folder, or JSONL of texts and labels (docs/PROTOCOL.md)
+    … --mode=verify --distilled FOLDER                    train on a folder again and compare with its card; status 1 where it differs
+
+    python -m ddllm.main --mode=train --distilled FOLDER --out MODEL [--model NAME] [--seed N]     a Hugging Face checkpoint
+    python -m ddllm.main --mode=describe --distilled FOLDER                                        what a folder is
+    python -m ddllm.main --mode=push --distilled FOLDER --repo OWNER/NAME [--private]              to a hub
 
 Reads a configuration and calls its stages in order. A mistake of the user's is one sentence and exit status 2; results go to the working
 directory, by default runs/<config's name>, and the same command there goes on where it was stopped.
@@ -14,15 +19,17 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from ddllm.artefact.command_line import ALONE, parse_alone
 from ddllm.checks import SELECTIONS
 from ddllm.config import default_config, flat_keys, suggest
 from ddllm.data.files import SUFFIXES
 from ddllm.errors import UserError
 from ddllm.runtime.huge_pages import start_with_huge_pages
 
-STAGE_NAMES = ("prepare", "finetune", "select", "distill", "evaluate", "robustness", "analyse", "report")
+STAGE_NAMES = ("prepare", "finetune", "select", "distill", "evaluate", "robustness", "analyse", "verify", "report")
 OWN = ("full", *SELECTIONS, "distilled")  # names of the run's own rows
 ON_REQUEST = ("robustness", "analyse")  # not among all, unless the key of the same name in config.evaluate is set
+NEVER_BY_ITSELF = ("verify",)  # runs where --mode names it
 
 
 class Command(NamedTuple):
@@ -87,11 +94,13 @@ def parse(arguments: list[str]) -> Command:
     distilled = str(values["distilled"].value)
     names: list[str] = [name.strip() for name in mode.split(",")]
     if mode == "all":
-        names = [name for name in STAGE_NAMES if name not in ON_REQUEST or config.evaluate[name]]
+        names = [name for name in STAGE_NAMES if name not in NEVER_BY_ITSELF and (name not in ON_REQUEST or config.evaluate[name])]
         # Texts have no recipe to vary, and another's result need not be distilled.
         left_out = (("distill",) if distilled else ()) + (ON_REQUEST if Path(distilled).is_file() else ())
         names = [name for name in names if name not in left_out]
     for name in names:
+        if name in ALONE:
+            raise UserError(f"--mode={name} stands alone, without stages of a run; give it by itself.")
         if name not in STAGE_NAMES:
             raise UserError(f"--mode has no stage {name!r}{suggest(name, STAGE_NAMES)}; the stages are {', '.join(STAGE_NAMES)}.")
     if distilled and "distill" in names:
@@ -116,6 +125,10 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
 
     def work() -> int:
+        alone = parse_alone(arguments)
+        if alone is not None:
+            alone()
+            return 0
         command = parse(arguments)
         # Only now: the stages import jax, and a mistyped key should not have to wait for that.
         from ddllm.runtime.processes import ending_together
@@ -133,12 +146,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def exit_status(work: Callable[[], int], afterwards: str) -> int:
-    """What `work` returns; 2 after a user's mistake and 130 after an interrupt, each with one sentence. `afterwards` says how to go on."""
+    """What `work` returns; 2 after a user's mistake, 1 after a check that failed and 130 after an interrupt, each with one sentence. `afterwards` says how to go on."""
     try:
         return work()
     except UserError as error:
         print(f"ddllm: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except KeyboardInterrupt:
         print(f"\nddllm: interrupted; {afterwards}.", file=sys.stderr)
         return 130

@@ -1,6 +1,6 @@
 """The stages of a run as plain functions of a `Run`: each finds what earlier ones wrote in the working directory and adds its own part.
 
-    prepare ─► finetune ─► select ─► distill ─► evaluate ─► (robustness, analyse) ─► report
+    prepare ─► finetune ─► select ─► distill ─► evaluate ─► (robustness, analyse, verify) ─► report
 
 A notebook calls them just as the command does: `run = open_run(config, "runs/mine"); distill(run)`.
 """
@@ -15,10 +15,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ddllm.artefact.base import Distilled
+from ddllm.artefact.export import export_distilled, scores_of
+from ddllm.artefact.folder import add_scores, load_distilled
+from ddllm.artefact.verify import verify_distilled
 from ddllm.checks import validate
 from ddllm.config import resolve
 from ddllm.data.batches import BatchStream
-from ddllm.artefact.folder import Distilled, describe_base, load_distilled, save_distilled
 from ddllm.distill.bodies import gather_bodies
 from ddllm.distill.dataset import learned_parts
 from ddllm.distill.optimizers import check_derivative
@@ -167,16 +170,14 @@ def distill(run: Run) -> None:
     if not is_first():
         return
     best = jax.tree.map(np.asarray, state.best)
-    save_distilled(
+    export_distilled(
         run.workdir.distilled,
+        prepared,
         data.replace(**best["learned"]),
         recipe,
-        prepared.tokens.label_names,
-        **describe_base(prepared.pretrained, prepared.learner, run.config.data.length, bool(run.config.data.pair_column)),
         **{f"validation_{prepared.metric}": float(best["accuracy"])},
         outer_step=int(best["step"]),
         distillation_seconds=seconds,
-        config=resolve(run.config),
     )
 
 
@@ -201,6 +202,8 @@ def evaluate(run: Run) -> None:
         row["name"] = run.name + row["name"].removeprefix("distilled")
         row["distillation_seconds"] = distilled.card.get("distillation_seconds")
     record(run, rows)
+    if run.distilled is None and is_first():  # another's folder is not ours to change
+        add_scores(run.workdir.distilled, scores_of(prepared, rows))
 
 
 def robustness(run: Run) -> None:
@@ -215,6 +218,16 @@ def analyse(run: Run) -> None:
     rows = from_first(lambda: read_results(run.workdir.results)["rows"] if run.workdir.results.exists() else [])
     full, own = (next((row for row in rows if row["name"] == name), {}) for name in ("full", run.name))
     record(run, [], analyse_distilled(prepared, distilled, full, own))
+
+
+def verify(run: Run) -> None:
+    """Train on the distilled data set again and compare with its card.
+
+    Raises:
+        ScoreDiffers: it does not reach what the card says.
+    """
+    prepared, distilled = load_scored(run)
+    say(verify_distilled(prepared, distilled, str(run.distilled or run.workdir.distilled)))
 
 
 def load_scored(run: Run) -> tuple[Prepared, Distilled]:
@@ -282,6 +295,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "evaluate": evaluate,
     "robustness": robustness,
     "analyse": analyse,
+    "verify": verify,
     "report": report,
 }
 

@@ -13,7 +13,6 @@ from ddllm.artefact.base import Distilled
 from ddllm.artefact.card import FIGURES, base_name, score_sentence
 from ddllm.artefact.folder import load_distilled
 from ddllm.artefact.rows import TEXT
-from ddllm.runtime.devices import user_cache
 from ddllm.runtime.progress import say
 
 
@@ -74,9 +73,6 @@ def train_to(folder: str | Path, out: str | Path, model: str | None = None, seed
     """
     import jax
 
-    cache = user_cache("compiled")
-    if cache is not None:
-        jax.config.update("jax_compilation_cache_dir", str(cache))
     began = time.monotonic()
     trained = load_distilled(folder).train(model, seed)
     jax.block_until_ready(trained.params)

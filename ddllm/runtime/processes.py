@@ -124,7 +124,7 @@ def check_same(what: str, here: Any) -> None:
 def ending_together() -> Iterator[None]:
     """In the `with` block processes may join; they leave it together. An exception in one of several ends all, with one sentence and one status.
 
-    A process alone sees the exception unchanged. Of several, each ends here: with 2 for a `UserError` anywhere, 130 for an interrupt, else 1.
+    A process alone sees the exception unchanged. Of several, each ends here: with a `UserError`'s status (2) for one anywhere, 130 for an interrupt, else 1.
     """
     try:
         yield
@@ -261,7 +261,7 @@ _bond: _Bond | None = None
 
 def _describe(error: BaseException, lost: bool) -> tuple[int, str]:
     if isinstance(error, UserError):
-        return 2, str(error)
+        return error.status, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, f"interrupted. {GO_ON}"
     first = (str(error).splitlines() or [""])[0]
