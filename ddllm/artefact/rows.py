@@ -49,7 +49,8 @@ def read_rows(
     from ddllm.text.vocabulary import allowed_tokens
 
     rows = plain_rows(data, recipe, label_names, card)
-    found = nearest(np.reshape(data.embeddings, (-1, words_VD.shape[1])), words_VD, k=1, metric="cosine", allowed=allowed_tokens(tokenizer))
+    allowed = allowed_tokens(tokenizer, len(words_VD))
+    found = nearest(np.reshape(data.embeddings, (-1, words_VD.shape[1])), words_VD, k=1, metric="cosine", allowed=allowed)
     shape = data.embeddings.shape[:3]
     ids_MNT, scores_MNT = (np.asarray(part)[..., 0].reshape(shape) for part in (found.ids, found.scores))
     for row in rows:

@@ -1,13 +1,17 @@
 """The exported folder comes back whole, or says in one sentence why not."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
-from ddllm.artefact.folder import ARRAYS, RECIPE, load_distilled, save_distilled
+import ddllm
+from ddllm.artefact.folder import TORCH, add_scores, load_distilled, read_recipe, save_distilled
+from ddllm.artefact.rows import PARQUET, TEXT
+from ddllm.artefact.schema import ARRAYS, RECIPE
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.errors import UserError
 
@@ -31,7 +35,7 @@ def rewrite(path, change):
     change(arrays, card)
     content = save(arrays)
     (path / ARRAYS).write_bytes(content)
-    card["sha256"] = hashlib.sha256(content).hexdigest()
+    card["files"][ARRAYS] = hashlib.sha256(content).hexdigest()
     (path / RECIPE).write_text(json.dumps(card))
 
 
@@ -80,7 +84,7 @@ def test_auxiliary_labels_come_back(folder, keys):
     save_distilled(path, fuller, recipe, ("bad", "good"))
     loaded = load_distilled(path)
     jax.tree.map(np.testing.assert_array_equal, loaded.data, fuller)
-    assert loaded.recipe == recipe and loaded.card["schema"] == 3
+    assert loaded.recipe == recipe and loaded.card["schema"] == 4
     assert fuller.floats == data.replace(mask=mask).floats + 16 + 80 + 10 * (1 + 3 * 3 if len(keys) == 1 else 1 + 3 * 9)
     for name, changed in (
         ("attention", attention[:, :, :, :, :2].copy()),
@@ -104,23 +108,92 @@ def test_pairs_and_other_tasks_come_back(folder):
     save_distilled(path, data.replace(types=types), Recipe("hard", "sgd", 2), ("bad", "good"), preprocessing={"pairs": True}, task=task)
     loaded = load_distilled(path)
     np.testing.assert_array_equal(loaded.data.types, types)
-    assert loaded.card["schema"] == 3 and loaded.data.floats == data.floats and loaded.card["task"] == task
+    assert loaded.card["schema"] == 4 and loaded.data.floats == data.floats and loaded.card["task"] == task
     rewrite(path, lambda arrays, card: arrays.update(types=types[:1].copy()))
     with pytest.raises(UserError, match="do not fit"):
         load_distilled(path)
 
 
-def test_is_of_the_lowest_schema_that_can_say_it(folder):
+def write_old(path, schema, change):
+    """A folder as ddllm wrote it in an earlier schema."""
+    import hashlib
+
+    arrays = load_file(path / ARRAYS)
+    card = {
+        "schema": schema,
+        "sha256": hashlib.sha256((path / ARRAYS).read_bytes()).hexdigest(),
+        "label_names": ["bad", "good"],
+        "batches": 2,
+        "recipe": {"labels": "soft", "optimizer": "sgd", "passes": 2},
+        "base_model": {"name": "embedded", "fingerprint": "0", "hidden": 4},
+        "preprocessing": {"tokenizer": "embedded", "text_length": 12},
+    }
+    change(arrays, card)
+    for file in path.iterdir():
+        file.unlink()
+    content = save(arrays, metadata={"format": "ddllm"})
+    (path / ARRAYS).write_bytes(content)
+    (path / RECIPE).write_text(json.dumps(card | {"sha256": hashlib.sha256(content).hexdigest()}))
+
+
+def test_folders_of_earlier_schemas(folder):
     path, data = folder
+    content = (path / ARRAYS).read_bytes()
 
-    def card(**recipe):
-        save_distilled(path, data, Recipe("soft", **recipe, passes=2), ("bad", "good"))
-        return json.loads((path / RECIPE).read_text())
+    def old(schema, change=lambda arrays, card: None):
+        (path / ARRAYS).write_bytes(content)
+        write_old(path, schema, change)
+        return load_distilled(path)
 
-    assert card()["schema"] == 1 and card()["recipe"] == {"labels": "soft", "optimizer": "sgd", "passes": 2}
-    assert card(optimizer="adam")["schema"] == 1
-    assert card(optimizer="adamw(b1=0.8)")["schema"] == 2 and load_distilled(path).recipe.optimizer == "adamw(b1=0.8)"
-    assert card(order="shuffled")["schema"] == 2 and load_distilled(path).recipe.order == "shuffled"
+    first = old(1)
+    jax.tree.map(np.testing.assert_array_equal, first.data, data)
+    assert first.recipe == Recipe("soft", "sgd", 2, "fixed") and not first.pairs
+    assert first.card["schema"] == 4 and first.card["storage"] == "float32" and first.card["task"] == {"name": "classification"}
+    assert first.card["scores"] == [] and list(first.card["files"]) == [ARRAYS] and "sha256" not in first.card
+    assert old(2, lambda arrays, card: card["recipe"].update(order="shuffled", optimizer="adamw(b1=0.8)")).recipe.order == "shuffled"
+
+    def newer(arrays, card):
+        arrays["features"] = np.zeros((2, 2, 4), np.float32)
+        card["recipe"].update(order="fixed", feature_weight=0.5)
+        card.update(task={"name": "regression", "mean": 1.0, "deviation": 2.0})
+        card["preprocessing"]["pairs"] = True
+
+    third = old(3, newer)
+    assert third.recipe.feature_weight == 0.5 and third.pairs and third.card["task"]["deviation"] == 2
+    (path / ARRAYS).write_bytes((path / ARRAYS).read_bytes()[:-1] + b"\1")
+    with pytest.raises(UserError, match="checksum"):
+        load_distilled(path)
+
+
+def test_scores_stay_with_the_arrays(folder):
+    path, data = folder
+    score = {"name": "distilled", "figure": "accuracy", "mean": 0.876, "deviation": 0.0, "runs": 1, "texts": 1821, "head": "zero", "data": "a|b"}
+    arrays = (path / ARRAYS).read_bytes()
+    add_scores(path, [score])
+    add_scores(path, [score | {"name": "distilled, redrawn heads", "runs": 3, "deviation": 0.012, "note": "x"}])
+    card = (path / "README.md").read_text()
+    assert "| distilled | accuracy | 87.6 | 1,821 | a\\|b |" in card and "87.6 ± 1.2 (3 runs)" in card
+    assert (path / ARRAYS).read_bytes() == arrays and load_distilled(path).card["note"] == "kept"
+    save_distilled(path, data, Recipe("soft", "sgd", 2), ("bad", "good"))
+    assert [kept["name"] for kept in load_distilled(path).card["scores"]] == ["distilled", "distilled, redrawn heads"]
+    save_distilled(path, data.replace(labels=data.labels + 1), Recipe("soft", "sgd", 2), ("bad", "good"))
+    assert load_distilled(path).card["scores"] == []
+
+
+def test_what_else_lies_there(folder):
+    path, data = folder
+    assert {entry.name for entry in path.iterdir()} == {ARRAYS, RECIPE, TEXT, PARQUET, TORCH, "README.md"}
+    assert (path / TORCH).read_bytes() == Path(ddllm.__file__).with_name("pytorch.py").read_bytes()
+    card = read_recipe(path)
+    assert set(card["files"]) == {ARRAYS, TEXT, PARQUET, TORCH} and "softmax" in card["loss"] and card["versions"]["ddllm"] == ddllm.__version__
+    for name in (TEXT, PARQUET, TORCH):
+        content = (path / name).read_bytes()
+        (path / name).write_bytes(content + b" ")
+        with pytest.raises(UserError, match=f"{name} was changed"):
+            load_distilled(path)
+        (path / name).unlink()  # nothing is learned from it
+        load_distilled(path)
+        (path / name).write_bytes(content)
 
 
 def test_is_replaced_whole(folder):
@@ -156,6 +229,11 @@ def test_missing_and_damaged_files(folder, tmp_path):
     "change, message",
     [
         (lambda arrays, card: card.update(schema=99), "newer ddllm"),
+        (lambda arrays, card: card.pop("schema"), "says no schema"),
+        (lambda arrays, card: card.update(storage="int4"), "stored as 'int4'"),
+        (lambda arrays, card: card.update(storage="float16"), "incomplete .*float32 are not stored as float16"),
+        (lambda arrays, card: card["recipe"].update(labels="firm"), "labels .* are 'firm'"),
+        (lambda arrays, card: card["files"].update({"../secret": "0"}), "no checksum"),
         (lambda arrays, card: arrays.pop("labels"), "incomplete"),
         (lambda arrays, card: arrays.update(labels=np.zeros((2, 2, 3), np.float32)), "do not fit"),
         (lambda arrays, card: card["recipe"].update(passes=3), "do not fit"),
