@@ -301,18 +301,18 @@ def fold_mean(model: Any, mean: torch.nn.Linear) -> None:
     """Give a model for sequence classification the logits of `mean` on the mean hidden state, by one more layer that computes them at every position.
 
     transformers has no class that pools the mean, but its attention does where all scores are equal. The layer's values are the logits times a large
-    number, beside which the residual vanishes; one still larger number makes both normalisations all but constant factors. Logits agree to about 1e-5.
+    number, beside which the residual vanishes; a still larger one makes both normalisations all but constant factors. Logits agree to about 1e-5.
     """
     base, config = model.base_model, model.config
     short = hasattr(base, "transformer")
     layers = base.transformer.layer if short else base.encoder.layer
     classes, width = mean.weight.shape
-    if max(classes + 2, 2 * classes if short else 0) > width:
+    if max(classes + 3, 2 * classes if short else 0) > width:
         raise ValueError(f"{classes} classes are too many for a layer of width {width} that pools the mean.")
     layer, last = copy.deepcopy(layers[-1]), layers[-1]
     norm = last.output_layer_norm if short else last.output.LayerNorm
     bounds = (mean.weight @ norm.bias).abs() + (mean.weight * norm.weight).norm(dim=1) * width**0.5
-    largest, loud = max(float(torch.cat([bounds, bounds.sum()[None]]).norm()), 1.0) * 2.0**8, 2.0**20
+    largest, loud = max(float(torch.cat([bounds, bounds.sum()[None]]).norm()), 1.0) * 2.0**6, 2.0**20
     for parameter in layer.parameters():
         parameter.zero_()
     if short:
@@ -324,11 +324,9 @@ def fold_mean(model: Any, mean: torch.nn.Linear) -> None:
     value.weight[:classes] = loud * mean.weight
     value.weight[classes] = -loud * mean.weight.sum(0)
     out.weight.fill_diagonal_(1)
-    for place, (bias, size) in enumerate(((out.bias, loud * largest), (down.bias, largest))):
-        bias[-1] = size
-        scale = size / largest
-        norms[place].weight[: classes + 1] = size * (width - 1) ** 0.5 / width / scale
-        norms[place].bias[: classes + 1] = size / width / scale
+    for norm, bias, size in zip(norms, (out.bias, down.bias), (loud * largest, largest), strict=True):
+        bias[-1], bias[-2] = size, -size
+        norm.weight[: classes + 1] = largest * (2 / width) ** 0.5
     layers.append(layer)
     setattr(config, "n_layers" if short else "num_hidden_layers", len(layers))
     head = _head_modules(model, config.model_type if config.model_type in ("bert", "distilbert") else "roberta")

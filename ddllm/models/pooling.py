@@ -5,9 +5,10 @@ queries and keys, and as values the C logits times a large number K, beside whic
 would take away mean and length; so that they do not,
 
 - one coordinate holds minus the sum of the logits l, and the mean stays what it is;
-- the last coordinate holds a constant, 2⁸ times what l can be at most, and the deviation is that constant's but for a part in 2¹⁶ (and in practice far less).
+- the last two coordinates hold a constant and its negative, 64 times what l can be at most, and the deviation is theirs but for a part in 8,192 at most (l
+  is far from its bound, as a rule, and this part falls with the square).
 
-Scale and bias of the norm then give back l exactly but for rounding: errors are about 10⁻⁵. The feed-forward part adds the constant once more, and
+The scale of the norm then gives back l but for rounding: errors are about 10⁻⁵. The feed-forward part adds the constant once more, and
 nothing else. In the head, tanh works on 2⁻¹⁶ l, where it is straight, and DistilBERT's ReLU on l and −l. In 16 bits all this would overflow.
 """
 
@@ -17,12 +18,12 @@ import numpy as np
 
 from ddllm.models.encoder import EncoderConfig, Tree, layer_name
 
-MARGIN, LOUD, QUIET = 2.0**8, 2.0**20, 2.0**-16
+MARGIN, LOUD, QUIET = 2.0**6, 2.0**20, 2.0**-16
 
 
 def can_fold(config: EncoderConfig, classes: int) -> bool:
     """Whether the layer is wide enough for so many logits."""
-    return config.layers > 0 and max(classes + 2, 2 * classes if config.family == "distilbert" else 0) <= config.hidden
+    return config.layers > 0 and max(classes + 3, 2 * classes if config.family == "distilbert" else 0) <= config.hidden
 
 
 def fold_mean(body: Tree, config: EncoderConfig, head: Tree) -> tuple[Tree, EncoderConfig, Tree]:
@@ -61,16 +62,15 @@ def fold_mean(body: Tree, config: EncoderConfig, head: Tree) -> tuple[Tree, Enco
 
 def _spike(width: int, size: float) -> np.ndarray:
     spike = np.zeros(width, np.float32)
-    spike[-1] = size
+    spike[-1], spike[-2] = size, -size
     return spike
 
 
 def _restoring_norm(width: int, classes: int, largest: float) -> Tree:
-    """Scale and bias that undo what a spike of `largest` does to numbers that stand beside it, and silence the others."""
-    scale, bias = np.zeros(width, np.float32), np.zeros(width, np.float32)
-    scale[: classes + 1] = largest * (width - 1) ** 0.5 / width
-    bias[: classes + 1] = largest / width
-    return {"scale": scale, "bias": bias}
+    """What undoes what spikes of `largest` does to numbers that stand beside it, and silence the others."""
+    scale = np.zeros(width, np.float32)
+    scale[: classes + 1] = largest * (2 / width) ** 0.5
+    return {"scale": scale, "bias": np.zeros(width, np.float32)}
 
 
 def _own_head(family: str, width: int, classes: int, bias_C: np.ndarray) -> Tree:

@@ -1,0 +1,198 @@
+"""PyTorch trains on a folder as JAX does: the same logits, for every option of a recipe and every family."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from ddllm.artefact.base import describe_base, drawn_parts
+from ddllm.artefact.folder import load_distilled, save_distilled
+from ddllm.distill.dataset import DistilledData, Recipe, group_names
+from ddllm.models.heads import HeadConfig, init_head
+from ddllm.models.learner import Learner
+from ddllm.models.pretrained import load_pretrained
+from ddllm.models.tasks import Classification, MultiLabel, Regression
+from ddllm.use import train_distilled
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+NAMES = ("bad", "so so", "good")
+
+
+@pytest.fixture
+def checkpoint(make_torch_model, tmp_path, tiny_model):
+    """checkpoint(family) -> a random model with a tokenizer that knows the tiny corpus's words."""
+    import shutil
+
+    def make(family="bert", auto="AutoModelForSequenceClassification"):
+        folder = tmp_path / "model"
+        make_torch_model(family, auto, layer_norm_eps=1e-6, **({"pad_token_id": 1} if family == "roberta" else {})).save_pretrained(folder)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copyfile(tiny_model / name, folder / name)
+        return load_pretrained(str(folder))
+
+    return make
+
+
+def make_folder(folder, pretrained, head="mean", start="zero", task=None, rates="layer", recipe=None, parts=(), storage="float32"):
+    """A folder of two inner batches of three examples, random in all that its recipe has."""
+    rng = np.random.default_rng(3)
+    recipe, task = recipe or Recipe("unrestricted", "sgd", 2), task or Classification()
+    outputs = 1 if isinstance(task, Regression) else 3
+    learner = Learner(pretrained.config, HeadConfig(head, outputs, 0.3), start, 5, task)
+    encoder, shape = pretrained.config, (2, 3, 7)
+    drawn = init_head(jax.random.key(1), learner.head, encoder.hidden, pretrained.pooler)
+    groups = len(group_names({"body": pretrained.body, "head": drawn}, rates))
+    steps = 2 * recipe.passes
+    mask = np.ones(shape, np.float32)
+    mask[:, 1, 5:] = 0
+    small = any(name in recipe.optimizer for name in ("adam", "nesterov"))
+    sizes = {
+        "attention": (2, 3, encoder.layers, encoder.heads, 7, 7)[: 6 if "all rows" in parts else 5],
+        "features": (2, 3, encoder.hidden),
+        "directions": (2, 3, encoder.layers, encoder.hidden),
+        "momentum": (steps,),
+        "order": (steps, 2),
+    }
+    more = {name: rng.standard_normal(sizes[name]).astype(np.float32) for name in parts if name in sizes}
+    if "types" in parts:
+        more["types"] = np.broadcast_to((np.arange(7) > 3).astype(np.float32), shape)
+    data = DistilledData(
+        rng.standard_normal((*shape, encoder.hidden)).astype(np.float32),
+        mask,
+        rng.standard_normal((2, 3, outputs)).astype(np.float32),
+        rng.normal(-6 if small else -3, 0.5, (steps, groups)).astype(np.float32),
+        head=jax.tree.map(np.asarray, drawn) if start == "learned" else None,
+        **more,
+    )
+    names = NAMES[:outputs]
+    base = describe_base(pretrained, learner, 12, "types" in parts)
+    save_distilled(folder, data, recipe, names, storage, drawn=drawn_parts(learner, pretrained), **base)
+    return folder
+
+
+def compare(folder, pretrained, atol=1e-4):
+    """Both trainings, and that they agree on texts; hands on the model."""
+    from ddllm.pytorch import train
+
+    texts = ["the good plot", "a very dull and boring film", "rich"]
+    trained = load_distilled(folder).train()
+    pairs = trained.distilled.pairs
+    model, tokenizer = train(folder)
+    second = [text.split()[-1] for text in texts]
+    tokens = tokenizer(texts, second if pairs else None, padding=True, return_tensors="pt")
+    if pretrained.config.token_types < 2:
+        tokens.pop("token_type_ids", None)
+    with torch.no_grad():
+        found = model(**tokens).logits.numpy()
+    exported = trained.learner.task
+    expected = trained.logits(list(zip(texts, second, strict=True)) if pairs else texts)
+    if isinstance(exported, Regression):
+        expected = expected * exported.deviation + exported.mean
+    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+    start = {"body": pretrained.body}
+    moved = max(float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (start["body"], trained.params["body"])), strict=True))
+    assert moved > 1e-3, "training changed nothing, so that agreeing would say nothing"
+    return model
+
+
+SHORT = ("sgd", 2)
+OPTIONS = {
+    "zero head, rates per array": {"rates": "tensor"},
+    "own head, fixed, one rate": {"head": "bert", "start": "fixed", "rates": "step"},
+    "own head, zero": {"head": "bert", "parts": ("directions",)},
+    "learned head, hard labels, momentum": {"start": "learned", "head": "bert", "recipe": Recipe("hard", "momentum", 2)},
+    "soft labels, learned momentum and order": {
+        "start": "fixed",
+        "recipe": Recipe("soft", "learned_momentum", 2, "learned"),
+        "parts": ("momentum", "order"),
+    },
+    "nesterov, attention of the first row": {
+        "start": "fixed",
+        "recipe": Recipe("unrestricted", "nesterov", 2, attention_weight=2.0),
+        "parts": ("attention",),
+    },
+    "adam, attention of all rows, features": {
+        "start": "fixed",
+        "recipe": Recipe("soft", "adam", 2, attention_weight=2.0, feature_weight=0.3),
+        "parts": ("attention", "all rows", "features"),
+    },
+    "adamw, pairs": {"start": "fixed", "recipe": Recipe("hard", "adamw(weight_decay=0.1, b1=0.8)", 2), "parts": ("types",)},
+    "sets of labels, 8 bits": {"start": "fixed", "task": MultiLabel(), "recipe": Recipe("soft", "sgd(momentum=0.5)", 2), "storage": "int8"},
+    "numbers, 16 bits": {"start": "fixed", "task": Regression(2.0, 0.5), "storage": "bfloat16"},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option(checkpoint, tmp_path, name):
+    pretrained = checkpoint()
+    compare(make_folder(tmp_path / "folder", pretrained, **OPTIONS[name]), pretrained)
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert"])
+@pytest.mark.parametrize("head", ["mean", "own"])
+def test_every_family(checkpoint, tmp_path, family, head):
+    pretrained = checkpoint(family)
+    options = {"head": family if head == "own" else "mean", "start": "fixed", "rates": "tensor", "parts": ("directions",)}
+    compare(make_folder(tmp_path / "folder", pretrained, **options), pretrained)
+
+
+def test_a_shuffled_order_deals_every_example_once_and_in_its_class(checkpoint, tmp_path):
+    from ddllm.pytorch import _feed, read
+
+    folder = make_folder(tmp_path / "folder", checkpoint(), recipe=Recipe("hard", "sgd", 4, "shuffled"), start="redrawn")
+    card, arrays = read(folder)
+    arrays["embeddings"][..., 0, 0] = torch.arange(6.0).reshape(2, 3)
+    torch.manual_seed(0)
+    fed = np.array([batch["embeddings"][:, 0, 0].tolist() for batch in _feed(arrays, card["recipe"], card)])
+    assert fed.shape == (8, 3) and all(sorted(fed[step : step + 2].ravel()) == list(range(6)) for step in (0, 2, 4, 6))
+    assert (fed % 3 == np.arange(3)).all() and len({tuple(row) for row in fed}) > 2
+
+
+def test_what_it_refuses(checkpoint, tmp_path):
+    from ddllm.pytorch import train
+
+    pretrained = checkpoint()
+    folder = make_folder(tmp_path / "folder", pretrained)
+
+    def message(change=lambda card: None, **options):
+        make_folder(folder, pretrained, **options)
+        card = json.loads((folder / "recipe.json").read_text())
+        change(card)
+        (folder / "recipe.json").write_text(json.dumps(card))
+        with pytest.raises(ValueError) as caught:
+            train(folder)
+        return str(caught.value)
+
+    assert "scale_by_lion" in message(recipe=Recipe("hard", "scale_by_lion(b1=0.9)", 2))
+    assert "newer ddllm" in message(lambda card: card.update(schema=5))
+    assert "changed or damaged" in message(lambda card: card["files"].update({"distilled.safetensors": "0"}))
+    assert "other weights" in message(lambda card: card["base_model"].update(fingerprint="0"))
+    assert "no model folder ./nowhere" in message(lambda card: card["base_model"].update(name="./nowhere"))
+
+
+def test_imports_no_jax():
+    code = "import sys, ddllm.pytorch; print([name for name in sys.modules if name.split('.')[0] in ('jax', 'flax', 'optax', 'ml_collections')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_the_checkpoints_of_both_run_in_a_pipeline(checkpoint, tmp_path):
+    from transformers import pipeline
+
+    pretrained = checkpoint()
+    folder = make_folder(tmp_path / "folder", pretrained)
+    model = compare(folder, pretrained)
+    trained = train_distilled(load_distilled(folder))
+    trained.save(tmp_path / "jax")
+    model.save_pretrained(tmp_path / "torch")
+    trained.tokenizer.save_pretrained(tmp_path / "torch")
+    texts = ["the good plot", "a dull film"]
+    logits = trained.logits(texts)
+    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    for name in ("jax", "torch"):
+        told = pipeline("text-classification", model=str(tmp_path / name), tokenizer=str(tmp_path / name), top_k=None, device="cpu")(texts)
+        found = [[next(entry["score"] for entry in row if entry["label"] == label) for label in NAMES] for row in told]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
