@@ -82,6 +82,7 @@ def read(folder: Path) -> tuple[dict[str, Any], Arrays]:
 def _load_model(card: dict[str, Any], model: Any, attention: bool) -> tuple[Any, Any, bool]:
     """Model, tokenizer, and whether a BERT's pooler is a pretrained one."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils import logging
 
     base, names = card["base_model"], card["label_names"]
     if isinstance(model, torch.nn.Module):
@@ -94,6 +95,8 @@ def _load_model(card: dict[str, Any], model: Any, attention: bool) -> tuple[Any,
         raise ValueError(f"the data set was distilled for other weights than those in {folder} (their checksums differ); give {base['name']} as model.")
     task = card.get("task", {"name": "classification"})["name"]
     problem = {"classification": "single_label_classification", "multilabel": "multi_label_classification"}.get(task, task)
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # it would warn that the head is new, which is as it should be
     loaded, found = AutoModelForSequenceClassification.from_pretrained(
         folder,
         num_labels=len(names),
@@ -105,6 +108,7 @@ def _load_model(card: dict[str, Any], model: Any, attention: bool) -> tuple[Any,
         output_loading_info=True,
         **({"attn_implementation": "eager"} if attention else {}),  # the others do not tell their probabilities
     )
+    logging.set_verbosity(level)
     tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=card["preprocessing"]["text_length"])
     return loaded.eval(), tokenizer, not any("pooler" in name for name in found["missing_keys"])
 

@@ -102,7 +102,7 @@ def _usage(card: Card) -> list[str]:
         "from train_pytorch import train",
         "",
         f'model, tokenizer = train("."{argument})  # an ordinary transformers model, seconds later',
-        f"logits = model(**tokenizer({arguments}, return_tensors=\"pt\")).logits[0].tolist()",
+        f"logits = model(**tokenizer({arguments}, truncation=True, return_tensors=\"pt\")).logits[0].tolist()",
         f"print({told})",
         "```",
         "",

@@ -1,0 +1,87 @@
+"""What the command does with a folder: describe, train, verify, and a sentence for what cannot be meant."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import ddllm
+from ddllm.artefact.commands import train_to
+from ddllm.artefact.folder import load_distilled, save_distilled
+from ddllm.artefact.verify import verify_distilled
+from ddllm.errors import ScoreDiffers, UserError
+from ddllm.main import main
+from ddllm.models.pretrained import load_pretrained
+from ddllm.stages import load_scored, verify
+
+
+def test_describe(run, capsys):
+    assert main(["--mode=describe", f"--distilled={run.workdir.distilled}"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in ("2 of 6 positions, 16 numbers each", "negative, positive", "mean, zero", "embeddings as float16", "48 test texts"):
+        assert part in shown, shown
+
+
+def test_train_in_one_call(run, tiny_corpus, tmp_path):
+    lines = [json.loads(line) for line in (tiny_corpus / "test.jsonl").read_text().splitlines()]
+    trained = ddllm.load(run.workdir.distilled).train()
+    accuracy = np.mean([name == line["label"] for name, line in zip(trained.predict([line["text"] for line in lines]), lines, strict=True)])
+    assert accuracy == pytest.approx(load_distilled(run.workdir.distilled).card["scores"][0]["mean"])
+    saved = train_to(run.workdir.distilled, tmp_path / "model")
+    np.testing.assert_array_equal(load_pretrained(str(tmp_path / "model")).head["out"]["kernel"], saved.params["head"]["out"]["kernel"])
+
+
+def test_verify(run, capsys, tmp_path):
+    verify(run)
+    assert "verified: accuracy" in capsys.readouterr().err
+    prepared, distilled = load_scored(run)
+    stated = distilled.card["scores"][0]
+    stated["mean"] -= 0.0019
+    verify_distilled(prepared, distilled, "it")
+    stated["mean"] -= 0.0002
+    with pytest.raises(ScoreDiffers, match=r"0.21 points away \(0.20 are allowed\)"):
+        verify_distilled(prepared, distilled, "it")
+    stated["deviation"] = 0.01
+    stated["corpus"] = "another"
+    assert "other ones than the card's 48" in verify_distilled(prepared, distilled, "it")
+    distilled.card["scores"] = []
+    with pytest.raises(UserError, match="no test score"):
+        verify_distilled(prepared, distilled, "it")
+
+
+def test_a_folder_that_does_not_keep_its_word_ends_with_one(run, capsys, tmp_path):
+    folder = tmp_path / "other"
+    shutil.copytree(run.workdir.distilled, folder)
+    distilled = load_distilled(folder)
+    card = {key: value for key, value in distilled.card.items() if key in ("base_model", "head", "products", "preprocessing")}
+    save_distilled(folder, distilled.data.replace(labels=-distilled.data.labels), distilled.recipe, distilled.label_names, **card)
+    text = json.loads((folder / "recipe.json").read_text())
+    (folder / "recipe.json").write_text(json.dumps(text | {"scores": distilled.card["scores"]}))
+    config = tmp_path / "config.py"
+    config.write_text(
+        "import json\nfrom ddllm.config import default_config\n\ndef get_config():\n    config = default_config()\n"
+        f"    config.update(json.loads({(run.workdir.config).read_text()!r}))\n    return config\n"
+    )
+    assert main([f"--config={config}", f"--workdir={tmp_path / 'run'}", "--mode=verify", f"--distilled={folder}"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("ddllm: accuracy") and "points away" in error
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        (["--mode=train"], "needs --distilled"),
+        (["--mode=train", "--distilled=x"], "needs --out"),
+        (["--mode=describe", "--distilled=nowhere"], "nowhere is not a distilled data set"),
+        (["--mode", "describe", "--distilled=x", "--out=y"], "--out has no meaning"),
+        (["--mode=describe", "--distilled=x", "--config=configs/quickstart.py"], "needs no configuration"),
+        (["--mode=push", "--distilled=x"], "needs --repo"),
+        (["--mode=train", "--distilled=x", "--out=y", "--seed=many"], "many"),
+        (["--mode=train", "--distilled=x", "--out=y", "extra"], "'extra' is not understood"),
+    ],
+)
+def test_bad_command_lines(line, message, capsys):
+    assert main(line) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
