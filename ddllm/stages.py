@@ -5,33 +5,22 @@
 A notebook calls them just as the command does: `run = open_run(config, "runs/mine"); distill(run)`.
 """
 
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path, PurePath
-from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from ddllm.artefact.base import Distilled
 from ddllm.artefact.export import export_distilled, scores_of
-from ddllm.artefact.folder import add_scores, load_distilled
-from ddllm.artefact.verify import verify_distilled
-from ddllm.checks import validate
-from ddllm.config import resolve
-from ddllm.continual.stage import learn_in_turn
+from ddllm.artefact.folder import add_scores
+from ddllm.artefact.stage import verify
+from ddllm.continual.stage import continual
 from ddllm.data.batches import BatchStream
 from ddllm.distill.bodies import gather_bodies
 from ddllm.distill.dataset import learned_parts
-from ddllm.distill.optimizers import check_derivative
 from ddllm.distill.outer_loop import STAGE as DISTILL
 from ddllm.distill.outer_loop import distil
 from ddllm.distill.plan import check_memory, first_data, make_outer_step, recipe_of
-from ddllm.distill.teacher import OWN, load_teacher
-from ddllm.errors import UserError
+from ddllm.distill.teacher import load_teacher
 from ddllm.evaluate.analyses import analyse_distilled
 from ddllm.evaluate.finetune import finetune as finetune_once
 from ddllm.evaluate.finetune import full_row, score_finetuned
@@ -39,89 +28,47 @@ from ddllm.evaluate.robustness import evaluate_robustness
 from ddllm.evaluate.selection import evaluate_selection, selection_row
 from ddllm.evaluate.small import evaluate_distilled
 from ddllm.evaluate.submission import check_submitted, evaluate_submission, read_sets
-from ddllm.evaluate.texts import evaluate_text
 from ddllm.merge.stage import merge
-from ddllm.models.multi_head import MultiHead, activate_head
-from ddllm.prepare import Prepared
-from ddllm.prepare import prepare as prepare_parts
-from ddllm.privacy.audit import audit
-from ddllm.prompt.evaluate import evaluate_prompts
+from ddllm.privacy.stage import privacy
+from ddllm.prompt.stage import prompt
 from ddllm.report.analyses import markdown_analyses, print_analyses
 from ddllm.report.curve import draw_curve
 from ddllm.report.page import write_page
-from ddllm.report.results import add_lists, add_rows, read_results
+from ddllm.report.results import read_results
 from ddllm.report.table import make_title, markdown_table, print_table
+from ddllm.run import Run, load_scored, open_run, record
 from ddllm.runtime.checkpoints import Checkpoints
-from ddllm.runtime.devices import describe_environment, set_up, user_cache
 from ddllm.runtime.loop import Loop
-from ddllm.runtime.metrics import Metrics, read_metrics
-from ddllm.runtime.processes import check_same, from_first, is_first, join
+from ddllm.runtime.metrics import read_metrics
+from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
-from ddllm.runtime.storage import write_atomically, write_json
-from ddllm.runtime.workdir import Workdir
-from ddllm.text.checks import NEEDS_DISTILLED, route_names
-from ddllm.text.learn import Desk
-from ddllm.text.look import look_at, markdown_look, print_look
-from ddllm.text.routes import project, write_text
+from ddllm.runtime.storage import write_atomically
+from ddllm.text.stage import look, text
 
-
-@dataclass
-class Run:
-    """One configuration in one working directory.
-
-    Attributes:
-        config: the whole configuration.
-        workdir: where everything is written, and locked for this run; of several processes, by the first one alone.
-        distilled: another's result that is scored in place of the run's own (a folder, or a file of texts); None for the own one.
-        name: of its rows.
-    """
-
-    config: ConfigDict
-    workdir: Workdir
-    distilled: Path | None = None
-    name: str = "distilled"
-    _prepared: Prepared | None = field(default=None, repr=False)
-
-    @property
-    def prepared(self) -> Prepared:
-        """Data and model, read at first use."""
-        if self._prepared is None:
-            self._prepared = prepare_parts(self.config, self.workdir.tokens)
-        return self._prepared
-
-    @property
-    def teacher_folder(self) -> Path:
-        """Where config.distill.teacher has its model."""
-        name = self.config.distill.teacher
-        return self.workdir.finetune if name == OWN else Workdir(Path(name), None).finetune
-
-    def metrics(self) -> Metrics:
-        """Where figures of long work go."""
-        if not is_first():
-            return Metrics(None)
-        return Metrics(self.workdir.metrics, self.workdir.events if self.config.runtime.tensorboard else None)
-
-
-def open_run(config: ConfigDict, folder: str | Path, command: str = "", distilled: str | Path = "", name: str = "") -> Run:
-    """Check the configuration, set the devices up, join other processes of the run, and open the working directory.
-
-    Raises:
-        UserError: a value cannot be meant, other processes do not come, the folder holds a different run, or there is nothing at `distilled`.
-    """
-    validate(config)
-    set_up(config.runtime)
-    join(config.runtime)
-    check_derivative(config.distill.inner_optimizer, "config.distill.inner_optimizer")
-    resolved = resolve(config)
-    if is_first():
-        if distilled and not Path(distilled).exists():
-            raise UserError(f"there is nothing at {distilled}; give --distilled a distilled folder, or a file of texts and labels.")
-        workdir = Workdir.open(Path(folder), resolved, command)
-    else:
-        workdir = Workdir.elsewhere(user_cache("processes") or Path(tempfile.mkdtemp(prefix="ddllm-")))
-    # Where a process stands among the others is its own, everything else is common.
-    check_same("the configuration", {**resolved, "runtime": {}})
-    return Run(config, workdir, Path(distilled), name or Path(distilled).name) if distilled else Run(config, workdir)
+# What a notebook finds here.
+__all__ = [
+    "Run",
+    "STAGES",
+    "analyse",
+    "continual",
+    "distill",
+    "evaluate",
+    "finetune",
+    "load_scored",
+    "look",
+    "merge",
+    "open_run",
+    "prepare",
+    "privacy",
+    "prompt",
+    "record",
+    "report",
+    "robustness",
+    "run_stages",
+    "select",
+    "text",
+    "verify",
+]
 
 
 def prepare(run: Run) -> None:
@@ -218,21 +165,6 @@ def evaluate(run: Run) -> None:
         add_scores(run.workdir.distilled, scores_of(prepared, rows))
 
 
-def text(run: Run) -> None:
-    """Text that trains, by each route of config.text.route: a folder below `text`, and rows "projected" and "text (route)" beside "distilled"."""
-    names, config = route_names(run.config.text), run.config
-    own = load_scored(run) if run.distilled or from_first(run.workdir.distilled.exists) else None
-    begun = load_scored(replace(run, distilled=Path(config.text.start), _prepared=run.prepared)) if config.text.start else None
-    if own and "project" not in names:
-        record(run, evaluate_text(own[0], project(*own), "projected"))
-    for name in names:
-        prepared, start = begun or (own if name in NEEDS_DISTILLED else None) or (run.prepared, None)
-        teacher = partial(load_teacher, prepared, run.teacher_folder, config.distill.teacher_share) if config.distill.teacher else None
-        folder = run.workdir.text / name
-        made = write_text(name, prepared, start, Desk(run.workdir.text_work, run.metrics, teacher), folder, resolve(config))
-        record(run, evaluate_text(prepared, made, "projected" if name == "project" else f"text ({name})"))
-
-
 def robustness(run: Run) -> None:
     """The distilled data set away from its recipe and on other encoders: the list "robustness" of the results."""
     prepared, distilled = load_scored(run)
@@ -245,101 +177,6 @@ def analyse(run: Run) -> None:
     rows = from_first(lambda: read_results(run.workdir.results)["rows"] if run.workdir.results.exists() else [])
     full, own = (next((row for row in rows if row["name"] == name), {}) for name in ("full", run.name))
     record(run, [], analyse_distilled(prepared, distilled, full, own))
-
-
-def prompt(run: Run) -> None:
-    """Few-shot prompts out of distilled text and of real examples, answered by language models: the list "prompt" of the results."""
-
-    def own() -> Distilled | Path:
-        return run.distilled if run.distilled is not None and run.distilled.is_file() else load_scored(run)[1]
-
-    rows = evaluate_prompts(run.prepared, run.workdir.prompt, run.workdir.path / "text", own, run.metrics)
-    record(run, [], {"prompt": rows})
-
-
-def continual(run: Run) -> None:
-    """Tasks one after the other with every memory of config.continual: the list "continual" of the results."""
-    record(run, [], {"continual": learn_in_turn(run)})
-
-
-def look(run: Run) -> None:
-    """Distilled examples beside the nearest real ones: shown, and written as look.md, and as look.json for the page."""
-    prepared, distilled = load_scored(run)
-    found = look_at(prepared, distilled)
-    if not is_first():
-        return
-    print_look(found)
-    write_json(run.workdir.look, found)
-    title = ", ".join((prepared.tokens.name, PurePath(prepared.pretrained.name).name))
-    with write_atomically(run.workdir.look.with_suffix(".md")) as temporary:
-        temporary.write_text(markdown_look(found, title), encoding="utf-8")
-    say(f"  {run.workdir.look.with_suffix('.md')} has every position's nearest tokens")
-
-
-def privacy(run: Run) -> None:
-    """What the distilled data set gives away: the lists "privacy" and "nearness" of the results."""
-    prepared, distilled = load_scored(run)
-    rows = from_first(lambda: read_results(run.workdir.results)["rows"] if run.workdir.results.exists() else [])
-    there = from_first(lambda: any(run.workdir.finetune.glob("seed-*")))
-
-    def finetuned() -> tuple[Any, Any]:
-        model = load_teacher(prepared, run.workdir.finetune, 1.0)
-        return model.params, model.words
-
-    record(run, [], audit(prepared, distilled, rows, finetuned if there else None, run.workdir.privacy if is_first() else None))
-
-
-def verify(run: Run) -> None:
-    """Train on the distilled data set again and compare with its card.
-
-    Raises:
-        ScoreDiffers: it does not reach what the card says.
-    """
-    prepared, distilled = load_scored(run)
-    say(verify_distilled(prepared, distilled, str(run.distilled or run.workdir.distilled)))
-
-
-def load_scored(run: Run) -> tuple[Prepared, Distilled]:
-    """What the distill stage of this run exported, or the folder given in its place; and what is prepared, with the learner that it was distilled for.
-
-    Raises:
-        UserError: distillation has not run to its end, or the result is no folder, or belongs to other weights or other classes.
-    """
-    folder, prepared = run.distilled or run.workdir.distilled, run.prepared
-
-    def load() -> Distilled:
-        if not folder.exists():
-            raise UserError(f"there is no distilled data set in {folder}; run --mode=distill first.")
-        if not folder.is_dir():
-            raise UserError(f"{folder} holds texts, which have no recipe that could be varied; only --mode=evaluate scores them.")
-        return load_distilled(folder)
-
-    distilled = from_first(load)
-    distilled.check_base(prepared.pretrained)
-    learner = distilled.learner(prepared.pretrained)
-    tokens, asked = prepared.tokens, (prepared.learner.task.name, bool(run.config.data.pair_column))
-    if isinstance(learner.task, MultiHead):
-        return replace(prepared, learner=activate_head(learner, str(folder), distilled.label_names, tokens.label_names, tokens.name)), distilled
-    distilled.check_data(str(folder), learner.task.name, tokens.name, tokens.label_names, *asked)
-    return replace(prepared, learner=learner), distilled
-
-
-def record(run: Run, rows: list[dict[str, Any]], lists: dict[str, list[dict[str, Any]]] | None = None) -> None:
-    """Put rows, and lists of others about the distilled data set, into results.json, with the configuration and the surroundings."""
-    if not is_first():
-        return
-    tokens = run.prepared.tokens
-    shown = run.prepared.learner.task.shown(tokens.test.labels, len(tokens.label_names))
-    notes = {
-        "data": tokens.name,
-        "model": run.prepared.pretrained.name,
-        "texts": tokens.notes,
-        "figures": list(dict.fromkeys([*shown, run.prepared.metric])),
-    }
-    surroundings = resolve(run.config), describe_environment() | notes
-    add_rows(run.workdir.results, rows, *surroundings)
-    if lists:
-        add_lists(run.workdir.results, run.name, lists, *surroundings)
 
 
 def report(run: Run) -> None:

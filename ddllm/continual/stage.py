@@ -7,7 +7,7 @@ Pieces that are finished (a task's fine-tuning, a task's distilled set, a task's
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +16,10 @@ from ddllm.continual.keep import check_room
 from ddllm.continual.lessons import Lesson, read_lessons
 from ddllm.continual.measures import measure
 from ddllm.prepare import Prepared
+from ddllm.run import Run, record
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
 from ddllm.runtime.storage import read_json, write_json
-
-if TYPE_CHECKING:
-    from ddllm.stages import Run
 
 Row = dict[str, Any]
 MEASURES = ("accuracy", "average", "forgetting", "transfer")
@@ -37,7 +35,12 @@ NOTES = {
 }
 
 
-def learn_in_turn(run: "Run") -> list[Row]:
+def continual(run: Run) -> None:
+    """Tasks one after the other with every memory of config.continual: the list "continual" of the results."""
+    record(run, [], {"continual": learn_in_turn(run)})
+
+
+def learn_in_turn(run: Run) -> list[Row]:
     """Run all methods for all seeds, and return the rows of the list "continual"."""
     folder, prepared = run.workdir.path / "continual", run.prepared
     names, lessons = read_lessons(prepared, run.workdir.tokens)

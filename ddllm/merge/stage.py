@@ -14,7 +14,7 @@
 config.merge.learn_on decides otherwise: a union can be learned again on the sets too.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ddllm.artefact.base import Distilled
 from ddllm.artefact.folder import load_distilled
@@ -25,16 +25,14 @@ from ddllm.errors import UserError
 from ddllm.merge.relearn import Work, relearn_on_sets, relearn_on_texts, update
 from ddllm.merge.sets import HEADS, SAME, UNION, Merged, merge_sets, reduce_set
 from ddllm.models.pretrained import load_pretrained
+from ddllm.run import Run
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
-
-if TYPE_CHECKING:
-    from ddllm.stages import Run
 
 OVER = {"union": UNION, "heads": HEADS}
 
 
-def merge(run: "Run") -> None:
+def merge(run: Run) -> None:
     """Merge distilled folders into the run's own.
 
     Raises:
@@ -52,7 +50,7 @@ def merge(run: "Run") -> None:
         say(f"merged into {data.examples} examples in {data.steps} inner steps: {run.workdir.distilled}")
 
 
-def merge_as_asked(run: "Run", sets: list[Distilled], folders: list[str]) -> Merged:
+def merge_as_asked(run: Run, sets: list[Distilled], folders: list[str]) -> Merged:
     """The merged set that config.merge describes; checkpoints of what is learned lie in the working directory."""
     config, distill = run.config.merge, run.config.distill
     work = Work(run.workdir.path / "merge", run.metrics, config.outer_steps or distill.outer_steps, config.variants)

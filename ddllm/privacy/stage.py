@@ -1,0 +1,22 @@
+"""The stage `privacy`: what a distilled data set gives away."""
+
+from typing import Any
+
+from ddllm.distill.teacher import load_teacher
+from ddllm.privacy.audit import audit
+from ddllm.report.results import read_results
+from ddllm.run import Run, load_scored, record
+from ddllm.runtime.processes import from_first, is_first
+
+
+def privacy(run: Run) -> None:
+    """What the distilled data set gives away: the lists "privacy" and "nearness" of the results."""
+    prepared, distilled = load_scored(run)
+    rows = from_first(lambda: read_results(run.workdir.results)["rows"] if run.workdir.results.exists() else [])
+    there = from_first(lambda: any(run.workdir.finetune.glob("seed-*")))
+
+    def finetuned() -> tuple[Any, Any]:
+        model = load_teacher(prepared, run.workdir.finetune, 1.0)
+        return model.params, model.words
+
+    record(run, [], audit(prepared, distilled, rows, finetuned if there else None, run.workdir.privacy if is_first() else None))

@@ -1,0 +1,17 @@
+"""The stage `prompt`: distilled text and real examples in prompts of GPT-family models."""
+
+from pathlib import Path
+
+from ddllm.artefact.base import Distilled
+from ddllm.prompt.evaluate import evaluate_prompts
+from ddllm.run import Run, load_scored, record
+
+
+def prompt(run: Run) -> None:
+    """Few-shot prompts out of distilled text and of real examples, answered by language models: the list "prompt" of the results."""
+
+    def own() -> Distilled | Path:
+        return run.distilled if run.distilled is not None and run.distilled.is_file() else load_scored(run)[1]
+
+    rows = evaluate_prompts(run.prepared, run.workdir.prompt, run.workdir.path / "text", own, run.metrics)
+    record(run, [], {"prompt": rows})

@@ -1,0 +1,127 @@
+"""One configuration in one working directory: `open_run` hands it to the stages (stages.py), which take what they need from it and record what they found.
+"""
+
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddllm.artefact.base import Distilled
+from ddllm.artefact.folder import load_distilled
+from ddllm.checks import validate
+from ddllm.config import resolve
+from ddllm.distill.optimizers import check_derivative
+from ddllm.distill.teacher import OWN
+from ddllm.errors import UserError
+from ddllm.models.multi_head import MultiHead, activate_head
+from ddllm.prepare import Prepared
+from ddllm.prepare import prepare as prepare_parts
+from ddllm.report.results import add_lists, add_rows
+from ddllm.runtime.devices import describe_environment, set_up, user_cache
+from ddllm.runtime.metrics import Metrics
+from ddllm.runtime.processes import check_same, from_first, is_first, join
+from ddllm.runtime.workdir import Workdir
+
+
+@dataclass
+class Run:
+    """One configuration in one working directory.
+
+    Attributes:
+        config: the whole configuration.
+        workdir: where everything is written, and locked for this run; of several processes, by the first one alone.
+        distilled: another's result that is scored in place of the run's own (a folder, or a file of texts); None for the own one.
+        name: of its rows.
+    """
+
+    config: ConfigDict
+    workdir: Workdir
+    distilled: Path | None = None
+    name: str = "distilled"
+    _prepared: Prepared | None = field(default=None, repr=False)
+
+    @property
+    def prepared(self) -> Prepared:
+        """Data and model, read at first use."""
+        if self._prepared is None:
+            self._prepared = prepare_parts(self.config, self.workdir.tokens)
+        return self._prepared
+
+    @property
+    def teacher_folder(self) -> Path:
+        """Where config.distill.teacher has its model."""
+        name = self.config.distill.teacher
+        return self.workdir.finetune if name == OWN else Workdir(Path(name), None).finetune
+
+    def metrics(self) -> Metrics:
+        """Where figures of long work go."""
+        if not is_first():
+            return Metrics(None)
+        return Metrics(self.workdir.metrics, self.workdir.events if self.config.runtime.tensorboard else None)
+
+
+def open_run(config: ConfigDict, folder: str | Path, command: str = "", distilled: str | Path = "", name: str = "") -> Run:
+    """Check the configuration, set the devices up, join other processes of the run, and open the working directory.
+
+    Raises:
+        UserError: a value cannot be meant, other processes do not come, the folder holds a different run, or there is nothing at `distilled`.
+    """
+    validate(config)
+    set_up(config.runtime)
+    join(config.runtime)
+    check_derivative(config.distill.inner_optimizer, "config.distill.inner_optimizer")
+    resolved = resolve(config)
+    if is_first():
+        if distilled and not Path(distilled).exists():
+            raise UserError(f"there is nothing at {distilled}; give --distilled a distilled folder, or a file of texts and labels.")
+        workdir = Workdir.open(Path(folder), resolved, command)
+    else:
+        workdir = Workdir.elsewhere(user_cache("processes") or Path(tempfile.mkdtemp(prefix="ddllm-")))
+    # Where a process stands among the others is its own, everything else is common.
+    check_same("the configuration", {**resolved, "runtime": {}})
+    return Run(config, workdir, Path(distilled), name or Path(distilled).name) if distilled else Run(config, workdir)
+
+
+def load_scored(run: Run) -> tuple[Prepared, Distilled]:
+    """What the distill stage of this run exported, or the folder given in its place; and what is prepared, with the learner that it was distilled for.
+
+    Raises:
+        UserError: distillation has not run to its end, or the result is no folder, or belongs to other weights or other classes.
+    """
+    folder, prepared = run.distilled or run.workdir.distilled, run.prepared
+
+    def load() -> Distilled:
+        if not folder.exists():
+            raise UserError(f"there is no distilled data set in {folder}; run --mode=distill first.")
+        if not folder.is_dir():
+            raise UserError(f"{folder} holds texts, which have no recipe that could be varied; only --mode=evaluate scores them.")
+        return load_distilled(folder)
+
+    distilled = from_first(load)
+    distilled.check_base(prepared.pretrained)
+    learner = distilled.learner(prepared.pretrained)
+    tokens, asked = prepared.tokens, (prepared.learner.task.name, bool(run.config.data.pair_column))
+    if isinstance(learner.task, MultiHead):
+        return replace(prepared, learner=activate_head(learner, str(folder), distilled.label_names, tokens.label_names, tokens.name)), distilled
+    distilled.check_data(str(folder), learner.task.name, tokens.name, tokens.label_names, *asked)
+    return replace(prepared, learner=learner), distilled
+
+
+def record(run: Run, rows: list[dict[str, Any]], lists: dict[str, list[dict[str, Any]]] | None = None) -> None:
+    """Put rows, and lists of others about the distilled data set, into results.json, with the configuration and the surroundings."""
+    if not is_first():
+        return
+    tokens = run.prepared.tokens
+    shown = run.prepared.learner.task.shown(tokens.test.labels, len(tokens.label_names))
+    notes = {
+        "data": tokens.name,
+        "model": run.prepared.pretrained.name,
+        "texts": tokens.notes,
+        "figures": list(dict.fromkeys([*shown, run.prepared.metric])),
+    }
+    surroundings = resolve(run.config), describe_environment() | notes
+    add_rows(run.workdir.results, rows, *surroundings)
+    if lists:
+        add_lists(run.workdir.results, run.name, lists, *surroundings)
