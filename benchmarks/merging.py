@@ -127,7 +127,7 @@ def write_half(whole: Job, folder: Path, part: int) -> None:
     there = set(first.keys())
     rows = [number for number, key in enumerate(corpus.train.keys()) if (key in there) == (part == 0)]
     folder.mkdir(parents=True, exist_ok=True)
-    for name, split in (("train", corpus.train.take(rows)), ("validation", corpus.validation), ("test", corpus.test)):
+    for name, split in (("train", corpus.train.take(np.array(rows))), ("validation", corpus.validation), ("test", corpus.test)):
         _write_split(folder / f"{name}.jsonl", split, corpus.label_names)
 
 

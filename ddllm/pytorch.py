@@ -88,7 +88,7 @@ def _load_model(card: dict[str, Any], model: Any, attention: bool) -> tuple[Any,
     if isinstance(model, torch.nn.Module):
         model.eval()
         if attention:
-            model.set_attn_implementation("eager")
+            model.set_attn_implementation("eager")  # pyright: ignore[reportCallIssue]
         return model, AutoTokenizer.from_pretrained(model.name_or_path), True
     folder = _find_folder(model or base["name"], base.get("revision"))
     if _fingerprint(folder) != base["fingerprint"]:

@@ -145,8 +145,8 @@ def train_recipe(prepared: Prepared, distilled: Distilled | Merged) -> tuple[Pre
 def _save(prepared: Prepared, fresh: Distilled, data: DistilledData, place: Path, figures: dict[str, float]) -> None:
     if not is_first():
         return
-    card = {key: value for key, value in fresh.card.items() if key != "label_names"}
-    save_distilled(place, compress(data, prepared.config.continual.storage), fresh.recipe, fresh.label_names, **card, **figures)
+    card = {key: value for key, value in fresh.card.items() if key != "label_names"} | figures
+    save_distilled(place, compress(data, prepared.config.continual.storage), fresh.recipe, fresh.label_names, **card)
 
 
 def _teach(prepared: Prepared, folder: Path, open_metrics: Callable[[], Metrics], name: str) -> Teacher:
