@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddllm.artefact.base import Distilled
 from ddllm.data.batches import Batch, BatchStream
+from ddllm.artefact.base import Distilled
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.inner_loop import train
 from ddllm.distill.outer_step import OuterStep
@@ -92,7 +92,8 @@ class Search:
         losses = np.concatenate([np.asarray(losses) for losses in found])[: len(texts)]
         if self.bigrams is None:
             return losses
-        return losses + np.array([self.fluency * self.bigrams.surprise(ids, self.data.mask) for ids in texts], np.float32)
+        surprise = np.array([self.bigrams.surprise(ids, self.data.mask) for ids in texts], np.float32)
+        return losses + self.fluency * surprise
 
     def promising(self, ids_MNT: np.ndarray, skip: int) -> list[tuple[int, int]]:
         """The next (place, token) exchanges by the first-order estimate, `skip` of them left out; places are counted through all texts."""
