@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from ddllm.config import suggest
 from ddllm.errors import UserError
+from ddllm.text.checks import validate_text
 
 POSITIVE = (
     "data.length",
@@ -152,6 +153,7 @@ def validate(config: ConfigDict) -> None:
             "config.distill.average and config.distill.second_moment must be below 1, and both warmup values and config.distill.curriculum at most 1."
         )
     _validate_selections(config.evaluate)
+    validate_text(config.text)
 
 
 def _validate_selections(evaluate: ConfigDict) -> None:

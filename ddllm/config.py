@@ -130,10 +130,33 @@ def default_config() -> ConfigDict:
     evaluate.batch_size = 64
     evaluate.robustness = False  # run the stage robustness with --mode=all too; named in --mode it runs in any case
     evaluate.analyse = False  # the same for the stage analyse
+    evaluate.text = False  # the same for the stage text
     evaluate.variation_draws = 5  # runs behind a row of these stages, where heads, orders or dropped positions are drawn
     evaluate.adam_rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # constant rates of Adam and AdamW tried on validation texts
     evaluate.transfer = ()  # other encoders to train on the distilled data in the stage robustness: hub names or local folders
     evaluate.submission_batch = 32  # texts of another's in an inner batch
+
+    config.text = text = ConfigDict()
+    # What the stage text does, one or several: project | relearn | straight_through | mixture | search | splice (see ddllm/text/routes.py).
+    text.route = "straight_through"
+    # What routes begin with: a distilled folder or another route's text. Empty: the run's distilled set for project and relearn, else as config.distill says
+    text.start = ""
+    text.steps = 0  # outer steps of a route; 0: as many as config.distill.outer_steps
+    text.passes = 0  # times all texts are gone through in the inner loop; 0: as config.distill.passes
+    text.auxiliary = False  # keep labels of the body (config.distill.direction_labels, …), which are no text
+    text.whole_words = False  # take whole words alone, no pieces, so that the text is tokenised again as it was
+    text.metric = "cosine"  # what is nearest: cosine | dot | euclidean
+    text.pull = 0.1  # share of the way to its nearest token that an embedding goes in each of the last outer steps; less in earlier ones
+    text.k = 16  # nearest tokens that are mixed; tokens that a search considers for each place
+    text.temperature = 1.0  # of mixtures, at the start
+    text.final_temperature = 0.05  # at the end
+    text.gumbel = True  # draw mixtures with Gumbel noise
+    text.rate_mixture = 0.1  # outer learning rate of the weights
+    text.rounds = 100  # of a search
+    text.candidates = 32  # exchanges that are tried in truth in each round
+    text.together = 1  # of them trained at the same time
+    text.search_texts = 128  # training texts whose loss a search lowers
+    text.pool = 50  # sentences of each class that are spliced from
 
     config.runtime = runtime = ConfigDict()
     runtime.devices = 0  # devices used, the heads and the real batch are spread over them; 0: all

@@ -20,9 +20,9 @@ from ddllm.data.files import SUFFIXES
 from ddllm.errors import UserError
 from ddllm.runtime.huge_pages import start_with_huge_pages
 
-STAGE_NAMES = ("prepare", "finetune", "select", "distill", "evaluate", "robustness", "analyse", "report")
-OWN = ("full", *SELECTIONS, "distilled")  # names of the run's own rows
-ON_REQUEST = ("robustness", "analyse")  # not among all, unless the key of the same name in config.evaluate is set
+STAGE_NAMES = ("prepare", "finetune", "select", "distill", "evaluate", "text", "robustness", "analyse", "report")
+OWN = ("full", *SELECTIONS, "distilled", "projected")  # names of the run's own rows
+ON_REQUEST = ("text", "robustness", "analyse")  # not among all, unless the key of the same name in config.evaluate is set
 
 
 class Command(NamedTuple):

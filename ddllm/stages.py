@@ -1,6 +1,6 @@
 """The stages of a run as plain functions of a `Run`: each finds what earlier ones wrote in the working directory and adds its own part.
 
-    prepare ─► finetune ─► select ─► distill ─► evaluate ─► (robustness, analyse) ─► report
+    prepare ─► finetune ─► select ─► distill ─► evaluate ─► (text, robustness, analyse) ─► report
 
 A notebook calls them just as the command does: `run = open_run(config, "runs/mine"); distill(run)`.
 """
@@ -8,6 +8,7 @@ A notebook calls them just as the command does: `run = open_run(config, "runs/mi
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from ddllm.evaluate.robustness import evaluate_robustness
 from ddllm.evaluate.selection import evaluate_selection, selection_row
 from ddllm.evaluate.small import evaluate_distilled
 from ddllm.evaluate.submission import check_submitted, evaluate_submission, read_sets
+from ddllm.evaluate.texts import evaluate_text
 from ddllm.prepare import Prepared
 from ddllm.prepare import prepare as prepare_parts
 from ddllm.report.analyses import markdown_analyses, print_analyses
@@ -48,6 +50,10 @@ from ddllm.runtime.processes import check_same, from_first, is_first, join
 from ddllm.runtime.progress import say
 from ddllm.runtime.storage import write_atomically
 from ddllm.runtime.workdir import Workdir
+from ddllm.text.checks import NEEDS_DISTILLED, route_names
+from ddllm.text.distilled_text import TEXTS, is_whole, load_text, save_text
+from ddllm.text.learn import Desk
+from ddllm.text.routes import ROUTES, project
 
 
 @dataclass
@@ -203,6 +209,33 @@ def evaluate(run: Run) -> None:
     record(run, rows)
 
 
+def text(run: Run) -> None:
+    """Text that trains, by each route of config.text.route: a folder below `text`, and rows "projected" and "text (route)" beside "distilled"."""
+    names = route_names(run.config.text)
+    own = None
+    if run.distilled or run.workdir.distilled.exists():
+        prepared, own = load_scored(run)
+        made = project(prepared, own)
+        if "project" not in names:
+            record(run, evaluate_text(prepared, made, "projected"))
+    for name in names:
+        prepared, start = run.prepared, own if name in NEEDS_DISTILLED else None
+        if run.config.text.start:
+            prepared, start = load_scored(replace(run, distilled=Path(run.config.text.start), _prepared=run.prepared))
+        elif start is not None:
+            prepared, _ = load_scored(run)
+        folder = run.workdir.text / name
+        if not from_first(lambda: is_whole(folder)):
+            teacher = partial(load_teacher, prepared, teacher_folder(run), run.config.distill.teacher_share)
+            desk = Desk(run.workdir.text_work, run.metrics, teacher if run.config.distill.teacher else lambda: None)
+            made = ROUTES[name](prepared, start, desk)
+            if is_first():
+                save_text(folder, prepared, made, route=name, config=resolve(run.config))
+        made = from_first(lambda: load_text(folder))
+        record(run, evaluate_text(prepared, made, "projected" if name == "project" else f"text ({name})"))
+        say(f"  text ({name}): {folder / TEXTS}")
+
+
 def robustness(run: Run) -> None:
     """The distilled data set away from its recipe and on other encoders: the list "robustness" of the results."""
     prepared, distilled = load_scored(run)
@@ -280,6 +313,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "select": select,
     "distill": distill,
     "evaluate": evaluate,
+    "text": text,
     "robustness": robustness,
     "analyse": analyse,
     "report": report,

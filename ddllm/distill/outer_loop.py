@@ -37,8 +37,8 @@ def outer_schedule(config: ConfigDict, rate: float) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(rate / warmup, rate, max(warmup - 1, 1)), after], [warmup])
 
 
-def outer_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The optimizer of config.distill: one clipped gradient, a learning rate for each part of the distilled data."""
+def outer_optimizer(config: ConfigDict, more: dict[str, float] | None = None) -> optax.GradientTransformation:
+    """The optimizer of config.distill: one clipped gradient, a learning rate for each part of the distilled data, and for `more` parts that a shaping learns."""
 
     def for_part(rate: float) -> optax.GradientTransformation:
         schedule = outer_schedule(config, rate)
@@ -63,6 +63,7 @@ def outer_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         rates["features"] = config.rate_features
     if config.direction_labels:
         rates["directions"] = config.rate_directions
+    rates |= more or {}
     if config.adaptive_clip:
         clip = clip_by_usual_norm(config.adaptive_clip)
     else:

@@ -26,6 +26,7 @@ from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.gradients import Method
 from ddllm.distill.inner_loop import train
 from ddllm.distill.perturb import perturb
+from ddllm.distill.shaping import Shaping
 from ddllm.distill.truncation import Truncation
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner, Start
@@ -36,6 +37,7 @@ from ddllm.runtime.mesh import ALL, BATCH, HEAD, HEAD_BATCH, keep_sharded, place
 
 # Apart from what heads, orders and windows are drawn with, which are derived from the same key.
 BODY = 2**31 - 9
+SHAPE = 2**31 - 11
 
 
 class OuterState(NamedTuple):
@@ -82,6 +84,8 @@ class OuterStep:
         others: pretrained parameters of the same shapes, in host memory, one of which may take the place of `start` (see bodies.py).
         robust: perturbations of the training that the gradient goes through (see perturb.py); `train` is never perturbed.
         curriculum: the outer step from which on all inner steps are run (see curriculum.py); 0: from the first. `train` always runs all.
+        shaping: makes what the inner loop is fed with from what is learned (see shaping.py); None: it is what is learned.
+        outer_steps: in all, by which a shaping's progress is counted.
 
     Attributes:
         begin, measure, pull: the compiled programs of the gradient, as the module's docstring says.
@@ -103,6 +107,8 @@ class OuterStep:
         others: tuple[Start, ...] = (),
         robust: tuple[str, ...] = (),
         curriculum: int = 0,
+        shaping: Shaping | None = None,
+        outer_steps: int = 1,
     ) -> None:
         mesh = with_all_axes(mesh)
         everywhere = NamedSharding(mesh, ALL)
@@ -156,6 +162,12 @@ class OuterStep:
         self.pull = program(pull, (HEAD, HEAD_BATCH), ALL)
         self._train = program(as_learned, ALL, ALL)
         self._move = jax.jit(move)
+        self.shaping, self._outer_steps = shaping, outer_steps
+        if shaping is not None:
+            self._settle = jax.jit(lambda shaping, *arguments: shaping.settle(*arguments), out_shardings=everywhere)
+            self._use = jax.jit(lambda shaping, *arguments: shaping.use(*arguments), out_shardings=everywhere)
+            self._final = jax.jit(lambda shaping, *arguments: shaping.final(*arguments), out_shardings=everywhere)
+            self._carry_back = jax.jit(_carry_back, out_shardings=everywhere)
         self._reached = jax.jit(lambda learned, step: shorten(learned, step, curriculum)) if curriculum else lambda learned, _: learned
         self._add = jax.jit(lambda one, other: jax.tree.map(jnp.add, one, other))
         self._divide = jax.jit(lambda sums: jax.tree.map(lambda x: x / (heads // mesh.shape["head"]), sums))
@@ -171,7 +183,15 @@ class OuterStep:
         Returns:
             The state after it, and {"loss", the task's "accuracy" or other agreement on the real batch, "gradient_norm"} still on the device.
         """
-        loss, agreement, gradient = self.gradient(self._reached(state.learned, state.step), batch, key)
+        if self.shaping is None:
+            loss, agreement, gradient = self.gradient(self._reached(state.learned, state.step), batch, key)
+        else:
+            words, progress = self.start.words, state.step / self._outer_steps
+            state = state._replace(learned=self._settle(self.shaping, state.learned, words, progress))
+            used = (words, progress, jax.random.fold_in(key, SHAPE))
+            fed = self._use(self.shaping, state.learned, *used)
+            loss, agreement, gradient = self.gradient(self._reached(fed, state.step), batch, key)
+            gradient = self._carry_back(self.shaping, gradient, state.learned, *used)
         state, norm = self._move(state, gradient)
         return state, {"loss": loss, self.learner.task.progress: agreement, "gradient_norm": norm}
 
@@ -207,7 +227,16 @@ class OuterStep:
 
     def train(self, learned: dict[str, Any], key: jax.Array) -> Tree:
         """Parameters trained from the pretrained ones on the distilled data as learned so far."""
-        return self._train(learned, self.fixed, self.start, key)
+        return self._train(self.final(learned), self.fixed, self.start, key)
+
+    def final(self, learned: dict[str, Any]) -> dict[str, Any]:
+        """The parts of the distilled data that what is learned stands for."""
+        return learned if self.shaping is None else self._final(self.shaping, learned, self.start.words)
+
+
+def _carry_back(shaping: Shaping, gradient: dict[str, Any], learned: dict[str, Any], *used: Any) -> dict[str, Any]:
+    """The gradient by what is learned, from that by what was fed."""
+    return jax.vjp(lambda learned: shaping.use(learned, *used), learned)[1](gradient)[0]
 
 
 def _add_axes(tree: Any, count: int) -> Any:

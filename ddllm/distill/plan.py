@@ -18,6 +18,7 @@ from ddllm.distill.order import first_order
 from ddllm.distill.outer_loop import outer_optimizer
 from ddllm.distill.outer_step import OuterStep
 from ddllm.distill.probe import own_labels, probe_head
+from ddllm.distill.shaping import Shaping
 from ddllm.distill.truncation import Truncation
 from ddllm.errors import UserError
 from ddllm.models.heads import init_head
@@ -121,18 +122,27 @@ def truncation_of(config: ConfigDict) -> Truncation | None:
 
 
 def make_outer_step(
-    prepared: Prepared, data: DistilledData, gradient: str, segments: int, mesh: Mesh | None = None, others: tuple[Start, ...] = ()
+    prepared: Prepared,
+    data: DistilledData,
+    gradient: str,
+    segments: int,
+    mesh: Mesh | None = None,
+    others: tuple[Start, ...] = (),
+    shaping: Shaping | None = None,
+    more: dict[str, float] | None = None,
 ) -> OuterStep:
     """The outer step of config.distill, with a gradient method and a number of segments; `mesh` is used instead of the run's own.
 
-    `others` are what outer steps may start from instead of the pretrained parameters (see bodies.py).
+    `others` are what outer steps may start from instead of the pretrained parameters (see bodies.py), `more` the outer rates of parts that only a
+    `shaping` knows (see shaping.py).
     """
     config = prepared.config.distill
-    recipe, optimizer, method = recipe_of(config), outer_optimizer(config), METHODS[gradient]()
+    recipe, optimizer, method = recipe_of(config), outer_optimizer(config, more), METHODS[gradient]()
     mesh = mesh or prepared.mesh
     fixed = (prepared.learner, recipe, prepared.start, data, method, optimizer, mesh)
     curriculum = int(config.curriculum * config.outer_steps)
-    return OuterStep(*fixed, segments, config.average, truncation_of(config), config.heads, others, tuple(config.robust), curriculum)
+    options = (config.average, truncation_of(config), config.heads, others, tuple(config.robust), curriculum)
+    return OuterStep(*fixed, segments, *options, shaping, config.outer_steps)
 
 
 def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData) -> None:

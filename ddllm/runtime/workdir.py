@@ -117,6 +117,16 @@ class Workdir:
         return self.path / "distilled"
 
     @property
+    def text(self) -> Path:
+        """Folder of the distilled texts, one for each route."""
+        return self.path / "text"
+
+    @property
+    def text_work(self) -> Path:
+        """Folder of the checkpoints of these."""
+        return self.path / "text-checkpoints"
+
+    @property
     def results(self) -> Path:
         return self.path / "results.json"
 
@@ -140,6 +150,7 @@ class Workdir:
             ("the same as a table", self.path / "results.md"),
             ("curve", self.curve),
             ("distilled data set", self.distilled),
+            ("distilled texts", self.text),
             ("checkpoints", self.checkpoints),
             ("figures of every step", self.metrics),
             ("TensorBoard events", self.events),

@@ -1,0 +1,43 @@
+"""Which values of config.text can be meant; without jax, since the command line checks them before it is loaded."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from ddllm.config import suggest
+from ddllm.errors import UserError
+
+ROUTE_NAMES = ("project", "relearn", "straight_through", "mixture", "search", "splice")
+NEEDS_DISTILLED = ("project", "relearn")
+METRICS = ("cosine", "dot", "euclidean")
+POSITIVE = ("k", "temperature", "final_temperature", "rate_mixture", "rounds", "candidates", "together", "search_texts", "pool")
+NOT_NEGATIVE = ("steps", "passes")
+
+
+def route_names(text: ConfigDict) -> list[str]:
+    """The routes that config.text.route names."""
+    return [name.strip() for name in text.route.split(",")]
+
+
+def validate_text(text: ConfigDict) -> None:
+    """Raise `UserError` for the first value that cannot be meant."""
+    for name in route_names(text):
+        if name not in ROUTE_NAMES:
+            raise UserError(f"config.text.route has {name!r}{suggest(name, ROUTE_NAMES)}; it may have {', '.join(ROUTE_NAMES)}, as in project,search.")
+    if text.metric not in METRICS:
+        raise UserError(f"config.text.metric is {text.metric!r}{suggest(text.metric, METRICS)}; it must be one of {', '.join(METRICS)}.")
+    for key in POSITIVE:
+        if not text[key] > 0:
+            raise UserError(f"config.text.{key} is {text[key]!r}, but must be greater than 0.")
+    for key in NOT_NEGATIVE:
+        if not text[key] >= 0:
+            raise UserError(f"config.text.{key} is {text[key]!r}, but must not be negative.")
+    if not 0 <= text.pull <= 1:
+        raise UserError(f"config.text.pull is {text.pull!r}, but must lie between 0 and 1: it is a share of the way to the nearest token.")
+    if text.final_temperature > text.temperature:
+        raise UserError(
+            f"config.text.final_temperature is {text.final_temperature!r}, above config.text.temperature={text.temperature!r}; "
+            "mixtures harden as the temperature falls, so make it lower."
+        )
+    if text.start and not Path(text.start).is_dir():
+        raise UserError(f"config.text.start is {text.start!r}, but there is no such folder; give a distilled folder, or another route's text.")

@@ -1,0 +1,142 @@
+"""The outer loop on behalf of texts: the one of ddllm/distill, with what is learned chosen and perhaps shaped; hands on what the best validation had."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddllm.data.batches import BatchStream
+from ddllm.data.tokens import load_tokenizer
+from ddllm.distill.artefact import Distilled
+from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe, learned_parts
+from ddllm.distill.outer_loop import distil
+from ddllm.distill.plan import first_data, make_outer_step, recipe_of
+from ddllm.distill.shaping import Shaping
+from ddllm.distill.teacher import Teacher
+from ddllm.prepare import Prepared
+from ddllm.runtime.checkpoints import Checkpoints
+from ddllm.runtime.loop import Loop
+from ddllm.runtime.metrics import Metrics
+from ddllm.text.projection import TableIndex, index_table
+from ddllm.text.vocabulary import allowed_tokens
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where a route works.
+
+    Attributes:
+        folder: of its checkpoints, from which it goes on after it was stopped.
+        metrics: opens the file that figures go to.
+        teacher: gives real texts their targets; called once work is to be done, and may give None.
+    """
+
+    folder: Path
+    metrics: Callable[[], Metrics]
+    teacher: Callable[[], Teacher | None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an outer loop has found.
+
+    Attributes:
+        learned: the parts as they were learned, in numpy.
+        notes: validation figure, its outer step and the seconds, as entries of a card.
+    """
+
+    learned: dict[str, Any]
+    notes: dict[str, Any]
+
+
+def plan_texts(prepared: Prepared, distilled: Distilled | None = None) -> tuple[Prepared, DistilledData, Recipe]:
+    """What texts are learned with: config.distill as config.text changes it, the data to begin with, and the recipe.
+
+    Args:
+        prepared: data and model.
+        distilled: what to begin with, which then brings its own recipe; None: what config.distill begins with.
+    """
+    config = prepared.config.copy_and_resolve_references()
+    distill, text = config.distill, config.text
+    distill.outer_steps = text.steps or distill.outer_steps
+    distill.validate_every = min(distill.validate_every, distill.outer_steps)
+    dropped = () if text.auxiliary else AUXILIARY
+    if dropped:
+        distill.attention_labels, distill.feature_labels, distill.direction_labels = "none", False, False
+    distill.passes = text.passes or distill.passes
+    if distilled is None:
+        prepared = replace(prepared, config=config)
+        return prepared, first_data(prepared), recipe_of(distill)
+    data, recipe = distilled.data.replace(**dict.fromkeys(dropped)), distilled.recipe
+    distill.labels, distill.inner_optimizer, distill.order, distill.passes = recipe.labels, recipe.optimizer, recipe.order, recipe.passes
+    distill.batches = data.embeddings.shape[0]
+    distill.feature_labels, distill.direction_labels = data.features is not None, data.directions is not None
+    distill.attention_labels = "none" if data.attention is None else "cls" if data.attention.ndim == 5 else "all"
+    distill.attention_weight, distill.feature_weight = recipe.attention_weight, recipe.feature_weight
+    return replace(prepared, config=config), data, recipe
+
+
+def learned_beside(data: DistilledData, recipe: Recipe) -> dict[str, Any]:
+    """The parts that are learned where embeddings are not: labels, rates and whatever else the recipe has."""
+    return {name: part for name, part in learned_parts(data, recipe).items() if name != "embeddings"}
+
+
+def learn(
+    prepared: Prepared,
+    data: DistilledData,
+    learned: dict[str, Any],
+    desk: Desk,
+    name: str,
+    shaping: Shaping | None = None,
+    more: dict[str, float] | None = None,
+) -> Found:
+    """Run an outer loop to its end, from its last checkpoint where there is one.
+
+    Args:
+        prepared: data, model, and a configuration that `plan_texts` has changed.
+        data: gives what is not learned.
+        learned: first values of what is.
+        desk: where the state and the figures go.
+        name: of the work, on its progress bar and in metrics.jsonl.
+        shaping: between what is learned and the data (see distill/shaping.py).
+        more: outer rates of parts that only the shaping knows.
+
+    Raises:
+        Diverged: the loss or the gradient became NaN or infinite.
+    """
+    config, seed = prepared.config.distill, prepared.config.seed
+    stream = BatchStream(prepared.tokens.train, config.batch_size, seed, prepared.buckets, config.balanced)
+    scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
+    checkpoints = Checkpoints(desk.folder / name.replace(" ", "-"), config.checkpoints_kept)
+    unfinished = (checkpoints.latest() or 0) < config.outer_steps
+    metrics = desk.metrics()
+    loop = Loop(name, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics, prepared.metric)
+    try:
+        step = make_outer_step(prepared, data, config.gradient, config.segments, shaping=shaping, more=more)
+        teacher = desk.teacher() if unfinished else None
+        state, seconds = distil(loop, step, learned, stream, scorer, config.validation_heads, seed, teacher)
+    finally:
+        checkpoints.close()
+        metrics.close()
+    best = jax.tree.map(np.asarray, state.best)
+    notes = {
+        f"validation_{prepared.metric}": float(best["accuracy"]),
+        "outer_step": int(best["step"]),
+        "outer_steps": config.outer_steps,
+        "distillation_seconds": seconds,
+    }
+    return Found(best["learned"], notes)
+
+
+def allowed_by(prepared: Prepared) -> np.ndarray:
+    """Tokens that texts may be made of, bool [V]."""
+    tokenizer = load_tokenizer(prepared.pretrained.folder)
+    return np.asarray(allowed_tokens(tokenizer, size=len(prepared.pretrained.words), whole_words=prepared.config.text.whole_words))
+
+
+def index_of(prepared: Prepared) -> TableIndex:
+    """The word table for nearest-token searches, as config.text.metric and what is allowed say."""
+    return index_table(prepared.pretrained.words, prepared.config.text.metric, allowed_by(prepared))

@@ -1,0 +1,213 @@
+"""Coordinate search: single tokens of finished texts are exchanged where that lowers the true outer loss.
+
+A round takes the meta-gradient with respect to the embeddings, estimates by it how the loss would change with each token in each place (HotFlip, Ebrahimi et
+al., 2018, arXiv 1712.06751), trains on the most promising texts in truth, and joins the best exchanges of different places. A text is only ever replaced by one
+with a lower loss on a fixed set of training texts.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddllm.data.batches import Batch, BatchStream
+from ddllm.distill.artefact import Distilled
+from ddllm.distill.dataset import DistilledData, Recipe
+from ddllm.distill.inner_loop import train
+from ddllm.distill.outer_step import OuterStep
+from ddllm.distill.plan import make_outer_step
+from ddllm.models.learner import Learner, Start
+from ddllm.models.scoring import real_loss
+from ddllm.prepare import Prepared
+from ddllm.runtime.checkpoints import Checkpoints
+from ddllm.runtime.loop import Loop, keep_best, no_best
+from ddllm.text.distilled_text import FREE, DistilledText, frame_of, make_text
+from ddllm.text.learn import Desk, allowed_by, plan_texts
+from ddllm.text.projection import index_table
+from ddllm.text.straight import snap
+
+NAME = "text search"
+
+
+class SearchState(NamedTuple):
+    """Everything that a search carries.
+
+    Attributes:
+        step: rounds done.
+        ids: the text with the lowest loss so far, int32 [M, N, T].
+        loss: its outer loss.
+        tried: exchanges, from the most promising on, that have not helped this text.
+        best: {"ids", "accuracy", "step"} of the best validation.
+    """
+
+    step: jax.Array
+    ids: jax.Array
+    loss: jax.Array
+    tried: jax.Array
+    best: dict[str, Any]
+
+
+class Search:
+    """What the rounds of one search share.
+
+    Args:
+        prepared: data, model and configuration.
+        data, recipe: of the texts; embeddings do not matter.
+        frame: tokens that stay [M, N, T], `FREE` elsewhere.
+        allowed: bool [V], tokens that may be taken.
+        batch: real texts of the outer loss.
+    """
+
+    def __init__(
+        self, prepared: Prepared, data: DistilledData, recipe: Recipe, frame: np.ndarray, allowed: np.ndarray, batch: Batch
+    ) -> None:
+        config = prepared.config.text
+        self.prepared, self.data, self.recipe, self.batch = prepared, jax.tree.map(jnp.asarray, data), recipe, batch
+        self.free, self.allowed = jnp.asarray(frame == FREE), jnp.asarray(allowed)
+        self.key = jax.random.key(prepared.config.seed)
+        self.step: OuterStep = make_outer_step(prepared, data, prepared.config.distill.gradient, prepared.config.distill.segments)
+        self.candidates = min(config.candidates, int(self.free.sum()) * min(config.k, int(allowed.sum()) - 1))
+        self.each, self.together = min(config.k, int(allowed.sum()) - 1), config.together
+
+    def losses(self, texts: list[np.ndarray]) -> np.ndarray:
+        """True outer loss of each text [M, N, T], in programs for `candidates` texts or for one."""
+        size = self.candidates if len(texts) > 1 else 1
+        filled = np.stack([*texts, *[texts[-1]] * (-len(texts) % size)]).reshape(-1, size, *texts[0].shape)
+        common = (self.prepared.learner, self.recipe, self.prepared.start, self.data, self.key, self.batch)
+        found = [_losses(*common, jnp.asarray(ids), together=min(self.together, size)) for ids in filled]
+        return np.concatenate([np.asarray(losses) for losses in found])[: len(texts)]
+
+    def promising(self, ids_MNT: np.ndarray, skip: int) -> list[tuple[int, int]]:
+        """The next (place, token) exchanges by the first-order estimate, `skip` of them left out; places are counted through all texts."""
+        embeddings = self.prepared.start.words[jnp.asarray(ids_MNT)]
+        _, _, gradient = self.step.gradient({"embeddings": embeddings}, self.batch, self.key)
+        tokens, gains = _estimate(
+            gradient["embeddings"], self.prepared.start.words, jnp.asarray(ids_MNT), self.free, self.allowed, each=self.each
+        )
+        tokens, gains = np.asarray(tokens).ravel(), np.asarray(gains).ravel()
+        order = np.argsort(-gains, kind="stable")[skip : skip + self.candidates]
+        return [(int(number) // self.each, int(tokens[number])) for number in order if np.isfinite(gains[number])]
+
+    def advance(self, state: SearchState, index: int) -> tuple[SearchState, dict[str, jax.Array]]:
+        """One round."""
+        ids, loss = np.asarray(state.ids), float(state.loss)
+        exchanges = self.promising(ids, int(state.tried))
+        if not exchanges:  # everything that the gradient speaks for has been tried
+            exchanges = self.promising(ids, 0)
+        singles = [exchange(ids, [each]) for each in exchanges]
+        losses = self.losses(singles)
+        helping = [exchanges[place] for place in np.argsort(losses, kind="stable") if losses[place] < loss]
+        joint = [exchange(ids, helping[:count]) for count in _doublings(len(helping))]
+        joint_losses = self.losses(joint) if joint else np.empty(0)
+        texts, found = [*singles, *joint], np.concatenate([losses, joint_losses])
+        lowest = int(np.argmin(found))
+        better = found[lowest] < loss
+        new = SearchState(
+            state.step + 1,
+            jnp.asarray(texts[lowest] if better else ids),
+            jnp.asarray(found[lowest] if better else loss, jnp.float32),
+            jnp.asarray(0 if better else int(state.tried) + len(exchanges), jnp.int32),
+            state.best,
+        )
+        changed = int(np.sum(np.asarray(new.ids) != ids))
+        return new, {"loss": new.loss, "exchanged": jnp.asarray(changed)}
+
+
+def exchange(ids_MNT: np.ndarray, exchanges: list[tuple[int, int]]) -> np.ndarray:
+    """The text with other tokens in some places; of several for one place the first."""
+    ids = ids_MNT.copy().ravel()
+    for place, token in reversed(exchanges):
+        ids[place] = token
+    return ids.reshape(ids_MNT.shape)
+
+
+def _doublings(count: int) -> list[int]:
+    """2, 4, 8, … up to `count` itself."""
+    return sorted({*(2**power for power in range(1, count.bit_length()) if 2**power < count), count} - {0, 1})
+
+
+@partial(jax.jit, static_argnames=("learner", "recipe", "together"))
+def _losses(
+    learner: Learner, recipe: Recipe, start: Start, data: DistilledData, key: jax.Array, batch: Batch, ids_KMNT: jax.Array, together: int
+) -> jax.Array:
+    def one(ids_MNT: jax.Array) -> jax.Array:
+        params = train(learner, recipe, start, data.replace(embeddings=start.words[ids_MNT]), key)
+        return real_loss(params, learner, start.words, batch)[0]
+
+    return jax.lax.map(one, ids_KMNT, batch_size=together)
+
+
+@partial(jax.jit, static_argnames="each")
+def _estimate(
+    gradient_MNTD: jax.Array, words_VD: jax.Array, ids_MNT: jax.Array, free_MNT: jax.Array, allowed_V: jax.Array, each: int
+) -> tuple[jax.Array, jax.Array]:
+    """For each place the tokens [P, each] that should lower the loss most, and by how much; -inf where it is not free."""
+
+    def one(inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        gradient_D, current, free = inputs
+        gains_V = jnp.dot(words_VD[current] - words_VD, gradient_D, precision=jax.lax.Precision.HIGHEST)
+        possible_V = allowed_V & (jnp.arange(len(gains_V)) != current) & free
+        gains, tokens = jax.lax.top_k(jnp.where(possible_V, gains_V, -jnp.inf), each)
+        return tokens, gains
+
+    flat = (gradient_MNTD.reshape(-1, gradient_MNTD.shape[-1]), ids_MNT.ravel(), free_MNT.ravel())
+    return jax.lax.map(one, flat)
+
+
+def search(
+    prepared: Prepared, distilled: Distilled | None, desk: Desk, watch: Callable[[SearchState], None] | None = None
+) -> DistilledText:
+    """Exchange tokens for config.text.rounds rounds.
+
+    Args:
+        prepared: data and model.
+        distilled: whose nearest tokens are begun with, its labels and rates; None: what config.distill begins with.
+        desk: where to work.
+        watch: is shown the state after each round.
+    """
+    prepared, data, recipe = plan_texts(prepared, distilled)
+    config, distill = prepared.config.text, prepared.config.distill
+    distill.heads = 1  # the same one in every round, so that losses can be compared
+    frame, allowed = frame_of(prepared, data.mask), allowed_by(prepared)
+    first = snap(data.embeddings, index_table(prepared.start.words, config.metric, allowed), frame)
+    train_texts = prepared.tokens.train
+    stream = BatchStream(train_texts, min(config.search_texts, len(train_texts)), prepared.config.seed, prepared.buckets, distill.balanced)
+    scorer = prepared.scorer(prepared.tokens.validation, distill.validation_texts)
+    checkpoints = Checkpoints(desk.folder / "search", distill.checkpoints_kept)
+    unfinished = (checkpoints.latest() or 0) < config.rounds
+    teacher = desk.teacher() if unfinished else None
+    batch = stream.batch(0)
+    work = Search(prepared, data, recipe, frame, allowed, teacher.teach(batch) if teacher else batch)
+    loss = jnp.asarray(work.losses([np.asarray(first)])[0] if unfinished else 0.0, jnp.float32)
+    zero = jnp.asarray(0, jnp.int32)
+    state = SearchState(zero, first, loss, zero, no_best({"ids": first}))
+
+    def advance(state: SearchState, index: int) -> tuple[SearchState, dict[str, jax.Array]]:
+        state, figures = work.advance(state, index)
+        if watch:
+            watch(state)
+        return state, figures
+
+    def validate(state: SearchState) -> tuple[SearchState, float]:
+        params = work.step.train({"embeddings": prepared.start.words[state.ids]}, work.key)
+        reached = scorer.figure(params)
+        return state._replace(best=keep_best(state.best, {"ids": state.ids}, reached, state.step)), reached
+
+    metrics = desk.metrics()
+    every = min(distill.validate_every, max(config.rounds // 10, 1))
+    loop = Loop(NAME, config.rounds, every, 1, checkpoints, metrics, prepared.metric)
+    try:
+        state, seconds = loop.run(state, advance, validate)
+    finally:
+        checkpoints.close()
+        metrics.close()
+    notes = {
+        f"validation_{prepared.metric}": float(state.best["accuracy"]),
+        "outer_step": int(state.best["step"]),
+        "outer_steps": config.rounds,
+        "distillation_seconds": seconds,
+    }
+    return make_text(prepared, state.best["ids"], data, recipe, **notes)
