@@ -148,7 +148,7 @@ def _estimate(
 
     def one(inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         gradient_D, current, free = inputs
-        gains_V = jnp.dot(words_VD[current] - words_VD, gradient_D, precision=jax.lax.Precision.HIGHEST)
+        gains_V = jnp.dot(words_VD[current][None] - words_VD, gradient_D, precision=jax.lax.Precision.HIGHEST)
         possible_V = allowed_V & (jnp.arange(len(gains_V)) != current) & free
         gains, tokens = jax.lax.top_k(jnp.where(possible_V, gains_V, -jnp.inf), each)
         return tokens, gains
