@@ -55,7 +55,7 @@ class Job:
     @property
     def command(self) -> str:
         """What a person would type, without the folders of one machine."""
-        kept = [part for part in self.member.line if not part.startswith(("--workdir", "--config.data.source", "--config.distill.teacher"))]
+        kept = [part for part in self.member.line if not part.startswith(("--workdir", "--distilled", "--config.data.source", "--config.distill.teacher"))]
         return " ".join(["python -m ddllm.main", *kept]).replace(f"{ROOT}/", "")
 
 

@@ -21,7 +21,7 @@ from ddllm.runtime.checkpoints import Checkpoints
 from ddllm.runtime.loop import Loop
 from ddllm.runtime.metrics import Metrics
 from ddllm.text.projection import TableIndex, index_table
-from ddllm.text.vocabulary import allowed_tokens
+from ddllm.text.vocabulary import allowed_tokens, starts_word
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,9 @@ def learn(
 
 def allowed_by(prepared: Prepared) -> np.ndarray:
     """Tokens that texts may be made of, bool [V]."""
-    tokenizer = load_tokenizer(prepared.pretrained.folder)
-    return np.asarray(allowed_tokens(tokenizer, size=len(prepared.pretrained.words), whole_words=prepared.config.text.whole_words))
+    tokenizer, size = load_tokenizer(prepared.pretrained.folder), len(prepared.pretrained.words)
+    allowed = allowed_tokens(tokenizer, size)
+    return allowed & starts_word(tokenizer, size) if prepared.config.text.whole_words else allowed
 
 
 def index_of(prepared: Prepared) -> TableIndex:

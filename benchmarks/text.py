@@ -1,0 +1,223 @@
+"""Distilled text beside embeddings, real sentences and published texts: results/TEXT.md and results/TEXT.json.
+
+    python -m benchmarks.text [--datasets sst2] [--per-class 5,10,20] [--routes straight_through] [--transfer MODEL,…] [--models embedded] [--seeds 0,1,2]
+                              [--names full,distilled,text,random,k_centers,dilm] [--data FOLDER] [--work runs/text] [--minutes N] [--only-table]
+
+Cell by cell, as the table: every run is a command of its own in a folder below --work and resumes there. The texts of a route are scored twice: with the
+labels, rates and head that were learned for them, and as plain texts with a label each, read from text.jsonl and tokenised again, with a rate and passes tuned
+on validation texts. The latter is how published texts are scored, and how a text goes to the models of --transfer.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
+from benchmarks.jobs import DISTILLED, ROOT, Base, Job
+from benchmarks.options import listed, make_parser, numbers, read_options, work_through
+from benchmarks.table import REDRAWN, figure, summarise
+from ddllm.main import exit_status
+from ddllm.report.results import read_results
+from ddllm.text.checks import ROUTE_NAMES
+
+JSON, MARKDOWN = ROOT / "results" / "TEXT.json", ROOT / "results" / "TEXT.md"
+PUBLISHED = "dilm_synthetic"  # below --data
+REAL = ("random", "k_centers")
+NAMES = ("full", DISTILLED, "projected", "text", *REAL, "dilm")
+LEARNED, TUNED = "recipe", "tuned"
+TITLES = {
+    "full": "full: all texts",
+    DISTILLED: "distilled embeddings",
+    "projected": "their nearest tokens",
+    "random": "random real sentences",
+    "k_centers": "k-centers real sentences",
+    "dilm": "texts published for DiLM",
+}
+AGAIN = ", read again"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run and what its rows are in the table.
+
+    Attributes:
+        job: the run.
+        names: from names of its rows to names of cells.
+        protocol: `LEARNED` or `TUNED`, how it is trained.
+        route: of a text.
+    """
+
+    job: Job
+    names: dict[str, str]
+    protocol: str = LEARNED
+    route: str = ""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status: 1 where a run has failed."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+
+    def work() -> int:
+        parser = make_parser("benchmarks.text", "runs/text")
+        parser.set_defaults(datasets="sst2")
+        parser.add_argument("--per-class", default="5,10,20", help="examples per class")
+        parser.add_argument("--routes", default="straight_through", help=f"of {', '.join(ROUTE_NAMES[1:])}")
+        parser.add_argument("--transfer", default="", help="other models that the texts are trained on")
+        parser.add_argument("--names", default=",".join(NAMES), help=f"rows, of {', '.join(NAMES)}")
+        parser.add_argument("--outer-steps", default="0", help="of distilled sets and texts; 0: as the data set's configuration says")
+        parser.add_argument("--text-options", default="", help="of config.text for every route, such as whole_words=True;pull=0.2")
+        options = read_options(parser, arguments)
+        routes, per_class = listed(options.routes, "--routes", ROUTE_NAMES[1:]), numbers(options.per_class, "--per-class", 1)
+        names, [steps] = listed(options.names, "--names", NAMES), numbers(options.outer_steps, "--outer-steps", 0)
+        changes = [f"--config.text.{option.strip()}" for option in options.text_options.split(";") if option.strip()]
+        changes += [f"--config.distill.outer_steps={steps}"] if steps else []
+        others, parts = [model for model in options.transfer.split(",") if model], []
+        for dataset in options.datasets:
+            for model in options.models:
+                base = Base.below(options.work, dataset, model, options.data)
+                away = [Base.below(options.work, dataset, other, options.data) for other in others]
+                for seed in options.seeds:
+                    parts += plan(base, away, names, per_class, routes, seed, options.seeds, changes)
+        by_folder = {part.job.member.folder: part for part in parts}
+        cells = read_entries(JSON, "cells")
+
+        def finished(job: Job) -> None:
+            enter(cells, by_folder[job.member.folder])
+            write(cells)
+
+        write(cells)
+        return work_through(options, [part.job for part in by_folder.values()], finished, MARKDOWN)
+
+    return exit_status(work, "the same command does what is left")
+
+
+def plan(
+    base: Base, away: list[Base], names: list[str], per_class: list[int], routes: list[str], seed: int, seeds: list[int], changes: list[str]
+) -> list[Part]:
+    """The runs of one seed, each after those that it needs.
+
+    Args:
+        base: data set and model.
+        away: the same data set with other models.
+        names: of the cells that are wanted.
+        per_class: numbers of examples.
+        routes: to text.
+        seed: of what is learned.
+        seeds: of all; what needs them together is planned with the first.
+        changes: of the configuration, for what is learned.
+    """
+    first = seed == seeds[0]
+    parts = [Part(base.full(seed), {"full": "full"})]
+    steps = tuple(change for change in changes if change.startswith("--config.distill."))
+    for count in per_class:
+        wanted = tuple(name for name in REAL if name in names)
+        for place in (base, *away):
+            if wanted and first:
+                parts.append(Part(place.selecting(wanted, count, tuple(seeds)), dict.fromkeys(wanted, ""), TUNED))
+        if "dilm" in names and first and (file := published(base, count)):
+            parts.append(Part(scoring(base, "dilm", count, seed, file, "dilm"), {"dilm": "dilm"}, TUNED))
+        if not {DISTILLED, "projected", "text"} & set(names):
+            continue
+        distilled = base.distilling(DISTILLED, count, seed, steps)
+        parts.append(Part(distilled, {DISTILLED: DISTILLED}))
+        for route in routes if {"projected", "text"} & set(names) else ():
+            line = ["--mode=text", f"--distilled={distilled.member.folder / 'distilled'}", f"--config.text.route={route}", *changes]
+            line.append(f"--config.distill.teacher={base.folder / f'full-seed{seed}'}")
+            job = base.job(f"text-{route}", count, (seed,), line, f"recipe=ddllm,examples={count}")
+            parts.append(Part(job, {"projected": "projected", f"text ({route})": "text"}, LEARNED, route))
+            file = job.member.folder / "text" / route / "text.jsonl"
+            for place in (base, *away):
+                parts.append(Part(scoring(place, f"as-text-{route}", count, seed, file, "plain text"), {"plain text": "text"}, TUNED, route))
+    return parts
+
+
+def published(base: Base, count: int) -> Path | None:
+    """The file of texts that DiLM's authors published for a data set and budget, where it is there."""
+    file = base.local / PUBLISHED / f"{base.dataset}_dpc{count}.jsonl" if base.local else None
+    return file if file and file.is_file() else None
+
+
+def scoring(base: Base, kind: str, count: int, seed: int, file: Path, name: str) -> Job:
+    """Texts of a file, trained on with a tuned rate."""
+    return base.job(kind, count, (seed,), ["--mode=evaluate", f"--distilled={file}", f"--name={name}"], f"examples={count}")
+
+
+def enter(cells: list[Entry], part: Part) -> None:
+    """Put a finished run's figures into the cells, in the place of those that other settings gave."""
+    job, results = part.job, read_results(part.job.member.folder / "results.json")
+    settings, first = settings_of(results["config"], "select" if job.kind == "select" else job.kind), str(job.seeds[0])
+    for row in results["rows"]:
+        name = row["name"].removesuffix(f", {REDRAWN}")
+        again = name.endswith(AGAIN)
+        name = name.removesuffix(AGAIN)
+        if name not in part.names:
+            continue
+        name = part.names[name] or name
+        key = {"dataset": job.dataset, "model": job.model, "name": name, "examples_per_class": job.per_class, "protocol": part.protocol}
+        key |= {"route": part.route if name == "text" else ""}
+        cell = find_entry(cells, key, settings, ("values", "redrawn", "again"))
+        if again:
+            if not row["name"].endswith(REDRAWN):
+                cell["again"][first] = row["accuracy_mean"]
+            continue
+        if row["name"].endswith(REDRAWN):
+            cell["redrawn"][first] = [row["accuracy_mean"], row["accuracy_std"], row["runs"], row["texts"]]
+        elif name in REAL and len(job.seeds) > 1:
+            cell["values"] = dict(zip(map(str, job.seeds), row["accuracies"], strict=True))
+        elif name == "dilm":
+            cell["values"] = {str(number): accuracy for number, accuracy in enumerate(row["accuracies"])}
+        else:
+            cell["values"][first] = row["accuracy_mean"]
+        texts = results["environment"]["texts"]["rows"]
+        cell |= {"texts": texts, "test_texts": row.get("texts", texts["test"]), "note": row.get("note", "")}
+        cell |= {field: row[field] for field in ("inner_steps", "tokens", "read_again", "distillation_seconds", "sets") if row.get(field) is not None}
+        cell |= {"cpu": results["environment"]["cpu"], "command": job.command}
+        protocol = cell["protocol"]
+        summarise(cell)
+        cell["protocol"] = protocol
+
+
+def write(cells: list[Entry]) -> None:
+    """Write both files, in a fixed order, with each cell's share of full data."""
+    order = {name: place for place, name in enumerate(NAMES)}
+    cells.sort(
+        key=lambda cell: (cell["dataset"], cell["model"], cell["examples_per_class"] or 0, order[cell["name"]], cell["route"], cell["protocol"])
+    )
+    for cell in cells:
+        full = next((c for c in cells if c["name"] == "full" and (c["dataset"], c["model"]) == (cell["dataset"], cell["model"])), None)
+        cell["percent_of_full"] = round(100 * cell["accuracy_mean"] / full["accuracy_mean"], 1) if full and cell["runs"] else None
+    write_entries(JSON, "cells", cells, MARKDOWN, markdown(cells))
+
+
+def markdown(cells: list[Entry]) -> str:
+    """The table for a person: a section for each data set and model."""
+    lines = [
+        "# Distilled text",
+        "",
+        "Test accuracy in %, mean ± standard deviation over seeds (their number; of published texts over trainings). Written by",
+        "`python -m benchmarks.text`; settings, commands and single figures are in TEXT.json. Rows with a recipe start from their own head; behind the",
+        "stroke, in brackets, the same from redrawn heads. Texts scored as plain ones are read from text.jsonl, tokenised anew, and trained on with their",
+        "hard labels, a constant rate and a number of passes tuned on validation texts, from redrawn heads, as real sentences and published texts are.",
+    ]
+    for dataset, model in sorted({(cell["dataset"], cell["model"]) for cell in cells}):
+        here = [cell for cell in cells if (cell["dataset"], cell["model"]) == (dataset, model) and cell["runs"]]
+        if not here:
+            continue
+        counts = sorted({cell["examples_per_class"] for cell in here if cell["examples_per_class"]})
+        texts = here[0]["texts"]
+        lines += ["", f"## {dataset}, {model}", ""]
+        lines += [f"{texts['train']:,} training, {texts['validation']:,} validation, {texts['test']:,} test texts.", ""]
+        columns = [f"{count} per class" for count in counts] or ["accuracy"]
+        lines += [f"| training data | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+        order = {name: place for place, name in enumerate(NAMES)}
+        kinds = sorted({(order[cell["name"]], cell["route"], cell["protocol"]) for cell in here})
+        for place, route, protocol in kinds:
+            mine = {c["examples_per_class"]: c for c in here if (order[c["name"]], c["route"], c["protocol"]) == (place, route, protocol)}
+            title = TITLES.get(NAMES[place]) or f"our text ({route})" + (", as plain text" if protocol == TUNED else "")
+            shown = [figure(mine[None])] * len(columns) if None in mine else [figure(mine[c]) if c in mine else "–" for c in counts]
+            lines.append(f"| {title} | {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
