@@ -9,7 +9,7 @@ on validation texts. The latter is how published texts are scored, and how a tex
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries

@@ -51,9 +51,8 @@ from ddllm.runtime.progress import say
 from ddllm.runtime.storage import write_atomically
 from ddllm.runtime.workdir import Workdir
 from ddllm.text.checks import NEEDS_DISTILLED, route_names
-from ddllm.text.distilled_text import TEXTS, is_whole, load_text, save_text
 from ddllm.text.learn import Desk
-from ddllm.text.routes import ROUTES, project
+from ddllm.text.routes import project, write_text
 
 
 @dataclass
@@ -211,29 +210,17 @@ def evaluate(run: Run) -> None:
 
 def text(run: Run) -> None:
     """Text that trains, by each route of config.text.route: a folder below `text`, and rows "projected" and "text (route)" beside "distilled"."""
-    names = route_names(run.config.text)
-    own = None
-    if run.distilled or run.workdir.distilled.exists():
-        prepared, own = load_scored(run)
-        made = project(prepared, own)
-        if "project" not in names:
-            record(run, evaluate_text(prepared, made, "projected"))
+    names, config = route_names(run.config.text), run.config
+    own = load_scored(run) if run.distilled or from_first(run.workdir.distilled.exists) else None
+    begun = load_scored(replace(run, distilled=Path(config.text.start), _prepared=run.prepared)) if config.text.start else None
+    if own and "project" not in names:
+        record(run, evaluate_text(own[0], project(*own), "projected"))
     for name in names:
-        prepared, start = run.prepared, own if name in NEEDS_DISTILLED else None
-        if run.config.text.start:
-            prepared, start = load_scored(replace(run, distilled=Path(run.config.text.start), _prepared=run.prepared))
-        elif start is not None:
-            prepared, _ = load_scored(run)
+        prepared, start = begun or (own if name in NEEDS_DISTILLED else None) or (run.prepared, None)
+        teacher = partial(load_teacher, prepared, teacher_folder(run), config.distill.teacher_share) if config.distill.teacher else None
         folder = run.workdir.text / name
-        if not from_first(lambda: is_whole(folder)):
-            teacher = partial(load_teacher, prepared, teacher_folder(run), run.config.distill.teacher_share)
-            desk = Desk(run.workdir.text_work, run.metrics, teacher if run.config.distill.teacher else lambda: None)
-            made = ROUTES[name](prepared, start, desk)
-            if is_first():
-                save_text(folder, prepared, made, route=name, config=resolve(run.config))
-        made = from_first(lambda: load_text(folder))
+        made = write_text(name, prepared, start, Desk(run.workdir.text_work, run.metrics, teacher), folder, resolve(config))
         record(run, evaluate_text(prepared, made, "projected" if name == "project" else f"text ({name})"))
-        say(f"  text ({name}): {folder / TEXTS}")
 
 
 def robustness(run: Run) -> None:

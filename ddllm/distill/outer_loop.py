@@ -38,7 +38,7 @@ def outer_schedule(config: ConfigDict, rate: float) -> optax.Schedule:
 
 
 def outer_optimizer(config: ConfigDict, more: dict[str, float] | None = None) -> optax.GradientTransformation:
-    """The optimizer of config.distill: one clipped gradient, a learning rate for each part of the distilled data, and for `more` parts that a shaping learns."""
+    """The optimizer of config.distill: one clipped gradient, and a learning rate for each part of the distilled data, and of `more` that a shaping has."""
 
     def for_part(rate: float) -> optax.GradientTransformation:
         schedule = outer_schedule(config, rate)

@@ -31,12 +31,12 @@ class Desk:
     Attributes:
         folder: of its checkpoints, from which it goes on after it was stopped.
         metrics: opens the file that figures go to.
-        teacher: gives real texts their targets; called once work is to be done, and may give None.
+        teacher: loads what gives real texts their targets, once work is to be done; None: their labels do without.
     """
 
     folder: Path
     metrics: Callable[[], Metrics]
-    teacher: Callable[[], Teacher | None] = lambda: None
+    teacher: Callable[[], Teacher] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def learn(
     loop = Loop(name, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics, prepared.metric)
     try:
         step = make_outer_step(prepared, data, config.gradient, config.segments, shaping=shaping, more=more)
-        teacher = desk.teacher() if unfinished else None
+        teacher = desk.teacher() if desk.teacher and unfinished else None
         state, seconds = distil(loop, step, learned, stream, scorer, config.validation_heads, seed, teacher)
     finally:
         checkpoints.close()

@@ -13,14 +13,17 @@ With config.text.start every one but the last can begin with a distilled set, or
 """
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ddllm.distill.artefact import Distilled
 from ddllm.errors import UserError
 from ddllm.prepare import Prepared
-from ddllm.runtime.processes import from_first
-from ddllm.text.distilled_text import DistilledText, frame_of, make_text
+from ddllm.runtime.processes import from_first, is_first
+from ddllm.runtime.progress import say
+from ddllm.text.distilled_text import TEXTS, DistilledText, frame_of, is_whole, load_text, make_text, save_text
 from ddllm.text.learn import Desk, index_of, learn, learned_beside, plan_texts
 from ddllm.text.mixture import mixture
 from ddllm.text.search import search
@@ -70,3 +73,22 @@ ROUTES: dict[str, Route] = {
     "search": search,
     "splice": splice,
 }
+
+
+def write_text(
+    route: str, prepared: Prepared, distilled: Distilled | None, desk: Desk, folder: Path, config: dict[str, Any]
+) -> DistilledText:
+    """Go a route and write what it gives, unless that is there already.
+
+    Args:
+        route: one of `ROUTES`.
+        prepared, distilled, desk: what it takes.
+        folder: where the text goes.
+        config: the resolved configuration, kept with it.
+    """
+    if not from_first(lambda: is_whole(folder)):
+        made = ROUTES[route](prepared, distilled, desk)
+        if is_first():
+            save_text(folder, prepared, made, route=route, config=config)
+    say(f"  text ({route}): {folder / TEXTS}")
+    return from_first(lambda: load_text(folder))

@@ -178,7 +178,7 @@ def search(
     scorer = prepared.scorer(prepared.tokens.validation, distill.validation_texts)
     checkpoints = Checkpoints(desk.folder / "search", distill.checkpoints_kept)
     unfinished = (checkpoints.latest() or 0) < config.rounds
-    teacher = desk.teacher() if unfinished else None
+    teacher = desk.teacher() if desk.teacher and unfinished else None
     batch = stream.batch(0)
     work = Search(prepared, data, recipe, frame, allowed, teacher.teach(batch) if teacher else batch)
     loss = jnp.asarray(work.losses([np.asarray(first)])[0] if unfinished else 0.0, jnp.float32)
