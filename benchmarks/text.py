@@ -24,6 +24,7 @@ JSON, MARKDOWN = ROOT / "results" / "TEXT.json", ROOT / "results" / "TEXT.md"
 PUBLISHED = "dilm_synthetic"  # below --data
 REAL = ("random", "k_centers")
 NAMES = ("full", DISTILLED, "projected", "text", *REAL, "dilm")
+PROJECTED = ("text.metric", "text.whole_words")
 LEARNED, TUNED = "recipe", "tuned"
 TITLES = {
     "full": "full: all texts",
@@ -33,7 +34,7 @@ TITLES = {
     "k_centers": "k-centers real sentences",
     "dilm": "texts published for DiLM",
 }
-AGAIN = ", read again"
+AGAIN, PLAIN = ", read again", "plain_text"
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def plan(
             parts.append(Part(job, {"projected": "projected", f"text ({route})": "text"}, LEARNED, route))
             file = job.member.folder / "text" / route / "text.jsonl"
             for place in (base, *away):
-                parts.append(Part(scoring(place, f"as-text-{route}", count, seed, file, "plain text"), {"plain text": "text"}, TUNED, route))
+                parts.append(Part(scoring(place, f"as-text-{route}", count, seed, file, PLAIN), {PLAIN: "text"}, TUNED, route))
     return parts
 
 
@@ -155,7 +156,9 @@ def enter(cells: list[Entry], part: Part) -> None:
         name = part.names[name] or name
         key = {"dataset": job.dataset, "model": job.model, "name": name, "examples_per_class": job.per_class, "protocol": part.protocol}
         key |= {"route": part.route if name == "text" else ""}
-        cell = find_entry(cells, key, settings, ("values", "redrawn", "again"))
+        # What is projected depends on no route.
+        counted = {part: value for part, value in settings.items() if name == "text" or not part.startswith("text.") or part in PROJECTED}
+        cell = find_entry(cells, key, counted, ("values", "redrawn", "again"))
         if again:
             if not row["name"].endswith(REDRAWN):
                 cell["again"][first] = row["accuracy_mean"]

@@ -1,0 +1,72 @@
+"""The table of texts: which runs it asks for, in which order, and what their rows enter."""
+
+import pytest
+
+from benchmarks import text
+from benchmarks.jobs import Base
+from ddllm.config import resolve
+from ddllm.report.results import add_rows
+
+ENVIRONMENT = {"texts": {"rows": {"train": 90, "validation": 9, "test": 30}}, "cpu": "some"}
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """The parts of two routes and one other model, by their runs' folders below the work folder."""
+    (tmp_path / "data" / "dilm_synthetic").mkdir(parents=True)
+    (tmp_path / "data" / "dilm_synthetic" / "sst2_dpc5.jsonl").touch()
+    base, other = (Base.below(tmp_path / "work", "sst2", model, tmp_path / "data") for model in ("embedded", "org/other"))
+    changes = ["--config.text.whole_words=True", "--config.distill.outer_steps=7"]
+    made = [text.plan(base, [other], list(text.NAMES), [5, 10], ["search", "splice"], seed, [0, 1], changes) for seed in (0, 1)]
+    return {str(part.job.member.folder.relative_to(tmp_path / "work")): part for seed in made for part in seed}
+
+
+def finish(part, *rows):
+    """As if the run had ended with these rows."""
+    common = {"examples_per_class": part.job.per_class, "accuracy_std": 0.0, "runs": 1, "seconds": 1.0, "texts": 30}
+    part.job.member.folder.mkdir(parents=True)
+    add_rows(part.job.member.folder / "results.json", [common | row for row in rows], resolve(part.job.member.config), ENVIRONMENT)
+
+
+def test_runs_come_after_those_that_they_need(parts):
+    names = list(parts)
+    assert names[:4] == ["sst2-embedded/full-seed0", "sst2-embedded/select-5-seed0+1", "sst2-other/select-5-seed0+1", "sst2-embedded/dilm-5-seed0"]
+    assert "sst2-embedded/dilm-10-seed0" not in names, "there is no such file"
+    for route in ("search", "splice"):
+        order = [names.index(f"sst2-embedded/{kind}-10-seed1") for kind in ("distilled", f"text-{route}", f"as-text-{route}")]
+        assert order == sorted(order) and f"sst2-other/as-text-{route}-10-seed1" in names
+    learned, read = parts["sst2-embedded/text-search-5-seed1"].job.member, parts["sst2-other/as-text-search-5-seed1"].job.member
+    assert learned.config.text.whole_words and learned.config.distill.outer_steps == 7 and learned.stages == ["text"]
+    assert f"--distilled={parts['sst2-embedded/distilled-5-seed1'].job.member.folder}/distilled" in learned.line
+    assert f"--distilled={learned.folder}/text/search/text.jsonl" in read.line and read.config.model.name == "org/other"
+
+
+def test_cells_keep_apart_what_is_trained_in_another_way(parts):
+    cells = []
+
+    def enter(name, *rows):
+        finish(parts[name], *rows)
+        text.enter(cells, parts[name])
+
+    enter("sst2-embedded/full-seed0", {"name": "full", "accuracy_mean": 0.8})
+    for seed, accuracy in ((0, 0.6), (1, 0.8)):
+        own = {"name": "text (search)", "accuracy_mean": accuracy, "head": "zero", "tokens": 50, "read_again": 0.5}
+        redrawn = {"name": "text (search), redrawn heads", "accuracy_mean": 0.5, "head": "redrawn"}
+        again = {"name": "text (search), read again", "accuracy_mean": 0.55, "head": "zero"}
+        projected = {"name": "projected", "accuracy_mean": 0.5, "head": "zero"}
+        enter(f"sst2-embedded/text-search-5-seed{seed}", projected, own, redrawn, again)
+    enter("sst2-embedded/text-splice-5-seed0", {"name": "projected", "accuracy_mean": 0.52, "head": "zero"})
+    enter("sst2-embedded/as-text-search-5-seed0", {"name": "plain_text", "accuracy_mean": 0.65})
+    enter("sst2-embedded/dilm-5-seed0", {"name": "dilm", "accuracy_mean": 0.6, "accuracies": [0.5, 0.7], "sets": 2})
+    enter("sst2-embedded/select-5-seed0+1", *({"name": name, "accuracy_mean": 0.6, "accuracies": [0.5, 0.7]} for name in text.REAL))
+    text.markdown(cells)  # before shares of full data are known
+    found = {(cell["name"], cell["protocol"]): cell for cell in cells}
+    assert len(found) == len(cells) == 7
+    ours = found["text", text.LEARNED]
+    assert ours["values"] == {"0": 0.6, "1": 0.8} and ours["again"] == {"0": 0.55, "1": 0.55} and ours["route"] == "search"
+    assert ours["accuracy_mean"] == pytest.approx(0.7) and ours["runs"] == 2 and ours["redrawn_mean"] == 0.5 and ours["tokens"] == 50
+    assert found["projected", text.LEARNED]["values"] == {"0": 0.52, "1": 0.5}, "a route is no setting of a projection"
+    assert found["text", text.TUNED]["accuracy_mean"] == 0.65
+    assert found["dilm", text.TUNED]["accuracy_std"] == pytest.approx(0.1414, abs=1e-3) and found["k_centers", text.TUNED]["runs"] == 2
+    lines = text.markdown(cells)
+    assert "| our text (search) | 70.0 ± 14.1 (2) / [50.0 ± 0.0] |" in lines and "| our text (search), as plain text | 65.0 (1) |" in lines
