@@ -6,6 +6,7 @@ The data's way through the package, one room for each step:
     models/    encoder and heads as pure functions, pretrained checkpoints ⇄ parameter trees
     select/    features of real texts, and methods that choose a few of them
     distill/   the distilled data set, the inner loop, meta-gradients, the outer loop
+    text/      nearest tokens, vocabularies, and routes from embeddings to text that still trains
     evaluate/  fine-tuning on everything, on selected real examples, on a distilled data set
     report/    tables, figures, results.json
     runtime/   devices, working directories, checkpoints, metrics and progress

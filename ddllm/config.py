@@ -142,9 +142,9 @@ def default_config() -> ConfigDict:
     # What routes begin with: a distilled folder or another route's text. Empty: the run's distilled set for project and relearn, else as config.distill says
     text.start = ""
     text.steps = 0  # outer steps of a route; 0: as many as config.distill.outer_steps
-    text.passes = 0  # times all texts are gone through in the inner loop; 0: as config.distill.passes
+    text.passes = 0  # times all texts are gone through in the inner loop; 0: as config.distill.passes; what is begun with has its own number
     text.auxiliary = False  # keep labels of the body (config.distill.direction_labels, …), which are no text
-    text.whole_words = False  # take whole words alone, no pieces, so that the text is tokenised again as it was
+    text.whole_words = True  # take whole words alone, no pieces, so that what a person reads is tokenised again as it was
     text.metric = "cosine"  # what is nearest: cosine | dot | euclidean
     text.pull = 0.1  # share of the way to its nearest token that an embedding goes in each of the last outer steps; less in earlier ones
     text.k = 16  # nearest tokens that are mixed; tokens that a search considers for each place

@@ -24,6 +24,7 @@ LABELS = {
     "herding": "herding real examples",
     "k_means": "k-means real examples",
     "gradient_norm": "gradient-norm real examples",
+    "projected": "nearest tokens of distilled",
 }
 EMBEDDED = {"data": "Rotten Tomatoes (embedded)", "model": "MiniLM-L6 (embedded)"}
 

@@ -174,7 +174,10 @@ def search(
     frame, allowed = frame_of(prepared, data.mask), allowed_by(prepared)
     first = snap(data.embeddings, index_table(prepared.start.words, config.metric, allowed), frame)
     train_texts = prepared.tokens.train
-    stream = BatchStream(train_texts, min(config.search_texts, len(train_texts)), prepared.config.seed, prepared.buckets, distill.balanced)
+    # As many as the devices can share out evenly.
+    shares = prepared.mesh.shape["data"]
+    size = max(min(config.search_texts, len(train_texts)) // shares, 1) * shares
+    stream = BatchStream(train_texts, size, prepared.config.seed, prepared.buckets, distill.balanced)
     scorer = prepared.scorer(prepared.tokens.validation, distill.validation_texts)
     checkpoints = Checkpoints(desk.folder / "search", distill.checkpoints_kept)
     unfinished = (checkpoints.latest() or 0) < config.rounds

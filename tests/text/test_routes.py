@@ -79,7 +79,7 @@ def make_line(shallow_model, tiny_corpus):
 def all_routes(make_line, tmp_path_factory):
     """A working directory in which every route has been gone."""
     workdir = tmp_path_factory.mktemp("text") / "run"
-    assert main(make_line(workdir, "distill,text", text__route=",".join(ROUTE_NAMES), distill__direction_labels=True)) == 0
+    assert main(make_line(workdir, "distill,text", text__route=",".join(ROUTE_NAMES), distill__direction_labels=True, runtime__devices=2)) == 0
     return workdir
 
 
@@ -100,6 +100,15 @@ def test_every_route_gives_rows_of_the_table(all_routes, shallow_model, route):
     rows = {row["name"]: row for row in json.loads((all_routes / "results.json").read_text())["rows"]}
     row = rows["projected" if route == "project" else f"text ({route})"]
     assert row["read_again"] == 1 and row["tokens"] == data.mask.sum() and 0 <= row["accuracy_mean"] <= 1
+
+
+def test_a_text_is_the_start_of_another_route(all_routes, make_line, tmp_path):
+    source = all_routes / "text" / "splice"
+    assert main(make_line(tmp_path / "run", text__route="project", text__start=source, distill__examples_per_class=1)) == 0
+    ours, theirs = load_distilled(tmp_path / "run" / "text" / "project"), load_distilled(source)
+    for part in ("embeddings", "mask", "labels", "rates"):
+        np.testing.assert_array_equal(getattr(ours.data, part), getattr(theirs.data, part))
+    assert ours.recipe == theirs.recipe
 
 
 @pytest.fixture(scope="module")
