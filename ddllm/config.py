@@ -156,6 +156,7 @@ def default_config() -> ConfigDict:
     text.candidates = 32  # exchanges that are tried in truth in each round
     text.together = 1  # of them trained at the same time
     text.search_texts = 128  # training texts whose loss a search lowers
+    text.fluency_weight = 0.0  # of a text's surprise to a language model of the training texts, beside the loss that a search lowers
     text.pool = 50  # sentences of each class that are spliced from
 
     config.runtime = runtime = ConfigDict()

@@ -2,7 +2,8 @@
 
 A round takes the meta-gradient with respect to the embeddings, estimates by it how the loss would change with each token in each place (HotFlip, Ebrahimi et
 al., 2018, arXiv 1712.06751), trains on the most promising texts in truth, and joins the best exchanges of different places. A text is only ever replaced by one
-with a lower loss on a fixed set of training texts.
+with a lower loss on a fixed set of training texts; with config.text.fluency_weight, with a lower sum of that loss and how much the text would surprise a
+language model of the training texts (see fluency.py).
 """
 
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from ddllm.prepare import Prepared
 from ddllm.runtime.checkpoints import Checkpoints
 from ddllm.runtime.loop import Loop, keep_best, no_best
 from ddllm.text.distilled_text import FREE, DistilledText, frame_of, make_text
+from ddllm.text.fluency import Bigrams
 from ddllm.text.learn import Desk, allowed_by, plan_texts
 from ddllm.text.projection import index_table
 from ddllm.text.straight import snap
@@ -38,7 +40,7 @@ class SearchState(NamedTuple):
     Attributes:
         step: rounds done.
         ids: the text with the lowest loss so far, int32 [M, N, T].
-        loss: its outer loss.
+        loss: its outer loss, and its surprise times config.text.fluency_weight.
         tried: exchanges, from the most promising on, that have not helped this text.
         best: {"ids", "accuracy", "step"} of the best validation.
     """
@@ -59,13 +61,22 @@ class Search:
         frame: tokens that stay [M, N, T], `FREE` elsewhere.
         allowed: bool [V], tokens that may be taken.
         batch: real texts of the outer loss.
+        bigrams: a language model; None where fluency does not count.
     """
 
     def __init__(
-        self, prepared: Prepared, data: DistilledData, recipe: Recipe, frame: np.ndarray, allowed: np.ndarray, batch: Batch
+        self,
+        prepared: Prepared,
+        data: DistilledData,
+        recipe: Recipe,
+        frame: np.ndarray,
+        allowed: np.ndarray,
+        batch: Batch,
+        bigrams: Bigrams | None = None,
     ) -> None:
         config = prepared.config.text
         self.prepared, self.data, self.recipe, self.batch = prepared, jax.tree.map(jnp.asarray, data), recipe, batch
+        self.bigrams, self.fluency = bigrams, config.fluency_weight
         self.free, self.allowed = jnp.asarray(frame == FREE), jnp.asarray(allowed)
         self.key = jax.random.key(prepared.config.seed)
         self.step: OuterStep = make_outer_step(prepared, data, prepared.config.distill.gradient, prepared.config.distill.segments)
@@ -73,20 +84,23 @@ class Search:
         self.each, self.together = min(config.k, int(allowed.sum()) - 1), config.together
 
     def losses(self, texts: list[np.ndarray]) -> np.ndarray:
-        """True outer loss of each text [M, N, T], in programs for `candidates` texts or for one."""
+        """True outer loss of each text [M, N, T], in programs for `candidates` texts or for one; fluency counted in."""
         size = self.candidates if len(texts) > 1 else 1
         filled = np.stack([*texts, *[texts[-1]] * (-len(texts) % size)]).reshape(-1, size, *texts[0].shape)
         common = (self.prepared.learner, self.recipe, self.prepared.start, self.data, self.key, self.batch)
         found = [_losses(*common, jnp.asarray(ids), together=min(self.together, size)) for ids in filled]
-        return np.concatenate([np.asarray(losses) for losses in found])[: len(texts)]
+        losses = np.concatenate([np.asarray(losses) for losses in found])[: len(texts)]
+        if self.bigrams is None:
+            return losses
+        return losses + np.float32([self.fluency * self.bigrams.surprise(ids, self.data.mask) for ids in texts])
 
     def promising(self, ids_MNT: np.ndarray, skip: int) -> list[tuple[int, int]]:
         """The next (place, token) exchanges by the first-order estimate, `skip` of them left out; places are counted through all texts."""
         embeddings = self.prepared.start.words[jnp.asarray(ids_MNT)]
         _, _, gradient = self.step.gradient({"embeddings": embeddings}, self.batch, self.key)
-        tokens, gains = _estimate(
-            gradient["embeddings"], self.prepared.start.words, jnp.asarray(ids_MNT), self.free, self.allowed, each=self.each
-        )
+        more_PV = None if self.bigrams is None else self.fluency * self.bigrams.gains(ids_MNT, self.data.mask)
+        inputs = (gradient["embeddings"], self.prepared.start.words, jnp.asarray(ids_MNT), self.free, self.allowed)
+        tokens, gains = _estimate(*inputs, more_PV, each=self.each)
         tokens, gains = np.asarray(tokens).ravel(), np.asarray(gains).ravel()
         order = np.argsort(-gains, kind="stable")[skip : skip + self.candidates]
         return [(int(number) // self.each, int(tokens[number])) for number in order if np.isfinite(gains[number])]
@@ -142,19 +156,25 @@ def _losses(
 
 @partial(jax.jit, static_argnames="each")
 def _estimate(
-    gradient_MNTD: jax.Array, words_VD: jax.Array, ids_MNT: jax.Array, free_MNT: jax.Array, allowed_V: jax.Array, each: int
+    gradient_MNTD: jax.Array,
+    words_VD: jax.Array,
+    ids_MNT: jax.Array,
+    free_MNT: jax.Array,
+    allowed_V: jax.Array,
+    more_PV: jax.Array | None,
+    each: int,
 ) -> tuple[jax.Array, jax.Array]:
     """For each place the tokens [P, each] that should lower the loss most, and by how much; -inf where it is not free."""
 
     def one(inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-        gradient_D, current, free = inputs
-        gains_V = jnp.dot(words_VD[current][None] - words_VD, gradient_D, precision=jax.lax.Precision.HIGHEST)
+        gradient_D, current, free, *more_V = inputs
+        gains_V = sum(more_V, jnp.dot(words_VD[current][None] - words_VD, gradient_D, precision=jax.lax.Precision.HIGHEST))
         possible_V = allowed_V & (jnp.arange(len(gains_V)) != current) & free
         gains, tokens = jax.lax.top_k(jnp.where(possible_V, gains_V, -jnp.inf), each)
         return tokens, gains
 
     flat = (gradient_MNTD.reshape(-1, gradient_MNTD.shape[-1]), ids_MNT.ravel(), free_MNT.ravel())
-    return jax.lax.map(one, flat)
+    return jax.lax.map(one, flat if more_PV is None else (*flat, more_PV))
 
 
 def search(
@@ -183,7 +203,8 @@ def search(
     unfinished = (checkpoints.latest() or 0) < config.rounds
     teacher = desk.teacher() if desk.teacher and unfinished else None
     batch = stream.batch(0)
-    work = Search(prepared, data, recipe, frame, allowed, teacher.teach(batch) if teacher else batch)
+    bigrams = Bigrams.of(train_texts, len(allowed)) if config.fluency_weight else None
+    work = Search(prepared, data, recipe, frame, allowed, teacher.teach(batch) if teacher else batch, bigrams)
     loss = jnp.asarray(work.losses([np.asarray(first)])[0] if unfinished else 0.0, jnp.float32)
     zero = jnp.asarray(0, jnp.int32)
     state = SearchState(zero, first, loss, zero, no_best({"ids": first}))

@@ -1,0 +1,74 @@
+"""Coordinate search: it never loses, resumes, and keeps texts fluent where that counts."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from ddllm.data.batches import BatchStream
+from ddllm.distill.gradients import Mixed
+from ddllm.distill.outer_step import OuterStep
+from ddllm.models.scoring import real_loss
+from ddllm.runtime.metrics import Metrics
+from ddllm.text.distilled_text import FREE, frame_of, make_text
+from ddllm.text.fluency import Bigrams
+from ddllm.text.learn import Desk, plan_texts
+from ddllm.text.search import exchange, search
+
+
+def test_a_search_never_loses_and_goes_on_where_it_was_stopped(prepared, tmp_path):
+    def desk(name):
+        return Desk(tmp_path / name, lambda: Metrics(tmp_path / f"{name}.jsonl"))
+
+    whole = []
+    text = search(prepared, None, desk("whole"), whole.append)
+    losses = [float(state.loss) for state in whole]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
+    # The loss is that of the very text: trained on anew, outside the search.
+    planned, data, recipe = plan_texts(prepared)
+    batch = BatchStream(prepared.tokens.train, 32, prepared.config.seed, prepared.buckets).batch(0)
+    made = make_text(planned, whole[-1].ids, data, recipe)
+    step = OuterStep(prepared.learner, recipe, prepared.start, data, Mixed(), optax.sgd(1.0), prepared.mesh)
+    params = step.train({"embeddings": made.data.embeddings}, jax.random.key(prepared.config.seed))
+    assert float(real_loss(params, prepared.learner, prepared.start.words, batch)[0]) == pytest.approx(losses[-1], rel=1e-5)
+
+    def stop(state):
+        if int(state.step) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(prepared, None, desk("broken"), stop)
+    rest = []
+    again = search(prepared, None, desk("broken"), rest.append)
+    assert len(rest) < len(whole) and [float(state.loss) for state in rest] == losses[-len(rest) :]
+    np.testing.assert_array_equal(text.ids, again.ids)
+
+
+def test_fluency_is_that_of_a_language_model(prepared, tmp_path):
+    size = len(prepared.pretrained.words)
+    bigrams = Bigrams.of(prepared.tokens.train, size)
+    for token in (2, 7):
+        assert np.exp(bigrams.log_next(token)).sum() == pytest.approx(1)
+        assert bigrams.log_next(token)[9] == pytest.approx(bigrams.log_previous(9)[token])
+    planned, data, _ = plan_texts(prepared)
+    frame = frame_of(planned, data.mask)
+    ids = np.where(frame == FREE, 5, frame)
+    before, gains = bigrams.surprise(ids, data.mask), bigrams.gains(ids, data.mask)
+    for place, token in ((1, 20), (9, 30), (5, 8)):
+        after = bigrams.surprise(exchange(ids, [(place, token)]), data.mask)
+        assert before - after == pytest.approx(gains[place, token], abs=1e-5)
+    assert np.abs(gains).max() > 0.01
+
+
+def test_a_weight_on_fluency_makes_texts_more_fluent(prepared, tmp_path):
+    config = prepared.config.copy_and_resolve_references()
+    config.text.fluency_weight, config.text.rounds = 10.0, 3
+    states = []
+    weighted = replace(prepared, config=config)
+    search(weighted, None, Desk(tmp_path / "fluent", lambda: Metrics(None)), states.append)
+    bigrams = Bigrams.of(prepared.tokens.train, len(prepared.pretrained.words))
+    _, data, _ = plan_texts(weighted)
+    surprise = [bigrams.surprise(np.asarray(state.ids), data.mask) for state in states]
+    assert surprise == sorted(surprise, reverse=True) and surprise[-1] < surprise[0]
