@@ -92,7 +92,8 @@ class Search:
         losses = np.concatenate([np.asarray(losses) for losses in found])[: len(texts)]
         if self.bigrams is None:
             return losses
-        return losses + np.float32([self.fluency * self.bigrams.surprise(ids, self.data.mask) for ids in texts])
+        surprise = np.array([self.bigrams.surprise(ids, self.data.mask) for ids in texts], np.float32)
+        return losses + self.fluency * surprise
 
     def promising(self, ids_MNT: np.ndarray, skip: int) -> list[tuple[int, int]]:
         """The next (place, token) exchanges by the first-order estimate, `skip` of them left out; places are counted through all texts."""

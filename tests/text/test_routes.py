@@ -70,6 +70,7 @@ def test_mistakes_are_one_sentence(make_line, tiny_corpus, tmp_path, capsys):
             ({"text__pull": 1.5}, "must lie between 0 and 1"),
             ({"text__metric": "cosin"}, "did you mean cosine?"),
             ({"text__final_temperature": 2.0}, "make it lower"),
+            ({"text__fluency_weight": 0.1}, "only the route search counts fluency"),
             ({"text__start": tmp_path / "nowhere"}, "there is no such folder"),
             ({"text__start": tmp_path / "plain"}, "is not a distilled data set"),
             ({"text__route": "relearn"}, "run --mode=distill first"),
