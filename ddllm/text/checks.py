@@ -40,6 +40,9 @@ def validate_text(text: ConfigDict) -> None:
             "mixtures harden as the temperature falls, so make it lower."
         )
     if text.fluency_weight and "search" not in route_names(text):
-        raise UserError(f"config.text.fluency_weight is {text.fluency_weight!r}, but only the route search counts fluency; set config.text.route=search, or it to 0.")
+        raise UserError(
+            f"config.text.fluency_weight is {text.fluency_weight!r}, but only the route search counts fluency; "
+            "set config.text.route=search, or the weight to 0."
+        )
     if text.start and not Path(text.start).is_dir():
         raise UserError(f"config.text.start is {text.start!r}, but there is no such folder; give a distilled folder, or another route's text.")
