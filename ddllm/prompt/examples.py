@@ -1,0 +1,149 @@
+"""Which examples stand in a prompt: distilled text, selected real texts, or those of a file. Each source hands on draws of k examples of every class."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from ddllm.data.splits import Split
+from ddllm.data.tokens import load_tokenizer
+from ddllm.distill.artefact import Distilled
+from ddllm.errors import UserError
+from ddllm.evaluate.selection import pick_for_seeds
+from ddllm.evaluate.submission import read_sets
+from ddllm.prepare import Prepared
+from ddllm.prompt.checks import OWN, ROUTES
+from ddllm.prompt.templates import Example
+from ddllm.runtime.progress import say
+from ddllm.select.methods import DETERMINISTIC
+from ddllm.text.projection import nearest
+from ddllm.text.vocabulary import allowed_tokens
+
+Examples = list[Example]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where examples come from.
+
+    Attributes:
+        name: in results.
+        draw: (k, seed) to k examples of each class, class by class; None where there are not so many.
+        drawn: whether seeds give other examples.
+    """
+
+    name: str
+    draw: Callable[[int, int], Examples | None]
+    drawn: bool
+
+
+def open_sources(prepared: Prepared, train: Split, names: Sequence[str], texts: Path, load: Callable[[], Distilled]) -> list[Source]:
+    """The sources that config.prompt.examples names.
+
+    Args:
+        prepared: data and model.
+        train: the training texts as texts, in the order of `prepared.tokens.train`.
+        names: "distilled", "text", selection methods, or paths.
+        texts: folder of what text routes wrote, <route>/text.jsonl in it.
+        load: reads the run's distilled data set.
+
+    Raises:
+        UserError: there is no distilled data set or text yet, or a file cannot be read.
+    """
+    sources: list[Source] = []
+    for name in names:
+        if name == OWN:
+            sources.append(from_sets(OWN, [distilled_examples(prepared, load())], prepared.classes))
+        elif name == ROUTES:
+            files = sorted(texts.glob("*/text.jsonl"))
+            if not files:
+                raise UserError(f"there are no texts in {texts}; run --mode=text first, or leave 'text' out of config.prompt.examples.")
+            sources += [from_file(prepared, file, f"text, {file.parent.name}") for file in files]
+        elif PurePath(name).suffix:
+            sources.append(from_file(prepared, Path(name).expanduser(), PurePath(name).stem))
+        else:
+            sources.append(from_selection(prepared, train, name))
+    return sources
+
+
+def from_selection(prepared: Prepared, train: Split, name: str) -> Source:
+    """Training texts that a method of select/methods.py chooses."""
+
+    def draw(count: int, seed: int) -> Examples | None:
+        if np.bincount(train.labels, minlength=prepared.classes).min() < count:
+            return None
+        picked = pick_for_seeds(prepared, name, count, [seed])[seed]
+        return [Example(train.texts[row], label, train.pairs[row] if train.pairs else "") for label, rows in enumerate(picked) for row in rows]
+
+    return Source(name, draw, name not in DETERMINISTIC)
+
+
+def from_file(prepared: Prepared, file: Path, name: str) -> Source:
+    """The texts of a file, perhaps in several sets, as `--mode=evaluate --distilled FILE` reads them.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    sets = read_sets(file, prepared.tokens.label_names, bool(prepared.config.data.pair_column))
+    return from_sets(
+        name,
+        [
+            [Example(text, int(np.argmax(row)), made.pairs[place] if made.pairs else "") for place, (text, row) in enumerate(zip(made.texts, made.labels, strict=True))]
+            for made in sets
+        ],
+        prepared.classes,
+    )
+
+
+def from_sets(name: str, sets: list[Examples], classes: int) -> Source:
+    """A source that draws from one set of examples after the other, k of each class by chance; all of them where there are no more."""
+
+    def draw(count: int, seed: int) -> Examples | None:
+        chosen = sets[seed % len(sets)]
+        groups = [[example for example in chosen if example.label == label] for label in range(classes)]
+        if min(len(group) for group in groups) < count:
+            return None
+        rng = np.random.default_rng([seed, count, 31])
+        return [group[place] for group in groups for place in np.sort(rng.permutation(len(group))[:count])]
+
+    most = max(sum(example.label == label for example in made) for made in sets for label in range(classes))
+    return Source(name, draw, len(sets) > 1 or most > 1)
+
+
+def distilled_examples(prepared: Prepared, distilled: Distilled) -> Examples:
+    """The nearest tokens of a distilled data set's embeddings, as text; classes are those that the labels favour."""
+    data = distilled.data
+    tokenizer = load_tokenizer(prepared.pretrained.folder)
+    words_VD = np.asarray(prepared.pretrained.words)
+    found = nearest(np.asarray(data.embeddings), words_VD, 1, "cosine", allowed_tokens(tokenizer, words_VD.shape[0]))
+    ids_NT = np.asarray(found.ids)[..., 0].reshape(-1, data.embeddings.shape[2])
+    mask_NT = np.asarray(data.mask).reshape(ids_NT.shape) > 0
+    labels_NC = np.asarray(data.labels).reshape(len(ids_NT), -1)
+    return [Example(decode(tokenizer, ids_T[mask_T]), int(label)) for ids_T, mask_T, label in zip(ids_NT, mask_NT, labels_NC.argmax(axis=1), strict=True)]
+
+
+def decode(tokenizer: Any, ids: Sequence[int] | np.ndarray) -> str:
+    """Tokens as text."""
+    return tokenizer.decode([int(number) for number in ids], skip_special_tokens=True).strip()
+
+
+def orders_of(examples: Examples, count: int, seed: int) -> list[Examples]:
+    """So many random orders of examples, no two alike; fewer where there are no more."""
+    rng = np.random.default_rng([seed, 37])
+    found: dict[tuple[int, ...], Examples] = {}
+    most = 1
+    for size in range(2, len(examples) + 1):
+        most = min(most * size, count)
+    for _ in range(1000):
+        if len(found) >= min(most, count):
+            break
+        order = tuple(int(place) for place in rng.permutation(len(examples)))
+        found.setdefault(order, [examples[place] for place in order])
+    return list(found.values())
+
+
+def tell_missing(source: Source, count: int) -> None:
+    """Say that a source has too few examples for a row."""
+    say(f"  {source.name} has fewer than {count} examples of a class: left out")

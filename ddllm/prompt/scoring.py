@@ -1,0 +1,102 @@
+"""From examples to figures: prompts in several draws and orders, scored on the same test texts, with contextual calibration.
+
+Calibration (Zhao et al., ICML 2021, arXiv 2102.09690): the probabilities of the labels, normalised over the labels, are divided by what they are on
+average for texts without content ("N/A", "", "[MASK]") behind the same examples; W = diag(p_cf)^-1, b = 0 in the paper's words.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ddllm.data.splits import Split, draw_part
+from ddllm.prompt.backend import Backend
+from ddllm.prompt.templates import Template
+
+PART = 41  # among the seeds of what is drawn
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What every prompt is asked.
+
+    Attributes:
+        template: the wording.
+        texts: the test texts, as the prompt ends with them.
+        blanks: the content-free texts, likewise.
+        labels: classes of the test texts [n].
+    """
+
+    template: Template
+    texts: list[str]
+    blanks: list[str]
+    labels: np.ndarray
+
+
+def make_questions(template: Template, test: Split, limit: int, seed: int, blanks: Sequence[str]) -> Questions:
+    """Test texts (a random part of `limit` with the classes in proportion; 0: all) and content-free ones as questions."""
+    part = draw_part(test, limit, [seed, PART])
+    pairs = part.pairs or [""] * len(part)
+    texts = [template.query(text, pair) for text, pair in zip(part.texts, pairs, strict=True)]
+    return Questions(template, texts, [template.query(blank, blank if part.pairs else "") for blank in blanks], part.labels)
+
+
+def score_prefix(backend: Backend, questions: Questions, prefix: str, done: Callable[[int], None] = lambda count: None) -> dict[str, float]:
+    """Accuracy on the test texts behind one beginning of a prompt.
+
+    Args:
+        backend: who answers.
+        questions: the test texts and their wording.
+        prefix: what stands before them.
+        done: is told how many more questions have been answered.
+
+    Returns:
+        {"accuracy"} calibrated where that is possible, and "uncalibrated" as the model says.
+    """
+    blanks = questions.blanks if backend.calibrated else []
+    prompts = [prefix + query for query in [*questions.texts, *blanks]]
+    scores = backend.score(prompts, questions.template.continuations, done)
+    scores_nC, blanks_mC = scores[: len(questions.texts)], scores[len(questions.texts) :]
+    raw = accuracy(scores_nC, questions.labels)
+    return {"accuracy": accuracy(calibrate(scores_nC, blanks_mC), questions.labels) if len(blanks) else raw, "uncalibrated": raw}
+
+
+def calibrate(scores_nC: np.ndarray, blanks_mC: np.ndarray) -> np.ndarray:
+    """Log-probabilities [n, C] over the labels, less those that content-free texts have on average (equation 1 of Zhao et al., with b = 0)."""
+    log_p_nC, blank_mC = log_normalise(scores_nC), np.exp(log_normalise(blanks_mC))
+    return log_normalise(log_p_nC - np.log(np.maximum(blank_mC.mean(axis=0, keepdims=True), 1e-30)))
+
+
+def log_normalise(scores_nC: np.ndarray) -> np.ndarray:
+    """Log-probabilities over the last axis."""
+    shifted = scores_nC - scores_nC.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def accuracy(scores_nC: np.ndarray, labels_n: np.ndarray) -> float:
+    """Share of texts whose class has the highest score; of equal ones the first class counts."""
+    return float(np.mean(scores_nC.argmax(axis=1) == labels_n))
+
+
+def summarise_runs(scores: list[dict[str, float]]) -> dict[str, Any]:
+    """Mean and deviation (with n − 1; 0 for a single run) of each figure, and the number of runs."""
+    figures: dict[str, Any] = {"runs": len(scores)}
+    for name in scores[0]:
+        values = [score[name] for score in scores]
+        figures[f"{name}_mean"] = float(np.mean(values))
+        figures[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return figures
+
+
+class Clock:
+    """Seconds since it was made, or since the last look."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+
+    def lap(self) -> float:
+        now = time.monotonic()
+        seconds, self._begun = now - self._begun, now
+        return seconds

@@ -1,0 +1,90 @@
+"""From prompts and continuations to token sequences: which sequences a model has to see, and where in them the continuations' tokens are predicted.
+
+A continuation of one token is predicted by the prompt alone, so that all such continuations share one sequence; of longer ones all tokens but the last
+are part of the sequence.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ddllm.errors import UserError
+
+
+class Target(NamedTuple):
+    """Where one continuation of one prompt is scored.
+
+    Attributes:
+        row: number of the sequence.
+        first: position in it that predicts the continuation's first token.
+        tokens: the continuation's tokens; the j-th is predicted at position first + j.
+    """
+
+    row: int
+    first: int
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What a model has to see to score prompts.
+
+    Attributes:
+        ids: tokens of each sequence, no two of one prompt alike.
+        targets: for each prompt, those of its C continuations.
+        owners: number of each sequence's prompt.
+    """
+
+    ids: list[list[int]]
+    targets: list[list[Target]]
+    owners: list[int]
+
+    @property
+    def common(self) -> int:
+        """How many tokens all sequences begin with alike; the last position of every prompt is left out."""
+        if not self.ids:
+            return 0
+        most = min(target.first for targets in self.targets for target in targets)
+        first, last = min(self.ids), max(self.ids)
+        return next((place for place in range(most) if first[place] != last[place]), most)
+
+
+def arrange(tokenizer: Any, prompts: Sequence[str], continuations: Sequence[str]) -> Sequences:
+    """Tokenise every prompt with each of its continuations as one text, as the model would read it.
+
+    Raises:
+        UserError: a continuation has no token of its own.
+    """
+    count = len(continuations)
+    plain = _encode(tokenizer, list(prompts))
+    whole = _encode(tokenizer, [prompt + continuation for prompt in prompts for continuation in continuations])
+    ids: list[list[int]] = []
+    targets: list[list[Target]] = []
+    owners: list[int] = []
+    for number, prompt in enumerate(plain):
+        rows: dict[tuple[int, ...], int] = {}
+        found = []
+        for continuation, full in zip(continuations, whole[number * count : (number + 1) * count], strict=True):
+            # Where the tokenizer joins the prompt's end with the continuation, the joint token counts as the continuation's.
+            start = next((place for place, (one, other) in enumerate(zip(prompt, full, strict=False)) if one != other), min(len(prompt), len(full)))
+            if start == len(full) or not start:
+                raise UserError(f"the model's tokenizer has no token for {continuation!r} behind a prompt; choose other words in config.prompt.label_words.")
+            seen = tuple(full[:-1])
+            if seen not in rows:
+                rows[seen] = len(ids)
+                ids.append(list(seen))
+                owners.append(number)
+            found.append(Target(rows[seen], start - 1, tuple(full[start:])))
+        targets.append(found)
+    return Sequences(ids, targets, owners)
+
+
+def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    rows = [list(row) for row in tokenizer(texts, add_special_tokens=True)["input_ids"]]
+    end = tokenizer.eos_token_id
+    # Some tokenizers close a text, which a prompt must not be; all need a beginning, be it that of an empty text.
+    ended = end is not None and tokenizer("a")["input_ids"][-1] == end
+    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end
+    rows = [row[:-1] if ended else row for row in rows]
+    return [row if row or begin is None else [begin] for row in rows]
+
