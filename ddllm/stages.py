@@ -1,6 +1,6 @@
 """The stages of a run as plain functions of a `Run`: each finds what earlier ones wrote in the working directory and adds its own part.
 
-    prepare ─► finetune ─► select ─► distill ─► evaluate ─► (robustness, analyse) ─► report
+    prepare ─► finetune ─► select ─► distill ─► evaluate ─► (robustness, analyse, prompt) ─► report
 
 A notebook calls them just as the command does: `run = open_run(config, "runs/mine"); distill(run)`.
 """
@@ -36,6 +36,7 @@ from ddllm.evaluate.small import evaluate_distilled
 from ddllm.evaluate.submission import check_submitted, evaluate_submission, read_sets
 from ddllm.prepare import Prepared
 from ddllm.prepare import prepare as prepare_parts
+from ddllm.prompt.evaluate import evaluate_prompts
 from ddllm.report.analyses import markdown_analyses, print_analyses
 from ddllm.report.curve import draw_curve
 from ddllm.report.results import add_lists, add_rows, read_results
@@ -217,6 +218,12 @@ def analyse(run: Run) -> None:
     record(run, [], analyse_distilled(prepared, distilled, full, own))
 
 
+def prompt(run: Run) -> None:
+    """Few-shot prompts out of distilled text and of real examples, answered by language models: the list "prompt" of the results."""
+    rows = evaluate_prompts(run.prepared, run.workdir.prompt, run.workdir.path / "text", lambda: load_scored(run)[1], run.metrics)
+    record(run, [], {"prompt": rows})
+
+
 def load_scored(run: Run) -> tuple[Prepared, Distilled]:
     """What the distill stage of this run exported, or the folder given in its place; and what is prepared, with the learner that it was distilled for.
 
@@ -282,6 +289,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "evaluate": evaluate,
     "robustness": robustness,
     "analyse": analyse,
+    "prompt": prompt,
     "report": report,
 }
 

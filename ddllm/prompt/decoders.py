@@ -7,7 +7,9 @@ import hashlib
 import os
 import shutil
 import tempfile
+from contextlib import redirect_stderr
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +82,15 @@ def convert_gguf(file: Path) -> Path:
 
     temporary = Path(tempfile.mkdtemp(prefix=".convert-", dir=cache))
     try:
-        with quiet_transformers():
+        with quiet_transformers(), redirect_stderr(StringIO()):  # a bar that nothing else silences
             source: Any = {"gguf_file": file.name, "local_files_only": True}
-            AutoModelForCausalLM.from_pretrained(str(file.parent), dtype="float32", **source).save_pretrained(temporary)
+            read: Any = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype="float32", **source)
+            if hasattr(read.config, "quantization_config"):
+                del read.config.quantization_config
+            # What came of a quantised file may not be saved; a model like any other with the same weights may.
+            plain: Any = AutoModelForCausalLM.from_config(read.config, dtype="float32")
+            plain.load_state_dict(read.state_dict())
+            plain.save_pretrained(temporary)
             AutoTokenizer.from_pretrained(str(file.parent), **source).save_pretrained(temporary)
         os.replace(temporary, target)
     except OSError as error:

@@ -16,6 +16,7 @@ from ddllm.prompt.backend import Backend, open_backend
 from ddllm.prompt.examples import Source, open_sources, orders_of, tell_missing
 from ddllm.prompt.scoring import Clock, Questions, make_questions, score_prefix, summarise_runs
 from ddllm.prompt.templates import make_template
+from ddllm.runtime.metrics import Metrics
 from ddllm.runtime.processes import count as count_processes
 from ddllm.runtime.progress import Progress
 
@@ -40,7 +41,7 @@ class Prefixes:
     note: str = ""
 
 
-def evaluate_prompts(prepared: Prepared, folder: Path, texts: Path, load: Callable[[], Distilled]) -> list[Row]:
+def evaluate_prompts(prepared: Prepared, folder: Path, texts: Path, load: Callable[[], Distilled], metrics: Callable[[], Metrics]) -> list[Row]:
     """Accuracy of language models on test texts behind examples of every source.
 
     Args:
@@ -48,6 +49,7 @@ def evaluate_prompts(prepared: Prepared, folder: Path, texts: Path, load: Callab
         folder: where answers are kept.
         texts: folder of what text routes wrote.
         load: reads the run's distilled data set.
+        metrics: opens where figures of learning soft prompts go.
 
     Returns:
         Rows {"variation" (the source), "examples_per_class", "model", "accuracy_mean", "accuracy_std", "uncalibrated_mean", "uncalibrated_std", "runs",

@@ -18,8 +18,6 @@ from ddllm.prompt.checks import OWN, ROUTES
 from ddllm.prompt.templates import Example
 from ddllm.runtime.progress import say
 from ddllm.select.methods import DETERMINISTIC
-from ddllm.text.projection import nearest
-from ddllm.text.vocabulary import allowed_tokens
 
 Examples = list[Example]
 
@@ -114,6 +112,9 @@ def from_sets(name: str, sets: list[Examples], classes: int) -> Source:
 
 def distilled_examples(prepared: Prepared, distilled: Distilled) -> Examples:
     """The nearest tokens of a distilled data set's embeddings, as text; classes are those that the labels favour."""
+    from ddllm.text.projection import nearest
+    from ddllm.text.vocabulary import allowed_tokens
+
     data = distilled.data
     tokenizer = load_tokenizer(prepared.pretrained.folder)
     words_VD = np.asarray(prepared.pretrained.words)

@@ -1,4 +1,4 @@
-"""Tables of what the stages robustness and analyse found, in the terminal or as Markdown: each list of results.json that is there has one of its own."""
+"""Tables of what the stages robustness, analyse and prompt found, in the terminal or as Markdown: each list of results.json that is there has one of its own."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,6 +36,10 @@ def _time(value: float | None) -> str:
     return NOTHING if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.2f}"
 
 
+def _uncalibrated(row: Row) -> str:
+    return _figure({"accuracy_mean": row["uncalibrated_mean"], "accuracy_std": row["uncalibrated_std"], "runs": row["runs"]})
+
+
 def _count(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}"
 
@@ -70,6 +74,17 @@ LAYOUTS = {
             ("by XLA", lambda row: _power(row.get("flops_by_xla"))),
             ("seconds", lambda row: _time(row["seconds"])),
             (FIGURES[ACCURACY], _figure),
+        ),
+    ),
+    "prompt": Layout(
+        "Prompts",
+        ("variation", "examples in the prompt"),
+        (
+            ("per class", lambda row: _count(row["examples_per_class"])),
+            ("model", lambda row: row["model"]),
+            (FIGURES[ACCURACY], _figure),
+            ("uncalibrated, %", _uncalibrated),
+            ("seconds", lambda row: _time(row["seconds"])),
         ),
     ),
 }

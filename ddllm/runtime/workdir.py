@@ -118,6 +118,11 @@ class Workdir:
         return self.path / "distilled"
 
     @property
+    def prompt(self) -> Path:
+        """Folder of the answers of language models, and of soft prompts."""
+        return self.path / "prompt"
+
+    @property
     def results(self) -> Path:
         return self.path / "results.json"
 
@@ -142,6 +147,7 @@ class Workdir:
             ("curve", self.curve),
             ("distilled data set", self.distilled),
             ("checkpoints", self.checkpoints),
+            ("answers of language models", self.prompt),
             ("figures of every step", self.metrics),
             ("TensorBoard events", self.events),
             ("configuration", self.config),
