@@ -1,4 +1,4 @@
-"""Answers of language models on disk: a file of JSON lines, each a key and a value, that a run which was stopped goes on from."""
+"""Answers of language models on disk: a file of JSON lines, each a key and a value or what was spent, that a run which was stopped goes on from."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from ddllm.errors import UserError
 class Answers:
     """Values by key, in memory and in a file that every new one is appended to; may be used by several threads.
 
-    A last line that a killed process cut short is dropped. What was spent for the answers is kept with them.
+    A last line that a killed process cut short is dropped. What was spent for answers is kept beside them.
 
     Args:
         path: the file, made if it is not there.
@@ -40,14 +40,13 @@ class Answers:
         with self._lock:
             return self._known.get(key)
 
-    def put(self, key: str, value: Any, requests: int = 0, tokens: int = 0) -> None:
-        """Keep a value, and what it took."""
-        self._append({"key": key, "value": value, "requests": requests, "tokens": tokens})
+    def put(self, key: str, value: Any) -> None:
+        """Keep a value."""
+        self._append({"key": key, "value": value})
 
-    def spend(self, requests: int, tokens: int = 0) -> None:
-        """Keep what was spent without an answer."""
-        if requests or tokens:
-            self._append({"requests": requests, "tokens": tokens})
+    def spend(self, requests: int, tokens: int) -> None:
+        """Keep what was spent."""
+        self._append({"requests": requests, "tokens": tokens})
 
     def close(self) -> None:
         self._file.close()
@@ -61,8 +60,9 @@ class Answers:
     def _take(self, entry: dict[str, Any]) -> None:
         if "key" in entry:
             self._known[entry["key"]] = entry["value"]
-        self.requests += entry["requests"]
-        self.tokens += entry["tokens"]
+        else:
+            self.requests += entry["requests"]
+            self.tokens += entry["tokens"]
 
     def _read(self) -> int:
         """Take in what is there; returns the length of its whole lines in bytes."""

@@ -76,8 +76,9 @@ def log_normalise(scores_nC: np.ndarray) -> np.ndarray:
 
 
 def accuracy(scores_nC: np.ndarray, labels_n: np.ndarray) -> float:
-    """Share of texts whose class has the highest score; of equal ones the first class counts."""
-    return float(np.mean(scores_nC.argmax(axis=1) == labels_n))
+    """Share of texts whose class has a higher score than every other; where the highest are equal there is no answer."""
+    decided_n = np.sum(scores_nC == scores_nC.max(axis=1, keepdims=True), axis=1) == 1
+    return float(np.mean(decided_n & (scores_nC.argmax(axis=1) == labels_n)))
 
 
 def summarise_runs(scores: list[dict[str, float]]) -> dict[str, Any]:

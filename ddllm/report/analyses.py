@@ -78,13 +78,12 @@ LAYOUTS = {
     ),
     "prompt": Layout(
         "Prompts",
-        ("variation", "examples in the prompt"),
+        ("variation", "examples"),
         (
             ("per class", lambda row: _count(row["examples_per_class"])),
             ("model", lambda row: row["model"]),
             (FIGURES[ACCURACY], _figure),
             ("uncalibrated, %", _uncalibrated),
-            ("seconds", lambda row: _time(row["seconds"])),
         ),
     ),
 }

@@ -1,0 +1,184 @@
+"""Requests to an OpenAI-compatible server: tried again after what passes, never more than was allowed, and with clear words for the rest.
+
+Tried again with back-off: 408, 409, 425, 429 and every 5xx (as long as Retry-After asks for, where it is given), time-outs, dropped connections, and answers
+that are no JSON. The key comes from the environment and goes nowhere but into the request's header.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddllm.errors import UserError
+from ddllm.prompt.cache import Answers
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds of back-off
+PATIENCE = 300.0  # longest that a server may ask to wait
+PASSING = (408, 409, 425, 429)
+CHARACTERS = 3.0  # of a token, at least, where a request's cost has to be guessed
+
+
+class Refused(Exception):
+    """The server understood and does not do that: a status of 400, 404, 405, 422 or 501, or an answer without what was asked for."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may be asked for, in all starts together.
+
+    Attributes:
+        requests: most requests.
+        price: of a million tokens.
+        cost: most to spend; 0: no limit.
+    """
+
+    requests: int
+    price: float
+    cost: float
+
+
+class Client:
+    """Posts JSON to one server; may be used by several threads.
+
+    Args:
+        prompt: config.prompt.
+        answers: where what is spent is kept.
+        sleep: waits so many seconds.
+
+    Raises:
+        UserError: from `post`, when the server cannot be reached, refuses the key, is never done, or limits are reached.
+    """
+
+    def __init__(self, prompt: ConfigDict, answers: Answers, sleep: Callable[[float], None] = time.sleep):
+        import httpx2
+
+        self._url, self._retries, self._variable = prompt.base_url.rstrip("/"), prompt.retries, prompt.key_variable
+        self._limits = Limits(prompt.max_requests, prompt.price_per_million, prompt.max_cost)
+        self._answers, self._sleep = answers, sleep
+        self._lock = threading.Lock()
+        self._open_requests, self._open_tokens = 0, 0.0
+        key = os.environ.get(self._variable, "") if self._variable else ""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx2.Client(headers=headers, timeout=prompt.timeout, trust_env=False, follow_redirects=False)
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """What the server answers to a request, which has "choices".
+
+        Raises:
+            Refused: it does not offer that.
+            UserError: see above.
+        """
+        guess = len(str(body.get("prompt") or body.get("messages"))) / CHARACTERS + body.get("max_tokens", 1)
+        failed = 0
+        while True:
+            self._reserve(guess)
+            spent = 0
+            try:
+                answer, wait, trouble = self._try(path, body)
+                spent = _tokens(answer, guess) if answer is not None else 0
+            finally:
+                self._settle(guess, spent)
+            if answer is not None:
+                return answer
+            failed += 1
+            if failed > self._retries:
+                raise UserError(
+                    f"{self._url}/{path} failed {failed} times, the last time with {trouble}; answers so far are kept, start the same command again later "
+                    "(see config.prompt.retries, .timeout and .parallel)."
+                )
+            if wait is not None and wait > PATIENCE:
+                raise UserError(f"{self._url} asks to wait for {wait:.0f} seconds ({trouble}); answers so far are kept, start the same command again then.")
+            self._sleep(wait if wait is not None else min(FIRST_WAIT * 2 ** (failed - 1), LONGEST_WAIT))
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _try(self, path: str, body: dict[str, Any]) -> tuple[Any, float | None, str]:
+        """The answer, or None with the seconds to wait (None: as usual) and what went wrong."""
+        import httpx2
+
+        try:
+            response = self._http.post(f"{self._url}/{path}", json=body)
+        except httpx2.ConnectError as error:
+            return None, None, f"no connection ({error})"
+        except httpx2.TimeoutException:
+            return None, None, f"no answer within {self._http.timeout.read:g} seconds"
+        except httpx2.TransportError as error:
+            return None, None, f"a dropped connection ({error or type(error).__name__})"
+        status = response.status_code
+        if status in PASSING or status >= 500 and status != 501:
+            return None, _retry_after(response.headers.get("retry-after")), f"status {status} ({_message(response)})"
+        if status in (401, 403):
+            has = "was refused" if "Authorization" in self._http.headers else "is not set"
+            raise UserError(f"{self._url} wants a key (status {status}), and the one in the environment variable {self._variable or '(none)'} {has}; set it.")
+        if status >= 300:
+            raise Refused(f"status {status}: {_message(response)}")
+        try:
+            answer = response.json()
+        except ValueError:
+            return None, None, "an answer that is no JSON"
+        return (answer, None, "") if isinstance(answer, dict) and answer.get("choices") else (None, None, "an answer without choices")
+
+    def _reserve(self, tokens: float) -> None:
+        """Count a request before it is sent.
+
+        Raises:
+            UserError: it would be one too many, or too dear.
+        """
+        limits = self._limits
+        with self._lock:
+            requests = self._answers.requests + self._open_requests
+            if requests + 1 > limits.requests:
+                raise UserError(
+                    f"{requests} requests were sent, and config.prompt.max_requests allows {limits.requests}; answers so far are kept, raise it to go on."
+                )
+            cost = limits.price * (self._answers.tokens + self._open_tokens + tokens) / 1e6
+            if limits.cost and cost > limits.cost:
+                raise UserError(
+                    f"the next request would bring the cost to {cost:.4g}, and config.prompt.max_cost allows {limits.cost:g}; answers so far are kept, "
+                    "raise it to go on."
+                )
+            self._open_requests += 1
+            self._open_tokens += tokens
+
+    def _settle(self, reserved: float, tokens: int) -> None:
+        """Count a request that has been sent, with what it took in place of what was reserved."""
+        with self._lock:
+            self._open_requests -= 1
+            self._open_tokens -= reserved
+            self._answers.spend(1, tokens)
+
+
+def _tokens(answer: dict[str, Any], guess: float) -> int:
+    usage = answer.get("usage")
+    counted = usage.get("total_tokens") if isinstance(usage, dict) else None
+    return counted if isinstance(counted, int) else round(guess)
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds that the header asks for, given as a number or a date; None where it asks for nothing that can be read."""
+    if not value:
+        return None
+    try:
+        return max(float(value), 0.0)
+    except ValueError:
+        pass
+    try:
+        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    except (TypeError, ValueError):
+        return None
+
+
+def _message(response: Any) -> str:
+    """What the server says of an error, in a line."""
+    try:
+        error = response.json()["error"]
+        text = error["message"] if isinstance(error, dict) else error
+    except (ValueError, KeyError, TypeError):
+        text = response.text
+    return (str(text).strip().splitlines() or ["without a word"])[0][:200].rstrip(".")

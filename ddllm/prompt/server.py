@@ -1,0 +1,195 @@
+"""A language model behind an OpenAI-compatible server, asked in the best of the ways that it offers.
+
+| way | request | what scores a label |
+|---|---|---|
+| echo | completions of prompt and label, echoed with log-probabilities | the sum over the label's tokens |
+| first, chat_first | one token with the likeliest alternatives | the first tokens that begin the label and no other |
+| text, chat_text | a few tokens | whether the label stands first in the answer |
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddllm.errors import UserError
+from ddllm.prompt.cache import Answers, key_of
+from ddllm.prompt.client import Client, Refused
+from ddllm.runtime.progress import say
+
+# Ways in the order of preference, with the number of alternatives or tokens asked for (OpenAI's completions give five, others more).
+WAYS = (("echo", 1), ("first", 20), ("first", 5), ("chat_first", 20), ("chat_first", 5), ("text", 8), ("chat_text", 8))
+HOW = {
+    "echo": "log-likelihood of the label's tokens",
+    "first": "log-probability of the label's first token among the likeliest",
+    "text": "label found in the generated text",
+}
+PROBE, PROBED = "Review: a good film\nSentiment:", (" negative", " positive")
+BELOW = 1.0  # nats that a label which is not among the likeliest tokens lies below the last of them
+
+
+class ServerModel:
+    """A backend (see backend.py) on a server.
+
+    Args:
+        name: what the server calls the model.
+        client: sends requests.
+        answers: those so far.
+        way: one of `WAYS`.
+        place: what tells this server's answers from another's.
+        parallel: requests at a time.
+    """
+
+    def __init__(self, name: str, client: Client, answers: Answers, way: tuple[str, int], place: str, parallel: int):
+        self.name, self.way = name, way
+        self.how, self.calibrated = HOW[way[0].removeprefix("chat_")], not way[0].endswith("text")
+        self._client, self._answers, self._place, self._parallel = client, answers, place, parallel
+
+    def score(self, prompts: Sequence[str], continuations: Sequence[str], done: Callable[[int], None] = lambda count: None) -> np.ndarray:
+        """Log-likelihoods [n, C], or what stands for them; see `Backend`."""
+        keys = [key_of(self._place, self.name, *map(str, self.way), prompt, *continuations) for prompt in prompts]
+        unknown = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if self._answers.get(key) is None}
+        done(len(prompts) - len(unknown))
+        workers = ThreadPoolExecutor(self._parallel)
+        try:
+            futures = {workers.submit(self._ask, prompt, continuations): key for key, prompt in unknown.items()}
+            for future in as_completed(futures):
+                self._answers.put(futures[future], future.result())
+                done(1)
+        except Refused as error:
+            raise UserError(f"the server no longer answers as it did at first ({error}); set config.prompt.ask to another way than {self.way[0]}.") from None
+        finally:
+            workers.shutdown(cancel_futures=True)
+        return np.array([self._answers.get(key) for key in keys], np.float64).reshape(len(prompts), len(continuations))
+
+    def close(self) -> None:
+        self._client.close()
+        self._answers.close()
+
+    def _ask(self, prompt: str, continuations: Sequence[str]) -> list[float]:
+        return ask(self._client, self.name, self.way, prompt, continuations)
+
+
+def open_server(prompt: ConfigDict, name: str, answers: Answers, client: Client | None = None) -> ServerModel:
+    """The backend for a model of the server at config.prompt.base_url; how it can be asked is tried once and remembered.
+
+    Raises:
+        UserError: the server cannot be reached, refuses the key, or does not do what config.prompt.ask says.
+    """
+    client = client or Client(prompt, answers)
+    ways = [way for way in WAYS if prompt.ask in ("auto", way[0])]
+    key = key_of("way", prompt.base_url, name, prompt.ask)
+    known = answers.get(key)
+    if known is None:
+        known = list(_find_way(client, name, ways, prompt.base_url))
+        answers.put(key, known)
+        say(f"  {name} at {prompt.base_url} is asked for: {HOW[known[0].removeprefix('chat_')]}")
+    return ServerModel(name, client, answers, (known[0], known[1]), prompt.base_url, prompt.parallel)
+
+
+def _find_way(client: Client, name: str, ways: Sequence[tuple[str, int]], url: str) -> tuple[str, int]:
+    refusals: dict[str, str] = {}
+    for way in ways:
+        try:
+            ask(client, name, way, PROBE, PROBED)
+            return way
+        except Refused as error:
+            refusals.setdefault(way[0], str(error))
+    listed = "; ".join(f"{way}: {refusal}" for way, refusal in refusals.items())
+    raise UserError(f"{url} answers {name} in none of the ways asked for ({listed}); check config.prompt.base_url, .model and .ask.")
+
+
+def ask(client: Client, model: str, way: tuple[str, int], prompt: str, continuations: Sequence[str]) -> list[float]:
+    """Scores [C] of continuations after one prompt.
+
+    Raises:
+        Refused: the server does not offer this way.
+        UserError: see `Client`.
+    """
+    kind, count = way
+    if kind == "echo":
+        return [_echoed(client, model, prompt, continuation) for continuation in continuations]
+    chat, wanted = kind.startswith("chat_"), kind.removeprefix("chat_")
+    body: dict[str, Any] = {"model": model, "temperature": 0, "max_tokens": 1 if wanted == "first" else count}
+    body |= {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
+    if wanted == "first":
+        body |= {"logprobs": True, "top_logprobs": count} if chat else {"logprobs": count}
+    choice = client.post("chat/completions" if chat else "completions", body)["choices"][0]
+    if wanted == "first":
+        return score_first(_likeliest(choice), continuations)
+    text = (choice.get("message") or {}).get("content") if chat else choice.get("text")
+    if not isinstance(text, str):
+        raise Refused("no text in the answer")
+    return score_text(text, continuations)
+
+
+def _echoed(client: Client, model: str, prompt: str, continuation: str) -> float:
+    body = {"model": model, "prompt": prompt + continuation, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
+    answer = client.post("completions", body)
+    try:
+        found = answer["choices"][0]["logprobs"]
+        tokens, values = list(found["tokens"]), list(found["token_logprobs"])
+    except (KeyError, TypeError, IndexError):
+        raise Refused("no log-probabilities of the prompt in the answer") from None
+    return score_echo(tokens, values, continuation)
+
+
+def score_echo(tokens: Sequence[str], values: Sequence[float | None], continuation: str) -> float:
+    """Sum of the log-probabilities of the tokens that spell a continuation at the end of what was echoed, one generated token left out or not.
+
+    Raises:
+        Refused: the tokens do not end so: the prompt was not echoed.
+    """
+    for end in (len(tokens) - 1, len(tokens)):
+        spelt, start = "", end
+        while start and len(spelt) < len(continuation):
+            start -= 1
+            spelt = str(tokens[start]) + spelt
+        # A token may begin before the continuation does; the prompt has to come before all.
+        if start and spelt.endswith(continuation):
+            parts = [value for value in values[start:end] if value is not None]
+            if len(parts) == end - start:
+                return float(sum(parts))
+    raise Refused("the prompt is not echoed")
+
+
+def _likeliest(choice: dict[str, Any]) -> dict[str, float]:
+    """The first token's alternatives, from either of the forms that servers give them in."""
+    try:
+        found = choice["logprobs"]
+        if found.get("content"):
+            return {entry["token"]: float(entry["logprob"]) for entry in found["content"][0]["top_logprobs"]}
+        return {str(token): float(value) for token, value in found["top_logprobs"][0].items()}
+    except (KeyError, TypeError, IndexError, AttributeError):
+        raise Refused("no log-probabilities in the answer") from None
+
+
+def score_first(likeliest: dict[str, float], continuations: Sequence[str]) -> list[float]:
+    """Log-probability, for each continuation, that the next token begins it and no other; those not among the likeliest lie below all.
+
+    Raises:
+        Refused: there are no tokens.
+    """
+    if not likeliest:
+        raise Refused("no likeliest tokens in the answer")
+    words = [continuation.strip().lower() for continuation in continuations]
+    found: list[list[float]] = [[] for _ in words]
+    for token, value in likeliest.items():
+        begun = [place for place, word in enumerate(words) if token.strip() and word.startswith(token.strip().lower())]
+        if len(begun) == 1:
+            found[begun[0]].append(value)
+    lowest = min(likeliest.values()) - BELOW
+    return [float(np.logaddexp.reduce(values)) if values else lowest for values in found]
+
+
+def score_text(text: str, continuations: Sequence[str]) -> list[float]:
+    """0 for the label that comes first in a text and −1 for the others; all −1 where there is none, which no class's answer is."""
+    places = []
+    for continuation in continuations:
+        word = re.search(rf"(?<!\w){re.escape(continuation.strip().lower())}(?!\w)", text.lower())
+        places.append(word.start() if word else len(text) + 1)
+    first = min(places)
+    return [0.0 if place == first and first <= len(text) else -1.0 for place in places]
