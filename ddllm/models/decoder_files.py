@@ -54,6 +54,8 @@ def translate_decoder(raw: dict[str, Any], where: str) -> DecoderConfig:
             config = DecoderConfig(LLAMA, *sizes, ACTIVATION_NAMES.get(act, act), raw.get("rms_norm_eps", 1e-6), float(theta))
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"{where} lacks a size of a {kind} ({error}); fetch it again.") from None
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise UserError(f"{where} lacks a size of a {kind}, or has one that is none; fetch it again.")
     if config.activation not in ACTIVATION:
         odd.append("activation")
     if odd:

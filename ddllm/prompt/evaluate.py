@@ -6,22 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from ddllm.data.corpus import load_corpus
+from ddllm.data.splits import Split
 from ddllm.distill.artefact import Distilled
 from ddllm.errors import UserError
 from ddllm.prepare import Prepared
 from ddllm.prompt.backend import Backend, open_backend
-from ddllm.prompt.examples import Source, open_sources, orders_of, tell_missing
-from ddllm.prompt.scoring import Clock, Questions, make_questions, score_prefix, summarise_runs
+from ddllm.prompt.examples import Source, nearest_text, open_sources, orders_of, tell_missing
+from ddllm.prompt.scoring import Clock, Questions, accuracy, make_questions, score_prefix, summarise_runs
 from ddllm.prompt.templates import make_template
 from ddllm.runtime.metrics import Metrics
 from ddllm.runtime.processes import count as count_processes
 from ddllm.runtime.progress import Progress
 
 Row = dict[str, Any]
-NONE = "no examples"
+NONE, SOFT = "no examples", "soft prompt"
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,16 @@ def evaluate_prompts(prepared: Prepared, folder: Path, texts: Path, load: Callab
     questions = make_questions(template, corpus.test, config.texts, config.seed, config.blanks)
     sources = open_sources(prepared, corpus.train, config.examples, texts, load)
     prefixes = [Prefixes(NONE, 0, [template.prefix([])]), *make_prefixes(config, questions, sources)]
+    soft_rows: list[Row] = []
+    if config.soft_tokens:
+        soft_row, as_text = evaluate_soft(config, questions, folder / "soft", (corpus.train, corpus.validation), metrics)
+        soft_rows.append(soft_row)
+        prefixes.append(as_text)
     rows: list[Row] = []
     for name in (config.model, *config.transfer):
         with closing(open_backend(config, name, folder / "answers.jsonl")) as backend:
             rows += score_model(config, backend, questions, prefixes)
-    return rows
+    return [*rows, *soft_rows]
 
 
 def check_prompted(prepared: Prepared) -> None:
@@ -109,6 +117,35 @@ def make_prefixes(config: ConfigDict, questions: Questions, sources: list[Source
             else:
                 tell_missing(source, per_class)
     return found
+
+
+def evaluate_soft(
+    config: ConfigDict, questions: Questions, folder: Path, splits: tuple[Split, Split], metrics: Callable[[], Metrics]
+) -> tuple[Row, Prefixes]:
+    """The row of soft prompts learned for config.prompt.model, and their nearest tokens as text, for this model and others.
+
+    Args:
+        config: config.prompt.
+        questions: what they are scored on.
+        folder: where they are kept.
+        splits: training and validation texts.
+        metrics: opens where figures of learning go.
+    """
+    from ddllm.prompt.soft import learn_or_load, load_soft_model, score_texts
+
+    model, base = load_soft_model(config.model, questions.template)
+    clock, scores, texts = Clock(), [], []
+    for seed in range(config.seed, config.seed + config.soft_seeds):
+        prompt_PD = learn_or_load(config, model, folder, base, splits, seed, metrics)
+        start = questions.template.prefix([])
+        found = score_texts(model, jnp.asarray(prompt_PD), [start + text for text in questions.texts], config.batch_size, "prompt: soft prompt")
+        reached = accuracy(found, questions.labels)
+        scores.append({"accuracy": reached, "uncalibrated": reached})
+        texts.append(nearest_text(prompt_PD, np.asarray(model.params["words"]), model.tokenizer) + questions.template.separator)
+    row = {"variation": SOFT, "examples_per_class": None, "model": model.name, **summarise_runs(scores)}
+    note = f"{config.soft_tokens} positions learned in {config.soft_steps} steps of {config.soft_batch_size} training texts, not calibrated"
+    row |= {"texts": len(questions.texts), "texts_seed": config.seed, "how": "log-likelihood of the label's tokens", "seconds": clock.lap(), "note": note}
+    return row, Prefixes(f"{SOFT}, as text", None, texts, f"the nearest tokens of the soft prompt learned for {model.name}")
 
 
 def score_model(config: ConfigDict, backend: Backend, questions: Questions, prefixes: list[Prefixes]) -> list[Row]:

@@ -112,22 +112,25 @@ def from_sets(name: str, sets: list[Examples], classes: int) -> Source:
 
 def distilled_examples(prepared: Prepared, distilled: Distilled) -> Examples:
     """The nearest tokens of a distilled data set's embeddings, as text; classes are those that the labels favour."""
+    data = distilled.data
+    tokenizer, words_VD = load_tokenizer(prepared.pretrained.folder), np.asarray(prepared.pretrained.words)
+    length = data.embeddings.shape[2]
+    masks = np.asarray(data.mask).reshape(-1, length) > 0
+    labels = np.asarray(data.labels).reshape(len(masks), -1).argmax(axis=1)
+    inputs = np.asarray(data.embeddings).reshape(len(masks), length, -1)
+    return [
+        Example(nearest_text(input_TD[mask_T], words_VD, tokenizer), int(label))
+        for input_TD, mask_T, label in zip(inputs, masks, labels, strict=True)
+    ]
+
+
+def nearest_text(embeddings_TD: np.ndarray, words_VD: np.ndarray, tokenizer: Any) -> str:
+    """The nearest rows of a word table by cosine, special tokens left out, as text."""
     from ddllm.text.projection import nearest
     from ddllm.text.vocabulary import allowed_tokens
 
-    data = distilled.data
-    tokenizer = load_tokenizer(prepared.pretrained.folder)
-    words_VD = np.asarray(prepared.pretrained.words)
-    found = nearest(np.asarray(data.embeddings), words_VD, 1, "cosine", allowed_tokens(tokenizer, words_VD.shape[0]))
-    ids_NT = np.asarray(found.ids)[..., 0].reshape(-1, data.embeddings.shape[2])
-    mask_NT = np.asarray(data.mask).reshape(ids_NT.shape) > 0
-    labels_NC = np.asarray(data.labels).reshape(len(ids_NT), -1)
-    return [Example(decode(tokenizer, ids_T[mask_T]), int(label)) for ids_T, mask_T, label in zip(ids_NT, mask_NT, labels_NC.argmax(axis=1), strict=True)]
-
-
-def decode(tokenizer: Any, ids: Sequence[int] | np.ndarray) -> str:
-    """Tokens as text."""
-    return tokenizer.decode([int(number) for number in ids], skip_special_tokens=True).strip()
+    found = nearest(embeddings_TD, words_VD, allowed=allowed_tokens(tokenizer, len(words_VD)))
+    return tokenizer.decode([int(number) for number in np.asarray(found.ids)[:, 0]], skip_special_tokens=True).strip()
 
 
 def orders_of(examples: Examples, count: int, seed: int) -> list[Examples]:
