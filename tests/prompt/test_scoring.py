@@ -1,0 +1,97 @@
+"""Log-likelihoods of labels against transformers' own loss, calibration against its definition, and answers that are kept."""
+
+import numpy as np
+import pytest
+
+from ddllm.errors import UserError
+from ddllm.prompt.cache import Answers
+from ddllm.prompt.causal import CausalModel, open_causal
+from ddllm.prompt.examples import orders_of
+from ddllm.prompt.scoring import accuracy, calibrate
+from ddllm.prompt.templates import Example
+
+PREFIX = "Review : a good film Sentiment : positive Review : the dull story Sentiment : negative "
+TEXTS = ["Review : the film Sentiment :", "Review : lovely actor was the plot Sentiment :", "Review : a plot Sentiment :"]
+
+
+def losses(folder, prompts, continuations):
+    """Log-likelihoods by the model's own loss over the last tokens, one sequence at a time and without anything shared."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    scores = np.zeros((len(prompts), len(continuations)))
+    for row, prompt in enumerate(prompts):
+        for column, continuation in enumerate(continuations):
+            ids = torch.tensor(tokenizer([prompt + continuation])["input_ids"])
+            labels = ids.clone()
+            labels[:, : len(tokenizer(prompt)["input_ids"])] = -100
+            with torch.no_grad():
+                scores[row, column] = -float(model(input_ids=ids, labels=labels).loss) * int((labels != -100).sum())
+    return scores
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("labels", [(" positive", " negative"), (" positive", " very positive", " very negative")])
+def test_log_likelihoods(make_decoder, tmp_path, family, labels):
+    folder = make_decoder(family)
+    prompts = [PREFIX + text for text in TEXTS]
+    wanted = losses(folder, prompts, labels)
+    counted = []
+    for size in (1, 2, 16):
+        model = open_causal(str(folder), size, Answers(tmp_path / f"{size}.jsonl"))
+        np.testing.assert_allclose(model.score(prompts, labels, counted.append), wanted, atol=1e-4)
+    assert sum(counted) == 3 * len(prompts) and wanted.std() > 0.1
+
+
+def test_answers_are_kept(make_decoder, tmp_path, monkeypatch):
+    folder, path = make_decoder(), tmp_path / "answers.jsonl"
+    prompts = [PREFIX + text for text in TEXTS]
+    scores = open_causal(str(folder), 2, Answers(path)).score(prompts, (" positive", " negative"))
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) == len(TEXTS)
+    path.write_bytes(b"".join(lines[:2]) + lines[2][:9])  # killed in the middle of a line
+    again = open_causal(str(folder), 2, Answers(path))
+    np.testing.assert_allclose(again.score(prompts, (" positive", " negative")), scores, atol=1e-5)
+    assert path.read_bytes().count(b"\n") == 3
+    monkeypatch.setattr(CausalModel, "_load", lambda self: pytest.fail("the model was asked again"))
+    open_causal(str(folder), 2, Answers(path)).score(prompts, (" positive", " negative"))
+    path.write_bytes(b"nonsense\n" + lines[0])
+    with pytest.raises(UserError, match="line 1: this is no answer"):
+        Answers(path)
+
+
+def test_what_cannot_be_scored(make_decoder, tmp_path):
+    model = open_causal(str(make_decoder()), 2, Answers(tmp_path / "a"))
+    with pytest.raises(UserError, match="does not fit the 128 positions"):
+        model.score(["film " * 200], (" positive",))
+    with pytest.raises(UserError, match="no token for"):
+        model.score(["film"], ("", " positive"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="cannot be read as a causal language model"):
+        open_causal(str(tmp_path / "empty"), 2, Answers(tmp_path / "b")).score(["film"], (" good",))
+    with pytest.raises(UserError, match="there is no GGUF file"):
+        open_causal(str(tmp_path / "model.gguf"), 2, Answers(tmp_path / "c"))
+    (tmp_path / "model.gguf").write_bytes(b"GGUF, but no more")
+    pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    with pytest.raises(UserError, match="cannot be (read as a GGUF|converted)"):
+        open_causal(str(tmp_path / "model.gguf"), 2, Answers(tmp_path / "d"))
+
+
+def test_calibration():
+    rng = np.random.default_rng(0)
+    scores, blanks = rng.standard_normal((6, 3)), 3 * rng.standard_normal((2, 3))
+    p, p_blank = (np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (scores, blanks))
+    wanted = (np.diag(1 / p_blank.mean(axis=0)) @ p.T).T
+    np.testing.assert_allclose(np.exp(calibrate(scores, blanks)), wanted / wanted.sum(axis=1, keepdims=True), rtol=1e-6)
+    assert (calibrate(scores, blanks).argmax(1) != scores.argmax(1)).any()
+    # One that says the same of every text has no opinion left, and no opinion is no right answer.
+    assert accuracy(np.zeros((4, 2)), np.array([0, 0, 1, 1])) == 0 and accuracy(scores, scores.argmax(axis=1)) == 1
+
+
+def test_orders_differ():
+    examples = [Example(str(number), 0) for number in range(3)]
+    orders = orders_of(examples, 99, 0)
+    assert len({tuple(example.text for example in order) for order in orders}) == len(orders) == 6
+    assert len(orders_of(examples, 4, 0)) == 4 and len(orders_of(examples[:1], 4, 0)) == 1

@@ -1,0 +1,132 @@
+"""A server's answers against the model's own, everything that can go wrong on the way, and limits that hold over all starts."""
+
+import importlib.util
+from email.utils import formatdate
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddllm.config import default_config
+from ddllm.errors import UserError
+from ddllm.prompt.cache import Answers
+from ddllm.prompt.causal import open_causal
+from ddllm.prompt.client import Client
+from ddllm.prompt.server import open_server, score_echo, score_first, score_text
+
+spec = importlib.util.spec_from_file_location("fake_server", Path(__file__).parent / "fake_server.py")
+fake_server = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fake_server)
+FakeServer, CUT, BROKEN, SLOW, EMPTY = (getattr(fake_server, name) for name in ("FakeServer", "CUT", "BROKEN", "SLOW", "EMPTY"))
+
+LABELS = (" positive", " negative")
+PROMPTS = [f"Review : {text} Sentiment :" for text in ("a good film", "the dull story was boring", "the plot", "lovely")]
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """open(server, waited, **changes of config.prompt) -> backend; waits are noted and not waited."""
+
+    def open_(server, waited=None, file="answers.jsonl", **changes):
+        config = default_config().prompt
+        config.update({"base_url": server.url, "model": "tiny", "parallel": 1, "timeout": 0.3, **changes})
+        answers = Answers(tmp_path / file)
+        waited = [] if waited is None else waited
+        return open_server(config, "tiny", answers, Client(config, answers, waited.append))
+
+    return open_
+
+
+@pytest.fixture(scope="module")
+def folder(make_decoder):
+    return make_decoder("llama")
+
+
+@pytest.mark.parametrize("way", ["echo", "first", "chat_first"])
+def test_the_model_s_own_scores(folder, opened, tmp_path, way):
+    wanted = open_causal(str(folder), 4, Answers(tmp_path / "own")).score(PROMPTS, LABELS)
+    with FakeServer(folder, (way, "text")) as server:
+        backend = opened(server, parallel=3)
+        assert backend.way[0] == way and backend.calibrated
+        scores = backend.score(PROMPTS, LABELS)
+        if way == "echo":
+            np.testing.assert_allclose(scores, wanted, atol=1e-4)
+        else:  # where a label is among the likeliest tokens
+            known = np.array([[any(abs(score - value) < 1e-4 for value in row) for score in found] for found, row in zip(scores, wanted, strict=True)])
+            assert known.any() and (scores[~known] < wanted.max()).all()
+        sent = len(server.requests)
+        backend.close()
+        np.testing.assert_array_equal(opened(server).score(PROMPTS, LABELS), scores)
+        assert len(server.requests) == sent, "answers that are kept were asked for again"
+
+
+def test_generated_labels(folder, opened):
+    with FakeServer(folder, ("chat_text",)) as server:
+        backend = opened(server)
+        assert backend.way == ("chat_text", 8) and not backend.calibrated
+        assert set(np.unique(backend.score(PROMPTS, LABELS))) <= {0.0, -1.0}
+    assert score_text("It is Negative, not positive.", LABELS) == [-1, 0] and score_text("nonnegative", LABELS) == [-1, -1]
+
+
+def test_faults_pass(folder, opened):
+    with FakeServer(folder) as server:
+        backend, waited = opened(server, waited := []), waited
+        wanted = backend.score(PROMPTS[:1], LABELS)
+        assert not waited
+        server.faults = [500, CUT, BROKEN, EMPTY, SLOW, 503, (429, "7")]
+        backend.close()
+        backend = opened(server, waited, "other.jsonl", ask="echo", retries=6)  # the way is asked for, in spite of all
+        assert waited == [0.5, 1, 2, 4, 8, 16, 7.0]
+        np.testing.assert_array_equal(backend.score(PROMPTS[:1], LABELS), wanted)
+        server.faults = [(429, formatdate(usegmt=True))]  # a date that has passed
+        backend.score(PROMPTS[1:2], LABELS)
+        assert waited[7:] == [0.0]
+
+
+def test_what_does_not_pass(folder, opened, monkeypatch):
+    with FakeServer(folder, ("echo",), "right key") as server:
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        with pytest.raises(UserError, match="environment variable OPENAI_API_KEY is not set"):
+            opened(server, file="a")
+        monkeypatch.setenv("MY_KEY", "wrong key")
+        with pytest.raises(UserError, match="MY_KEY was refused") as caught:
+            opened(server, file="b", key_variable="MY_KEY")
+        assert "wrong key" not in str(caught.value)
+        monkeypatch.setenv("MY_KEY", "right key")
+        backend = opened(server, file="c", key_variable="MY_KEY")
+        server.faults = [500] * 3
+        with pytest.raises(UserError, match=r"failed 3 times, the last time with status 500 \(no luck\)"):
+            opened(server, file="c", key_variable="MY_KEY", retries=2).score(PROMPTS, LABELS)
+        server.faults = [(429, "86400")]
+        with pytest.raises(UserError, match="asks to wait for 86400 seconds"):
+            backend.score(PROMPTS, LABELS)
+        assert "right key" not in Path(backend._answers.path).read_text()
+    with FakeServer(folder, ()) as server, pytest.raises(UserError, match="in none of the ways asked for .*echo is not offered"):
+        opened(server, file="d")
+    with pytest.raises(UserError, match="no connection"):  # it has gone
+        opened(server, file="e", retries=1)
+
+
+def test_limits_hold_over_all_starts(folder, opened):
+    with FakeServer(folder) as server:
+        backend = opened(server, max_requests=5)
+        with pytest.raises(UserError, match="max_requests allows 5"):
+            backend.score(PROMPTS, LABELS)
+        assert len(server.requests) == 5
+        backend.close()
+        with pytest.raises(UserError, match="max_requests allows 5"):
+            opened(server, max_requests=5).score(PROMPTS, LABELS)
+        assert len(server.requests) == 5
+        # Two to find the way, then two for each prompt: one of those that were answered by half is asked again.
+        opened(server, max_requests=12).score(PROMPTS, LABELS)
+        assert len(server.requests) == 2 + 2 * len(PROMPTS) + 1
+        with pytest.raises(UserError, match="max_cost allows 0.001"):
+            opened(server, file="other", price_per_million=10.0, max_cost=0.001).score(PROMPTS, LABELS)
+
+
+def test_reading_answers():
+    tokens, values = ["a", " film", ":", " very", " good", " x"], [None, -1.0, -2.0, -3.0, -4.0, -5.0]
+    assert score_echo(tokens, values, " very good") == -7 and score_echo(tokens[:-1], values[:-1], " good") == -4
+    assert score_echo(["a", ": go", "od", "x"], [None, -1.0, -2.0, 0.0], " good") == -3  # joined with the prompt's end
+    scores = score_first({" pos": -1.0, "Positive": -1.0, " n": -2.0, " p": -9.0, "": -3.0}, (" positive", " negative", " neutral", " proper"))
+    np.testing.assert_allclose(scores, [np.log(2) - 1, -10, -10, -10])
