@@ -47,9 +47,10 @@ $(VENV)/.runtime: requirements.txt requirements-embedded.txt setup.cfg pyproject
 	$(PIP) --no-deps -e .
 	@touch $@
 
-$(VENV)/.test: requirements-test.txt $(VENV)/.runtime
+$(VENV)/.test: requirements-test.txt requirements-decoder.txt $(VENV)/.runtime
 	@echo "Installing test packages into $(VENV) ..."
 	$(PIP) -r requirements.txt -r requirements-test.txt
+	$(PIP) --no-deps -r requirements-decoder.txt
 	@touch $@
 
 $(VENV)/.bench: requirements-bench.txt $(VENV)/.test

@@ -84,15 +84,11 @@ def from_file(prepared: Prepared, file: Path, name: str) -> Source:
     Raises:
         UserError: the file cannot be read.
     """
-    sets = read_sets(file, prepared.tokens.label_names, bool(prepared.config.data.pair_column))
-    return from_sets(
-        name,
-        [
-            [Example(text, int(np.argmax(row)), made.pairs[place] if made.pairs else "") for place, (text, row) in enumerate(zip(made.texts, made.labels, strict=True))]
-            for made in sets
-        ],
-        prepared.classes,
-    )
+    sets: list[Examples] = []
+    for made in read_sets(file, prepared.tokens.label_names, bool(prepared.config.data.pair_column)):
+        pairs = made.pairs or [""] * len(made.texts)
+        sets.append([Example(text, int(label), pair) for text, label, pair in zip(made.texts, made.labels.argmax(axis=1), pairs, strict=True)])
+    return from_sets(name, sets, prepared.classes)
 
 
 def from_sets(name: str, sets: list[Examples], classes: int) -> Source:

@@ -32,7 +32,12 @@ def make_gpt2(**changes):
 
 @pytest.mark.parametrize(
     "make, changes",
-    [(make_llama, {}), (make_llama, {"tie_word_embeddings": True, "head_dim": 8, "attention_bias": False}), (make_gpt2, {"activation_function": "gelu"}), (make_gpt2, {})],
+    [
+        (make_llama, {}),
+        (make_llama, {"tie_word_embeddings": True, "head_dim": 8, "attention_bias": False}),
+        (make_gpt2, {"activation_function": "gelu"}),
+        (make_gpt2, {}),
+    ],
 )
 def test_the_same_as_transformers(make, changes, tmp_path):
     torch.manual_seed(1)

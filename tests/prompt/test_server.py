@@ -75,7 +75,7 @@ def test_faults_pass(folder, opened):
         assert not waited
         server.faults = [500, CUT, BROKEN, EMPTY, SLOW, 503, (429, "7")]
         backend.close()
-        backend = opened(server, waited, "other.jsonl", ask="echo", retries=6)  # the way is asked for, in spite of all
+        backend = opened(server, waited, "other.jsonl", ask="echo", retries=7)  # the way is asked for, in spite of all
         assert waited == [0.5, 1, 2, 4, 8, 16, 7.0]
         np.testing.assert_array_equal(backend.score(PROMPTS[:1], LABELS), wanted)
         server.faults = [(429, formatdate(usegmt=True))]  # a date that has passed
