@@ -220,7 +220,11 @@ def analyse(run: Run) -> None:
 
 def prompt(run: Run) -> None:
     """Few-shot prompts out of distilled text and of real examples, answered by language models: the list "prompt" of the results."""
-    rows = evaluate_prompts(run.prepared, run.workdir.prompt, run.workdir.path / "text", lambda: load_scored(run)[1], run.metrics)
+
+    def own() -> Distilled | Path:
+        return run.distilled if run.distilled is not None and run.distilled.is_file() else load_scored(run)[1]
+
+    rows = evaluate_prompts(run.prepared, run.workdir.prompt, run.workdir.path / "text", own, run.metrics)
     record(run, [], {"prompt": rows})
 
 

@@ -51,7 +51,7 @@ def translate_decoder(raw: dict[str, Any], where: str) -> DecoderConfig:
             shared, size = raw.get("num_key_value_heads") or heads, raw.get("head_dim") or hidden // heads
             sizes = (raw["vocab_size"], hidden, raw["num_hidden_layers"], heads, shared, size, raw.get("max_position_embeddings", 2048))
             theta = rotary.get("rope_theta") or raw.get("rope_theta") or 10000.0
-            config = DecoderConfig(LLAMA, *sizes, ACTIVATION_NAMES.get(act, act), raw.get("rms_norm_eps", 1e-6), float(theta))
+            config = DecoderConfig(LLAMA, *sizes, str(ACTIVATION_NAMES.get(act, act)), raw.get("rms_norm_eps", 1e-6), float(theta))
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"{where} lacks a size of a {kind} ({error}); fetch it again.") from None
     if not all(isinstance(size, int) and size > 0 for size in sizes):

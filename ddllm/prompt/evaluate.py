@@ -44,14 +44,14 @@ class Prefixes:
     note: str = ""
 
 
-def evaluate_prompts(prepared: Prepared, folder: Path, texts: Path, load: Callable[[], Distilled], metrics: Callable[[], Metrics]) -> list[Row]:
+def evaluate_prompts(prepared: Prepared, folder: Path, texts: Path, own: Callable[[], Distilled | Path], metrics: Callable[[], Metrics]) -> list[Row]:
     """Accuracy of language models on test texts behind examples of every source.
 
     Args:
         prepared: data, encoder and configuration.
         folder: where answers are kept.
         texts: folder of what text routes wrote.
-        load: reads the run's distilled data set.
+        own: the distilled data set, or the file of texts that stands in its place.
         metrics: opens where figures of learning soft prompts go.
 
     Returns:
@@ -76,7 +76,7 @@ def evaluate_prompts(prepared: Prepared, folder: Path, texts: Path, load: Callab
         config.text_words,
     )
     questions = make_questions(template, corpus.test, config.texts, config.seed, config.blanks)
-    sources = open_sources(prepared, corpus.train, config.examples, texts, load)
+    sources = open_sources(prepared, corpus.train, config.examples, texts, own)
     prefixes = [Prefixes(NONE, 0, [template.prefix([])]), *make_prefixes(config, questions, sources)]
     soft_rows: list[Row] = []
     if config.soft_tokens:

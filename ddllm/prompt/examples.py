@@ -37,7 +37,7 @@ class Source:
     drawn: bool
 
 
-def open_sources(prepared: Prepared, train: Split, names: Sequence[str], texts: Path, load: Callable[[], Distilled]) -> list[Source]:
+def open_sources(prepared: Prepared, train: Split, names: Sequence[str], texts: Path, own: Callable[[], Distilled | Path]) -> list[Source]:
     """The sources that config.prompt.examples names.
 
     Args:
@@ -45,7 +45,7 @@ def open_sources(prepared: Prepared, train: Split, names: Sequence[str], texts: 
         train: the training texts as texts, in the order of `prepared.tokens.train`.
         names: "distilled", "text", selection methods, or paths.
         texts: folder of what text routes wrote, <route>/text.jsonl in it.
-        load: reads the run's distilled data set.
+        own: the distilled data set, or the file of texts that stands in its place.
 
     Raises:
         UserError: there is no distilled data set or text yet, or a file cannot be read.
@@ -53,7 +53,10 @@ def open_sources(prepared: Prepared, train: Split, names: Sequence[str], texts: 
     sources: list[Source] = []
     for name in names:
         if name == OWN:
-            sources.append(from_sets(OWN, [distilled_examples(prepared, load())], prepared.classes))
+            found = own()
+            sources.append(
+                from_file(prepared, found, OWN) if isinstance(found, Path) else from_sets(OWN, [distilled_examples(prepared, found)], prepared.classes)
+            )
         elif name == ROUTES:
             files = sorted(texts.glob("*/text.jsonl"))
             if not files:

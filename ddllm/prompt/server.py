@@ -28,6 +28,8 @@ HOW = {
     "text": "label found in the generated text",
 }
 PROBE, PROBED = "Review: a good film\nSentiment:", (" negative", " positive")
+AGREEMENT = 0.3  # nats between two computations of the same log-probability, by quantised models in batches too
+BEGINNING = 3  # letters of a label that a first token must have at least, since single ones begin many words
 BELOW = 1.0  # nats that a label which is not among the likeliest tokens lies below the last of them
 
 
@@ -83,11 +85,11 @@ def open_server(prompt: ConfigDict, name: str, answers: Answers, client: Client 
     ways = [way for way in WAYS if prompt.ask in ("auto", way[0])]
     key = key_of("way", prompt.base_url, name, prompt.ask)
     known = answers.get(key)
+    way: tuple[str, int] = (known[0], known[1]) if known else _find_way(client, name, ways, prompt.base_url)
     if known is None:
-        known = list(_find_way(client, name, ways, prompt.base_url))
-        answers.put(key, known)
-        say(f"  {name} at {prompt.base_url} is asked for: {HOW[known[0].removeprefix('chat_')]}")
-    return ServerModel(name, client, answers, (known[0], known[1]), prompt.base_url, prompt.parallel)
+        answers.put(key, list(way))
+        say(f"  {name} at {prompt.base_url} is asked for: {HOW[way[0].removeprefix('chat_')]}")
+    return ServerModel(name, client, answers, way, prompt.base_url, prompt.parallel)
 
 
 def _find_way(client: Client, name: str, ways: Sequence[tuple[str, int]], url: str) -> tuple[str, int]:
@@ -95,11 +97,28 @@ def _find_way(client: Client, name: str, ways: Sequence[tuple[str, int]], url: s
     for way in ways:
         try:
             ask(client, name, way, PROBE, PROBED)
+            if way[0] == "echo":
+                check_echo(client, name)
             return way
         except Refused as error:
             refusals.setdefault(way[0], str(error))
     listed = "; ".join(f"{way}: {refusal}" for way, refusal in refusals.items())
     raise UserError(f"{url} answers {name} in none of the ways asked for ({listed}); check config.prompt.base_url, .model and .ask.")
+
+
+def check_echo(client: Client, model: str) -> None:
+    """Compare the log-probability of a generated token with that of the same token echoed: some servers shift those of a prompt by one token.
+
+    Raises:
+        Refused: they differ. A server that gives no log-probability of what it generates is believed.
+    """
+    try:
+        choice = client.post("completions", {"model": model, "prompt": PROBE, "max_tokens": 1, "temperature": 0, "logprobs": 1})["choices"][0]
+        text, value = str(choice["text"]), float(choice["logprobs"]["token_logprobs"][0])
+    except (Refused, KeyError, TypeError, IndexError, ValueError):
+        return
+    if text and abs(_echoed(client, model, PROBE, text) - value) > AGREEMENT:
+        raise Refused("the log-probabilities of an echoed prompt are not those of its tokens")
 
 
 def ask(client: Client, model: str, way: tuple[str, int], prompt: str, continuations: Sequence[str]) -> list[float]:
@@ -178,7 +197,8 @@ def score_first(likeliest: dict[str, float], continuations: Sequence[str]) -> li
     words = [continuation.strip().lower() for continuation in continuations]
     found: list[list[float]] = [[] for _ in words]
     for token, value in likeliest.items():
-        begun = [place for place, word in enumerate(words) if token.strip() and word.startswith(token.strip().lower())]
+        start = token.strip().lower()
+        begun = [place for place, word in enumerate(words) if word.startswith(start) and len(start) >= min(BEGINNING, len(word))]
         if len(begun) == 1:
             found[begun[0]].append(value)
     lowest = min(likeliest.values()) - BELOW

@@ -22,11 +22,12 @@ class FakeServer:
     Attributes:
         faults: what goes wrong at the next requests, one after the other: a status, or (status, Retry-After), or CUT, BROKEN, SLOW, EMPTY.
         requests: bodies of all requests.
+        shifted: whether log-probabilities of a prompt's tokens are given one token too late.
     """
 
     def __init__(self, folder, ways=("echo",), key=""):
         self.tokenizer, self.model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
-        self.ways, self.key, self.faults, self.requests = ways, key, [], []
+        self.ways, self.key, self.faults, self.requests, self.shifted = ways, key, [], [], False
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
@@ -96,9 +97,11 @@ class FakeServer:
         first = next(iter(likeliest))
         choice = {"index": 0, "message": {"content": first}} if chat else {"index": 0, "text": first}
         if kind == "echo":
-            words = prompt.split()
+            words = [self.tokenizer.decode([number]) for number in ids]
             tokens = [words[0], *(" " + word for word in words[1:]), first]
             known = [None, *(float(values[place, token]) for place, token in enumerate(ids[1:])), float(top[0])]
+            if self.shifted:
+                known = [None, *(float(values[place, token]) for place, token in enumerate(ids) if place), float(top[0])]
             choice["logprobs"] = {"tokens": tokens, "token_logprobs": known, "text_offset": [0] * len(tokens), "top_logprobs": None}
         elif kind == "first":
             choice["logprobs"] = {"tokens": [first], "token_logprobs": [float(top[0])], "top_logprobs": [likeliest]}

@@ -60,6 +60,15 @@ def test_the_model_s_own_scores(folder, opened, tmp_path, way):
         assert len(server.requests) == sent, "answers that are kept were asked for again"
 
 
+def test_a_shifted_echo_is_noticed(folder, opened):
+    with FakeServer(folder, ("echo", "first")) as server:
+        assert opened(server, file="right").way == ("echo", 1)
+        server.shifted = True
+        assert opened(server, file="shifted").way == ("first", 20)
+        with pytest.raises(UserError, match="not those of its tokens"):
+            opened(server, file="insisted", ask="echo")
+
+
 def test_generated_labels(folder, opened):
     with FakeServer(folder, ("chat_text",)) as server:
         backend = opened(server)
@@ -70,7 +79,8 @@ def test_generated_labels(folder, opened):
 
 def test_faults_pass(folder, opened):
     with FakeServer(folder) as server:
-        backend, waited = opened(server, waited := []), waited
+        waited = []
+        backend = opened(server, waited)
         wanted = backend.score(PROMPTS[:1], LABELS)
         assert not waited
         server.faults = [500, CUT, BROKEN, EMPTY, SLOW, 503, (429, "7")]
@@ -109,24 +119,24 @@ def test_what_does_not_pass(folder, opened, monkeypatch):
 
 def test_limits_hold_over_all_starts(folder, opened):
     with FakeServer(folder) as server:
-        backend = opened(server, max_requests=5)
-        with pytest.raises(UserError, match="max_requests allows 5"):
+        backend = opened(server, max_requests=6)
+        with pytest.raises(UserError, match="max_requests allows 6"):
             backend.score(PROMPTS, LABELS)
-        assert len(server.requests) == 5
+        assert len(server.requests) == 6
         backend.close()
-        with pytest.raises(UserError, match="max_requests allows 5"):
-            opened(server, max_requests=5).score(PROMPTS, LABELS)
-        assert len(server.requests) == 5
-        # Two to find the way, then two for each prompt: one of those that were answered by half is asked again.
+        with pytest.raises(UserError, match="max_requests allows 6"):
+            opened(server, max_requests=6).score(PROMPTS, LABELS)
+        assert len(server.requests) == 6
+        # Three to find the way, then two for each prompt; the one of a prompt that was answered by half is sent again.
         opened(server, max_requests=12).score(PROMPTS, LABELS)
-        assert len(server.requests) == 2 + 2 * len(PROMPTS) + 1
-        with pytest.raises(UserError, match="max_cost allows 0.001"):
-            opened(server, file="other", price_per_million=10.0, max_cost=0.001).score(PROMPTS, LABELS)
+        assert len(server.requests) == 3 + 2 * len(PROMPTS) + 1
+        with pytest.raises(UserError, match="max_cost allows 0.0005"):
+            opened(server, file="other", price_per_million=10.0, max_cost=0.0005).score(PROMPTS, LABELS)
 
 
 def test_reading_answers():
     tokens, values = ["a", " film", ":", " very", " good", " x"], [None, -1.0, -2.0, -3.0, -4.0, -5.0]
     assert score_echo(tokens, values, " very good") == -7 and score_echo(tokens[:-1], values[:-1], " good") == -4
     assert score_echo(["a", ": go", "od", "x"], [None, -1.0, -2.0, 0.0], " good") == -3  # joined with the prompt's end
-    scores = score_first({" pos": -1.0, "Positive": -1.0, " n": -2.0, " p": -9.0, "": -3.0}, (" positive", " negative", " neutral", " proper"))
-    np.testing.assert_allclose(scores, [np.log(2) - 1, -10, -10, -10])
+    scores = score_first({" pos": -1.0, "Positive": -1.0, " n": -2.0, " p": -9.0, "": -3.0}, (" positive", " negative", " post", " n"))
+    np.testing.assert_allclose(scores, [-1, -10, -10, -2])

@@ -16,16 +16,17 @@ from ddllm.stages import open_run, prompt, report
 
 
 @pytest.fixture
-def make_run(make_model, make_decoder, tiny_corpus, tmp_path):
+def make_run(tiny_model, make_decoder, tiny_corpus, tmp_path):
     """make(folder, **changes of config.prompt) -> run."""
+    decoder = str(make_decoder())
 
     def make(folder="run", **changes):
         config = default_config()
-        config.model.update({"name": str(make_model(16, 1)), "head": "mean"})
+        config.model.update({"name": str(tiny_model), "head": "mean"})
         config.data.update({"source": str(tiny_corpus), "length": 12})
         config.distill.update({"examples_per_class": 2, "length": 6, "initial": "real", "head": "zero"})
         config.runtime.update({"devices": 1, "compilation_cache": "", "tensorboard": False})
-        config.prompt.update({"model": str(make_decoder()), "template": "Review : {text} Sentiment : {label}", "separator": " ", "texts": 12})
+        config.prompt.update({"model": decoder, "template": "Review : {text} Sentiment : {label}", "separator": " ", "texts": 12})
         config.prompt.update({"per_class": (1, 3), "seeds": 2, "orders": 2, "examples": ("random", "k_centers"), **changes})
         return open_run(config, tmp_path / folder)
 
