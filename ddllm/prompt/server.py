@@ -28,6 +28,7 @@ HOW = {
     "text": "label found in the generated text",
 }
 PROBE, PROBED = "Review: a good film\nSentiment:", (" negative", " positive")
+CHECKED = (PROBE, "Monday, Tuesday,", "the actor was very")
 AGREEMENT = 0.3  # nats between two computations of the same log-probability, by quantised models in batches too
 BEGINNING = 3  # letters of a label that a first token must have at least, since single ones begin many words
 BELOW = 1.0  # nats that a label which is not among the likeliest tokens lies below the last of them
@@ -112,13 +113,14 @@ def check_echo(client: Client, model: str) -> None:
     Raises:
         Refused: they differ. A server that gives no log-probability of what it generates is believed.
     """
-    try:
-        choice = client.post("completions", {"model": model, "prompt": PROBE, "max_tokens": 1, "temperature": 0, "logprobs": 1})["choices"][0]
-        text, value = str(choice["text"]), float(choice["logprobs"]["token_logprobs"][0])
-    except (Refused, KeyError, TypeError, IndexError, ValueError):
-        return
-    if text and abs(_echoed(client, model, PROBE, text) - value) > AGREEMENT:
-        raise Refused("the log-probabilities of an echoed prompt are not those of its tokens")
+    for prompt in CHECKED:
+        try:
+            choice = client.post("completions", {"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 1})["choices"][0]
+            text, value = str(choice["text"]), float(choice["logprobs"]["token_logprobs"][0])
+        except (Refused, KeyError, TypeError, IndexError, ValueError):
+            return
+        if text and abs(_echoed(client, model, prompt, text) - value) > AGREEMENT:
+            raise Refused("the log-probabilities of an echoed prompt are not those of its tokens")
 
 
 def ask(client: Client, model: str, way: tuple[str, int], prompt: str, continuations: Sequence[str]) -> list[float]:
