@@ -20,7 +20,7 @@ def test_smollm2(tmp_path):
     model = open_causal("embedded", 8, Answers(tmp_path / "answers.jsonl"))
     template = make_template("sst2", ("negative", "positive"))
     prefix = template.prefix([Example("i hated every minute of it .", 0), Example("a moving , funny film .", 1)])
-    texts = ["the best film of the year .", "boring and far too long .", "wonderful acting .", "a complete waste of time .", "dull , stupid , awful .", "i loved it ."]
+    texts = ["the best film of the year .", "boring and far too long .", "wonderful acting .", "a complete waste of time .", "dull .", "i loved it ."]
     questions = make_questions(template, Split(texts, np.array([1, 0, 1, 0, 0, 1], np.int32)), 0, 0, ("N/A", ""))
     assert score_prefix(model, questions, prefix)["accuracy"] >= 5 / 6
     folder = convert_gguf(find_embedded_decoder())
