@@ -18,6 +18,8 @@ from ddllm.prompt.checks import OWN, ROUTES
 from ddllm.prompt.templates import Example
 from ddllm.runtime.progress import say
 from ddllm.select.methods import DETERMINISTIC
+from ddllm.text.projection import nearest
+from ddllm.text.vocabulary import allowed_tokens
 
 Examples = list[Example]
 
@@ -125,9 +127,6 @@ def distilled_examples(prepared: Prepared, distilled: Distilled) -> Examples:
 
 def nearest_text(embeddings_TD: np.ndarray, words_VD: np.ndarray, tokenizer: Any) -> str:
     """The nearest rows of a word table by cosine, special tokens left out, as text."""
-    from ddllm.text.projection import nearest
-    from ddllm.text.vocabulary import allowed_tokens
-
     found = nearest(embeddings_TD, words_VD, allowed=allowed_tokens(tokenizer, len(words_VD)))
     return tokenizer.decode([int(number) for number in np.asarray(found.ids)[:, 0]], skip_special_tokens=True).strip()
 
