@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from ddllm.distill.artefact import Distilled
 from ddllm.errors import UserError
 from ddllm.prepare import Prepared
 from ddllm.prompt.backend import Backend, open_backend
-from ddllm.prompt.examples import Source, nearest_text, open_sources, orders_of, tell_missing
+from ddllm.prompt.examples import Source, decode, nearest_ids, open_sources, orders_of, tell_missing
 from ddllm.prompt.scoring import Clock, Questions, accuracy, make_questions, score_prefix, summarise_runs
 from ddllm.prompt.templates import make_template
 from ddllm.runtime.metrics import Metrics
 from ddllm.runtime.processes import count as count_processes
 from ddllm.runtime.progress import Progress
+from ddllm.runtime.storage import write_json
 
 Row = dict[str, Any]
 NONE, SOFT = "no examples", "soft prompt"
@@ -49,7 +50,7 @@ def evaluate_prompts(prepared: Prepared, folder: Path, texts: Path, own: Callabl
 
     Args:
         prepared: data, encoder and configuration.
-        folder: where answers are kept.
+        folder: where answers are kept, with prompts.json for people: what every prompt begins with.
         texts: folder of what text routes wrote.
         own: the distilled data set, or the file of texts that stands in its place.
         metrics: opens where figures of learning soft prompts go.
@@ -62,6 +63,7 @@ def evaluate_prompts(prepared: Prepared, folder: Path, texts: Path, own: Callabl
         UserError: the data have no classes, a source or a model is not there, or limits on requests or cost are reached.
     """
     config = prepared.config.prompt
+    folder.mkdir(parents=True, exist_ok=True)
     check_prompted(prepared)
     corpus = load_corpus(prepared.config.data)
     pairs = bool(prepared.config.data.pair_column)
@@ -83,6 +85,7 @@ def evaluate_prompts(prepared: Prepared, folder: Path, texts: Path, own: Callabl
         soft_row, as_text = evaluate_soft(config, questions, folder / "soft", (corpus.train, corpus.validation), metrics)
         soft_rows.append(soft_row)
         prefixes.append(as_text)
+    write_json(folder / "prompts.json", [asdict(prefix) for prefix in prefixes])
     rows: list[Row] = []
     for name in (config.model, *config.transfer):
         with closing(open_backend(config, name, folder / "answers.jsonl")) as backend:
@@ -134,14 +137,15 @@ def evaluate_soft(
     from ddllm.prompt.soft import learn_or_load, load_soft_model, score_texts
 
     model, base = load_soft_model(config.model, questions.template)
+    start = questions.template.prefix([])
     clock, scores, texts = Clock(), [], []
     for seed in range(config.seed, config.seed + config.soft_seeds):
         prompt_PD = learn_or_load(config, model, folder, base, splits, seed, metrics)
-        start = questions.template.prefix([])
         found = score_texts(model, jnp.asarray(prompt_PD), [start + text for text in questions.texts], config.batch_size, "prompt: soft prompt")
         reached = accuracy(found, questions.labels)
         scores.append({"accuracy": reached, "uncalibrated": reached})
-        texts.append(nearest_text(prompt_PD, np.asarray(model.params["words"]), model.tokenizer) + questions.template.separator)
+        text = decode(model.tokenizer, nearest_ids(prompt_PD, np.asarray(model.params["words"]), model.tokenizer))
+        texts.append(start + text + questions.template.separator)
     row = {"variation": SOFT, "examples_per_class": None, "model": model.name, **summarise_runs(scores)}
     note = f"{config.soft_tokens} positions learned in {config.soft_steps} steps of {config.soft_batch_size} training texts, not calibrated"
     row |= {"texts": len(questions.texts), "texts_seed": config.seed, "how": "log-likelihood of the label's tokens", "seconds": clock.lap(), "note": note}

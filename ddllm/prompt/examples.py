@@ -115,20 +115,21 @@ def distilled_examples(prepared: Prepared, distilled: Distilled) -> Examples:
     """The nearest tokens of a distilled data set's embeddings, as text; classes are those that the labels favour."""
     data = distilled.data
     tokenizer, words_VD = load_tokenizer(prepared.pretrained.folder), np.asarray(prepared.pretrained.words)
-    length = data.embeddings.shape[2]
-    masks = np.asarray(data.mask).reshape(-1, length) > 0
-    labels = np.asarray(data.labels).reshape(len(masks), -1).argmax(axis=1)
-    inputs = np.asarray(data.embeddings).reshape(len(masks), length, -1)
-    return [
-        Example(nearest_text(input_TD[mask_T], words_VD, tokenizer), int(label))
-        for input_TD, mask_T, label in zip(inputs, masks, labels, strict=True)
-    ]
+    length, hidden = data.embeddings.shape[2:]
+    masks_NT = np.asarray(data.mask).reshape(-1, length) > 0
+    ids_NT = nearest_ids(np.asarray(data.embeddings).reshape(-1, hidden), words_VD, tokenizer).reshape(masks_NT.shape)
+    labels_N = np.asarray(data.labels).reshape(len(ids_NT), -1).argmax(axis=1)
+    return [Example(decode(tokenizer, ids[mask]), int(label)) for ids, mask, label in zip(ids_NT, masks_NT, labels_N, strict=True)]
 
 
-def nearest_text(embeddings_TD: np.ndarray, words_VD: np.ndarray, tokenizer: Any) -> str:
-    """The nearest rows of a word table by cosine, special tokens left out, as text."""
-    found = nearest(embeddings_TD, words_VD, allowed=allowed_tokens(tokenizer, len(words_VD)))
-    return tokenizer.decode([int(number) for number in np.asarray(found.ids)[:, 0]], skip_special_tokens=True).strip()
+def nearest_ids(embeddings_TD: np.ndarray, words_VD: np.ndarray, tokenizer: Any) -> np.ndarray:
+    """Numbers [T] of the nearest rows of a word table by cosine, those of special tokens left out."""
+    return np.asarray(nearest(embeddings_TD, words_VD, allowed=allowed_tokens(tokenizer, len(words_VD))).ids)[:, 0]
+
+
+def decode(tokenizer: Any, ids: np.ndarray) -> str:
+    """Tokens as text."""
+    return tokenizer.decode([int(number) for number in ids], skip_special_tokens=True).strip()
 
 
 def orders_of(examples: Examples, count: int, seed: int) -> list[Examples]:

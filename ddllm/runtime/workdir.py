@@ -147,7 +147,7 @@ class Workdir:
             ("curve", self.curve),
             ("distilled data set", self.distilled),
             ("checkpoints", self.checkpoints),
-            ("answers to prompts", self.prompt),
+            ("prompts and answers", self.prompt),
             ("figures of every step", self.metrics),
             ("TensorBoard events", self.events),
             ("configuration", self.config),

@@ -65,6 +65,9 @@ def test_the_stage(make_run, make_decoder, tmp_path, capsys):
     }
     assert {row["model"] for row in found} == {found[0]["model"], other.name} and len(found) == 2 * len(ours) - 1
     assert all(0 <= row["accuracy_mean"] <= 1 and row["texts"] == 12 and row["texts_seed"] == 0 for row in found)
+    begun = json.loads((run.workdir.prompt / "prompts.json").read_text())
+    assert [len(row["runs"]) for row in begun] == [row["runs"] for row in ours[:-1]]
+    assert sorted(begun[1]["runs"][0].split("Review : ")[1:])[0].endswith(("Sentiment : negative ", "Sentiment : positive "))
     report(run)
     shown = capsys.readouterr()
     assert "Prompts: distilled" in shown.out and "12 test texts drawn with seed 0" in " ".join(shown.out.split())
