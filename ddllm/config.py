@@ -169,7 +169,7 @@ def default_config() -> ConfigDict:
     prompt.max_cost = 0.0  # most to spend, in the price's currency, in all starts together; 0: no limit
     prompt.soft_tokens = 0  # positions of a soft prompt, learned for the model; 0: none
     prompt.soft_steps = 200
-    prompt.soft_rate = 3e-3  # of Adam
+    prompt.soft_rate = 3e-3  # of Adam at first; it falls to 0 along a cosine
     prompt.soft_batch_size = 8  # training texts in a step
     prompt.soft_seeds = 1  # soft prompts, each from other first values
     prompt.soft_validation_texts = 100  # behind the choice among soft_validations states

@@ -201,7 +201,7 @@ def learn_soft(
         Diverged: the loss became NaN or infinite.
         UserError: a text does not fit the model's positions.
     """
-    optimizer = optax.adam(config.soft_rate)
+    optimizer = optax.adam(optax.cosine_decay_schedule(config.soft_rate, config.soft_steps))
     classes, size = len(model.template.words), config.soft_batch_size
     chosen = draw_part(validation, config.soft_validation_texts, [config.seed, 47])
     asked = [model.question(*row) for row in zip(chosen.texts, chosen.pairs or [""] * len(chosen), strict=True)]
@@ -269,7 +269,7 @@ def learn_or_load(
     (folder / key).mkdir(parents=True, exist_ok=True)
     checkpoints, figures = Checkpoints(folder / key / "checkpoints", 1), metrics()
     try:
-        prompt = learn_soft(config, model, *splits, seed, checkpoints, figures, f"soft-{key}")
+        prompt = learn_soft(config, model, *splits, seed, checkpoints, figures, f"soft-prompt-{seed}")
     finally:
         checkpoints.close()
         figures.close()
