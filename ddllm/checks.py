@@ -9,6 +9,7 @@ from ddllm.config import suggest
 from ddllm.continual.checks import validate_continual
 from ddllm.errors import UserError
 from ddllm.merge.checks import validate_merge
+from ddllm.privacy.checks import validate_privacy
 from ddllm.text.checks import validate_text
 
 POSITIVE = (
@@ -165,8 +166,6 @@ def validate(config: ConfigDict) -> None:
     validate_prompt(config.prompt)
     validate_merge(config.merge)
     validate_continual(config.continual)
-    from ddllm.privacy.audit import validate_privacy  # imports jax, as `make_optimizer` does
-
     validate_privacy(config.privacy)
     validate_text(config.text)
 

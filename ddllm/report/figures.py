@@ -167,9 +167,12 @@ def draw_rates(rates_SG: np.ndarray, groups: Sequence[str]) -> Plot:
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_xlim(0.6, len(steps) + 0.4)
     style_legend(axes, columns=3)
-    caption = "One rate for all parameters in each inner step." if len(groups) == 1 else (
-        f"{len(groups)} groups of parameters, each with a rate of its own; lines are geometric means of one kind, areas go from its least to its greatest."
-    )
+    caption = "One rate for all parameters in each inner step."
+    if len(groups) > 1:
+        caption = (
+            f"{len(groups)} groups of parameters, each with a rate of its own. Lines: geometric means of a kind of group; areas: from its least to its "
+            "greatest."
+        )
     return finish(figure, "rates", "Learned rates", caption, "; ".join(told) + ".")
 
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddllm.data.batches import Batch, BatchStream
 from ddllm.artefact.base import Distilled
+from ddllm.data.batches import Batch, BatchStream
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.inner_loop import train
 from ddllm.distill.outer_step import OuterStep
