@@ -58,6 +58,25 @@ class Layout:
     columns: tuple[Column, ...]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A list as a table of text.
+
+    Attributes:
+        key: of the list in results.json.
+        title: above it.
+        headings: of the columns.
+        cells: of every row.
+        notes: sentences below it.
+    """
+
+    key: str
+    title: str
+    headings: tuple[str, ...]
+    cells: list[tuple[str, ...]]
+    notes: list[str]
+
+
 LAYOUTS = {
     "robustness": Layout("Away from the recipe", ("variation", "training"), VARIED),
     "labels": Layout("Labels", ("variation", "labels"), VARIED),
@@ -78,34 +97,36 @@ LAYOUTS = {
 def print_analyses(results: dict[str, Any], console: Console | None = None) -> None:
     """Print a table for every list and every distilled data set; nothing where there are none."""
     console = console or Console(highlight=False)
-    for title, layout, rows in _tables(results):
-        table = Table(title=title, title_style="bold", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-        table.add_column(layout.first[1], overflow="fold")
-        for heading in _headings(layout, rows):
+    for shown in make_tables(results):
+        table = Table(title=shown.title, title_style="bold", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+        table.add_column(shown.headings[0], overflow="fold")
+        for heading in shown.headings[1:]:
             table.add_column(heading.replace(", ", ",\n"), justify="right", no_wrap=True)
-        for row in rows:
-            table.add_row(*_cells(layout, row))
+        for cells in shown.cells:
+            table.add_row(*cells)
         console.print(table)
-        for line in _notes(layout, rows):
+        for line in shown.notes:
             console.print(line, markup=False)
 
 
 def markdown_analyses(results: dict[str, Any]) -> str:
     """The same tables as Markdown, each with a blank line before it."""
     lines = []
-    for title, layout, rows in _tables(results):
-        headings = (layout.first[1], *_headings(layout, rows))
-        lines += ["", f"### {title}", "", f"| {' | '.join(headings)} |", "|---|" + "---:|" * len(layout.columns)]
-        lines += [f"| {' | '.join(_cells(layout, row))} |" for row in rows]
-        lines += ["", *(f"- {note}" for note in _notes(layout, rows))]
+    for shown in make_tables(results):
+        lines += ["", f"### {shown.title}", "", f"| {' | '.join(shown.headings)} |", "|---|" + "---:|" * (len(shown.headings) - 1)]
+        lines += [f"| {' | '.join(cells)} |" for cells in shown.cells]
+        lines += ["", *(f"- {note}" for note in shown.notes)]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _tables(results: dict[str, Any]) -> Iterator[tuple[str, Layout, list[Row]]]:
+def make_tables(results: dict[str, Any]) -> Iterator[Shown]:
+    """A table for every list of `LAYOUTS` and every distilled data set that results.json has one about."""
     for key, layout in LAYOUTS.items():
         found = results.get(key, [])
         for name in dict.fromkeys(row["name"] for row in found):
-            yield f"{layout.title}: {name}", layout, [row for row in found if row["name"] == name]
+            rows = [row for row in found if row["name"] == name]
+            cells = [_cells(layout, row) for row in rows]
+            yield Shown(key, f"{layout.title}: {name}", (layout.first[1], *_headings(layout, rows)), cells, _notes(layout, rows))
 
 
 def _headings(layout: Layout, rows: list[Row]) -> list[str]:

@@ -1,0 +1,100 @@
+"""Short facts for the page: the figures at its top, what the folder says of itself, and lists of results that no layout is known for."""
+
+from pathlib import PurePath
+from typing import Any
+
+from ddllm.report.analyses import Shown
+from ddllm.report.results import FULL, metric_of
+from ddllm.report.table import FIGURES, NOTHING
+
+Row = dict[str, Any]
+NOT_LISTS = ("rows", "config", "environment")
+LONG = 64  # characters of a fact that stand in a cell
+
+
+def make_tiles(results: dict[str, Any], distilled: Any) -> list[tuple[str, str, str]]:
+    """(figure, what it is, a remark) for the top of the page."""
+    rows = results["rows"]
+    own = next((row for row in rows if row["name"] == "distilled"), next((row for row in rows if row["name"] != FULL), None))
+    tiles = []
+    if own is not None:
+        metric = metric_of(own)
+        name = FIGURES.get(metric, metric).removesuffix(", %")
+        remark = f"of full data’s {100 * full:.1f} %" if (full := _full(rows, metric)) is not None else "on test texts"
+        tiles.append((f"{100 * own[f'{metric}_mean']:.1f} %", f"{name}, {own['name']}", remark))
+        if own.get("percent_of_full") is not None:
+            tiles.append((f"{own['percent_of_full']:.1f} %", "of full-data fine-tuning", ""))
+        if own.get("seconds") is not None:
+            tiles.append((f"{own['seconds']:.2g} s", "to train on it", f"{own.get('inner_steps', NOTHING)} inner steps"))
+    if distilled is not None:
+        data = distilled.data
+        tiles.append((f"{data.examples}", "synthetic examples", f"of {data.embeddings.shape[2]} positions"))
+        tiles.append((f"{4 * data.floats / 1000:,.0f} kB", "in 32 bits", f"{data.floats:,} learned numbers"))
+    return tiles
+
+
+def _full(rows: list[Row], metric: str) -> float | None:
+    return next((row.get(f"{metric}_mean") for row in rows if row["name"] == FULL), None)
+
+
+def describe_size(distilled: Any) -> str:
+    """One sentence about what was distilled; nothing without it."""
+    if distilled is None:
+        return ""
+    data, names = distilled.data, distilled.label_names
+    batches, examples, positions, hidden = data.embeddings.shape
+    base = PurePath(str(distilled.card.get("base_model", {}).get("name", "an encoder"))).name
+    return (
+        f"{data.examples} synthetic examples in {batches} inner batch{'es' if batches > 1 else ''} of {examples}, each a sequence of {positions} input embeddings "
+        f"of {hidden} numbers, with labels over {', '.join(names)}: learned so that {data.steps} inner step{'s' if data.steps > 1 else ''} of training on them "
+        f"alone make {base} a classifier."
+    )
+
+
+def describe_card(distilled: Any) -> list[tuple[str, str]]:
+    """What recipe.json says, as (fact, value) with dots between its levels; the configuration, which stands elsewhere, is left out."""
+    if distilled is None:
+        return []
+    card = {key: value for key, value in distilled.card.items() if key != "config"}
+    return [(name, tell(value)) for name, value in flatten(card)]
+
+
+def flatten(tree: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    """Leaves of nested dicts, by their dotted names."""
+    leaves = []
+    for key, value in tree.items():
+        leaves += flatten(value, f"{before}{key}.") if isinstance(value, dict) else [(f"{before}{key}", value)]
+    return leaves
+
+
+def tell(value: Any) -> str:
+    """A value of JSON as a person reads it."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(tell(item) for item in value)
+    return str(value)
+
+
+def other_lists(results: dict[str, Any], known: tuple[str, ...]) -> list[Shown]:
+    """Lists of rows beside "rows" that have no layout of their own, such as another stage's: a table with a column for each short fact."""
+    shown = []
+    for key, rows in results.items():
+        if key in NOT_LISTS or key in known or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows) or not rows:
+            continue
+        columns = [name for name in dict.fromkeys(name for row in rows for name in row) if any(_short(row.get(name)) for row in rows)]
+        columns = [name for name in columns if name != "note"]
+        cells = [tuple(tell(row.get(name)) if _short(row.get(name)) else NOTHING for name in columns) for row in rows]
+        notes = list(dict.fromkeys(str(row["note"]) for row in rows if row.get("note")))
+        shown.append(Shown(key, key.replace("_", " ").capitalize(), tuple(name.replace("_", " ") for name in columns), cells, notes))
+    return shown
+
+
+def _short(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, str) and len(value) <= LONG)
