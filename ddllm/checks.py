@@ -39,6 +39,8 @@ POSITIVE = (
     "evaluate.batch_size",
     "evaluate.variation_draws",
     "evaluate.submission_batch",
+    "report.texts",
+    "report.tokens",
     "model.head_deviation",
     "runtime.join_timeout",
     "runtime.silence_timeout",
@@ -75,6 +77,8 @@ NOT_NEGATIVE = (
     "finetune.warmup",
     "finetune.clip",
     "evaluate.head_texts",
+    "report.examples",
+    "report.map_texts",
     "runtime.devices",
     "runtime.processes",
 )
@@ -152,6 +156,9 @@ def validate(config: ConfigDict) -> None:
             "config.distill.average and config.distill.second_moment must be below 1, and both warmup values and config.distill.curriculum at most 1."
         )
     _validate_selections(config.evaluate)
+    from ddllm.privacy.audit import validate_privacy  # imports jax, as `make_optimizer` does
+
+    validate_privacy(config.privacy)
 
 
 def _validate_selections(evaluate: ConfigDict) -> None:

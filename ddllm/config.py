@@ -130,10 +130,23 @@ def default_config() -> ConfigDict:
     evaluate.batch_size = 64
     evaluate.robustness = False  # run the stage robustness with --mode=all too; named in --mode it runs in any case
     evaluate.analyse = False  # the same for the stage analyse
+    evaluate.look = False  # the same for the stage look: distilled examples beside real ones
+    evaluate.privacy = False  # the same for the stage privacy: what the distilled data set gives away
     evaluate.variation_draws = 5  # runs behind a row of these stages, where heads, orders or dropped positions are drawn
     evaluate.adam_rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # constant rates of Adam and AdamW tried on validation texts
     evaluate.transfer = ()  # other encoders to train on the distilled data in the stage robustness: hub names or local folders
     evaluate.submission_batch = 32  # texts of another's in an inner batch
+
+    config.report = report = ConfigDict()
+    report.examples = 50  # distilled examples that the stage look shows; 0: all
+    report.texts = 3  # nearest real texts beside each
+    report.tokens = 5  # nearest tokens of each position
+    report.map_texts = 2000  # real texts on the map of features; 0: no map
+
+    config.privacy = privacy = ConfigDict()
+    privacy.texts = 2000  # training texts, and as many test texts, that the stage privacy asks about, at most
+    privacy.heads = 5  # runs whose losses are averaged, where heads or orders are drawn; and draws of random real examples
+    privacy.resamples = 1000  # of the bootstrap behind confidence intervals
 
     config.runtime = runtime = ConfigDict()
     runtime.devices = 0  # devices used, the heads and the real batch are spread over them; 0: all

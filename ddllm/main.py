@@ -20,9 +20,9 @@ from ddllm.data.files import SUFFIXES
 from ddllm.errors import UserError
 from ddllm.runtime.huge_pages import start_with_huge_pages
 
-STAGE_NAMES = ("prepare", "finetune", "select", "distill", "evaluate", "robustness", "analyse", "report")
+STAGE_NAMES = ("prepare", "finetune", "select", "distill", "evaluate", "robustness", "analyse", "look", "privacy", "report")
 OWN = ("full", *SELECTIONS, "distilled")  # names of the run's own rows
-ON_REQUEST = ("robustness", "analyse")  # not among all, unless the key of the same name in config.evaluate is set
+ON_REQUEST = ("robustness", "analyse", "look", "privacy")  # not among all, unless the key of the same name in config.evaluate is set
 
 
 class Command(NamedTuple):

@@ -1,6 +1,6 @@
 """The stages of a run as plain functions of a `Run`: each finds what earlier ones wrote in the working directory and adds its own part.
 
-    prepare ─► finetune ─► select ─► distill ─► evaluate ─► (robustness, analyse) ─► report
+    prepare ─► finetune ─► select ─► distill ─► evaluate ─► (robustness, analyse, look, privacy) ─► report
 
 A notebook calls them just as the command does: `run = open_run(config, "runs/mine"); distill(run)`.
 """
@@ -8,7 +8,7 @@ A notebook calls them just as the command does: `run = open_run(config, "runs/mi
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import jax
@@ -36,8 +36,10 @@ from ddllm.evaluate.small import evaluate_distilled
 from ddllm.evaluate.submission import check_submitted, evaluate_submission, read_sets
 from ddllm.prepare import Prepared
 from ddllm.prepare import prepare as prepare_parts
+from ddllm.privacy.audit import audit
 from ddllm.report.analyses import markdown_analyses, print_analyses
 from ddllm.report.curve import draw_curve
+from ddllm.report.page import write_page
 from ddllm.report.results import add_lists, add_rows, read_results
 from ddllm.report.table import make_title, markdown_table, print_table
 from ddllm.runtime.checkpoints import Checkpoints
@@ -46,8 +48,9 @@ from ddllm.runtime.loop import Loop
 from ddllm.runtime.metrics import Metrics, read_metrics
 from ddllm.runtime.processes import check_same, from_first, is_first, join
 from ddllm.runtime.progress import say
-from ddllm.runtime.storage import write_atomically
+from ddllm.runtime.storage import write_atomically, write_json
 from ddllm.runtime.workdir import Workdir
+from ddllm.text.look import look_at, markdown_look, print_look
 
 
 @dataclass
@@ -217,6 +220,33 @@ def analyse(run: Run) -> None:
     record(run, [], analyse_distilled(prepared, distilled, full, own))
 
 
+def look(run: Run) -> None:
+    """Distilled examples beside the nearest real ones: shown, and written as look.md, and as look.json for the page."""
+    prepared, distilled = load_scored(run)
+    found = look_at(prepared, distilled)
+    if not is_first():
+        return
+    print_look(found)
+    write_json(run.workdir.look, found)
+    title = ", ".join((prepared.tokens.name, PurePath(prepared.pretrained.name).name))
+    with write_atomically(run.workdir.look.with_suffix(".md")) as temporary:
+        temporary.write_text(markdown_look(found, title), encoding="utf-8")
+    say(f"  {run.workdir.look.with_suffix('.md')} has every position's nearest tokens")
+
+
+def privacy(run: Run) -> None:
+    """What the distilled data set gives away: the lists "privacy" and "nearness" of the results."""
+    prepared, distilled = load_scored(run)
+    rows = from_first(lambda: read_results(run.workdir.results)["rows"] if run.workdir.results.exists() else [])
+    there = from_first(lambda: any(run.workdir.finetune.glob("seed-*")))
+
+    def finetuned() -> tuple[Any, Any]:
+        model = load_teacher(prepared, run.workdir.finetune, 1.0)
+        return model.params, model.words
+
+    record(run, [], audit(prepared, distilled, rows, finetuned if there else None, run.workdir.privacy if is_first() else None))
+
+
 def load_scored(run: Run) -> tuple[Prepared, Distilled]:
     """What the distill stage of this run exported, or the folder given in its place; and what is prepared, with the learner that it was distilled for.
 
@@ -270,6 +300,7 @@ def report(run: Run) -> None:
     metrics = [line for line in read_metrics(run.workdir.metrics) if line["stage"] == DISTILL]
     if metrics:
         draw_curve(metrics, results["rows"], run.workdir.curve, make_title(results))
+    write_page(run.workdir.path)
     for name, path in run.workdir.contents():
         say(f"  {name:<24}{path}")
 
@@ -282,6 +313,8 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "evaluate": evaluate,
     "robustness": robustness,
     "analyse": analyse,
+    "look": look,
+    "privacy": privacy,
     "report": report,
 }
 

@@ -68,21 +68,14 @@ def evaluate_selection(prepared: Prepared, name: str, per_class: int, batches: i
     Raises:
         UserError: a class has fewer texts than are asked for.
     """
-    config, tokens, classes = prepared.config.evaluate, prepared.tokens, prepared.classes
+    config, tokens = prepared.config.evaluate, prepared.tokens
     rates, passes = tuple(config.selection_rates), sorted(set(config.selection_passes))
-    words = np.asarray(prepared.pretrained.words)
-    # One length for all draws, so that one program serves them.
-    length = min(prepared.config.data.length, max(prepared.buckets))
     picked = pick_for_seeds(prepared, name, per_class, seeds)
     train = partial(train_passes, replace(prepared.learner, start="redrawn"), prepared.start, prepared.mesh)
     keys = {seed: head_key(prepared, seed) for seed in seeds}
 
     def draw(seed: int, rate: float) -> DistilledData:
-        inputs = real_data(words, tokens.train, picked[seed], batches, length)
-        labels = prepared.learner.task.store(tokens.train.labels[deal_rows(picked[seed], batches)], len(tokens.label_names), "hard")
-        more = {"labels": labels, "types": real_types(tokens.train, picked[seed], batches, length)}
-        data = assemble(*inputs, classes=classes, per_class=per_class, passes=1, kind="hard", groups=1, rate=rate, **more)
-        return jax.tree.map(jnp.asarray, data)
+        return draw_selection(prepared, picked[seed], batches, rate)
 
     validation, test = prepared.scorer(tokens.validation, config.tuning_texts), prepared.scorer(tokens.test, config.head_texts)
     means = {(rate, count): 0.0 for rate in rates for count in passes}
@@ -102,6 +95,26 @@ def evaluate_selection(prepared: Prepared, name: str, per_class: int, batches: i
             scores.append(test.scores(params))
             progress.update(progress.done + 1, **{prepared.metric: mean_figure(scores, prepared.metric)})
     return Selection(name, draw(seeds[0], rate), rate, count, means[rate, count], scores, test.texts, seconds)
+
+
+def draw_selection(prepared: Prepared, picked: list[np.ndarray], batches: int, rate: float) -> DistilledData:
+    """Chosen training texts as data to train on for one pass, with hard labels and a constant rate.
+
+    Args:
+        prepared: data and model.
+        picked: row numbers, an array for each class.
+        batches: inner batches they are dealt into.
+        rate: of every step.
+    """
+    config, tokens = prepared.config, prepared.tokens
+    # One length for all draws, so that one program serves them.
+    length = min(config.data.length, max(prepared.buckets))
+    inputs = real_data(np.asarray(prepared.pretrained.words), tokens.train, picked, batches, length)
+    labels = prepared.learner.task.store(tokens.train.labels[deal_rows(picked, batches)], len(tokens.label_names), "hard")
+    more = {"labels": labels, "types": real_types(tokens.train, picked, batches, length)}
+    classes, per_class = prepared.classes, len(picked[0])
+    data = assemble(*inputs, classes=classes, per_class=per_class, passes=1, kind="hard", groups=1, rate=rate, **more)
+    return jax.tree.map(jnp.asarray, data)
 
 
 def pick_for_seeds(prepared: Prepared, name: str, per_class: int, seeds: Sequence[int]) -> dict[int, list[np.ndarray]]:

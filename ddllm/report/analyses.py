@@ -40,6 +40,10 @@ def _count(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}"
 
 
+def _share(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3f}"
+
+
 VARIED: tuple[Column, ...] = ((FIGURES[ACCURACY], _figure), ("change, points", _change))
 
 
@@ -89,6 +93,27 @@ LAYOUTS = {
             ("by XLA", lambda row: _power(row.get("flops_by_xla"))),
             ("seconds", lambda row: _time(row["seconds"])),
             (FIGURES[ACCURACY], _figure),
+        ),
+    ),
+    "privacy": Layout(
+        "Membership inference",
+        ("attack", "attack by"),
+        (
+            ("AUC", lambda row: f"{row['auc']:.3f}"),
+            ("95 % interval", lambda row: f"{row['auc_low']:.3f} to {row['auc_high']:.3f}"),
+            ("found at 1 % FPR, %", lambda row: f"{100 * row['tpr_at_1_percent_fpr']:.1f}"),
+            ("members", lambda row: _count(row["members"])),
+            ("others", lambda row: _count(row["others"])),
+        ),
+    ),
+    "nearness": Layout(
+        "Nearness to real texts",
+        ("measure", "measure"),
+        (
+            ("to any training text", lambda row: _share(row["nearest"])),
+            ("highest", lambda row: _share(row["highest"])),
+            ("as many training", lambda row: _share(row["train"])),
+            ("as many test", lambda row: _share(row["test"])),
         ),
     ),
 }

@@ -19,7 +19,7 @@ from ddllm.runtime.storage import guard_storage, read_json, write_json
 __all__ = ["Workdir", "guard_storage", "read_json", "write_json"]
 
 # Keys that may differ between starts in one folder, since no result depends on them; an ending dot stands for a whole section.
-WITHOUT_EFFECT = ("runtime.", "distill.checkpoint_every", "distill.checkpoints_kept")
+WITHOUT_EFFECT = ("runtime.", "report.", "distill.checkpoint_every", "distill.checkpoints_kept")
 MOST_DIFFERENCES = 5
 LOCK = ".lock"
 LOG, MEMBER = "log.txt", "member.json"  # what a sweep puts beside the files of each of its runs
@@ -129,6 +129,16 @@ class Workdir:
         return self.path / "curve.png"
 
     @property
+    def look(self) -> Path:
+        """What the stage look has found, for the page."""
+        return self.path / "look.json"
+
+    @property
+    def privacy(self) -> Path:
+        """Parts of the stage privacy that have been found."""
+        return self.path / "privacy.json"
+
+    @property
     def events(self) -> Path:
         """Folder of TensorBoard event files."""
         return self.path / "events"
@@ -138,6 +148,8 @@ class Workdir:
         known = (
             ("results", self.results),
             ("the same as a table", self.path / "results.md"),
+            ("the same as a page", self.path / "report.html"),
+            ("examples to look at", self.path / "look.md"),
             ("curve", self.curve),
             ("distilled data set", self.distilled),
             ("checkpoints", self.checkpoints),

@@ -1,0 +1,102 @@
+"""The whole report on what a distilled data set gives away: hands on the lists "privacy" and "nearness" of results.json.
+
+Each part's rows are kept as they are found, so that a start that was killed goes on with the next part.
+"""
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddllm.distill.artefact import Distilled
+from ddllm.errors import UserError
+from ddllm.prepare import Prepared
+from ddllm.privacy.membership import attack_distilled, attack_full, attack_random, choose_victims
+from ddllm.privacy.nearness import compare_nearness
+from ddllm.runtime.processes import from_first, is_first
+from ddllm.runtime.progress import Progress, say
+from ddllm.runtime.storage import read_json, write_json
+
+Row = dict[str, Any]
+Rows = list[Row]
+PARTS = ("distilled", "full", "random", "nearness")
+
+
+def audit(
+    prepared: Prepared, distilled: Distilled, rows: Rows, finetuned: Callable[[], tuple[Any, Any]] | None, kept: Path | None = None
+) -> dict[str, Rows]:
+    """Attacks on membership, and nearness to real texts.
+
+    Args:
+        prepared: data, model and configuration; its learner is the one that the data set was distilled for.
+        distilled: the distilled data set.
+        rows: of results.json; the row "random" tells the rate and passes of the random real examples.
+        finetuned: gives parameters and word table of the fully fine-tuned model; None where there is none.
+        kept: file of the parts that have been found before; None to keep nothing.
+
+    Returns:
+        {"privacy": rows {"attack", "auc", "auc_low", "auc_high", "tpr_at_1_percent_fpr", "members", "others", "note"}, "nearness": see `compare_nearness`}.
+    """
+    config = prepared.config.privacy
+    victims = choose_victims(prepared, config.texts, prepared.config.seed)
+    tuned = next((row for row in rows if row["name"] == "random" and row.get("rate")), None)
+    rate, passes = (tuned["rate"], tuned["passes"]) if tuned else _middle(prepared.config.evaluate)
+
+    def attack_finetuned() -> Rows:
+        assert finetuned is not None
+        return attack_full(prepared, *finetuned(), victims)
+
+    parts: dict[str, Callable[[], Rows]] = {
+        "distilled": lambda: attack_distilled(prepared, distilled, victims),
+        "full": attack_finetuned,
+        "random": lambda: attack_random(prepared, victims, rate, passes),
+        "nearness": lambda: compare_nearness(prepared, distilled, config.texts, prepared.config.seed),
+    }
+    if finetuned is None:
+        say("  no fully fine-tuned model to compare with: the stage finetune makes it")
+        del parts["full"]
+    mark = _mark(prepared, distilled, rate, passes)
+    found: dict[str, Rows] = from_first(lambda: _read(kept, mark))
+    with Progress(len(parts), "privacy", start=len(set(found) & set(parts))) as progress:
+        for name, work in parts.items():
+            if name in found:
+                continue
+            found[name] = work()
+            if kept is not None and is_first():
+                write_json(kept, {"mark": mark, "parts": found})
+            progress.update(progress.done + 1)
+    attacks = [row for name in PARTS[:3] for row in found.get(name, []) if name in parts]
+    return {"privacy": attacks, "nearness": found["nearness"]}
+
+
+def _middle(evaluate: ConfigDict) -> tuple[float, int]:
+    """A rate and a number of passes, where the stage select has not chosen them."""
+    rates, passes = sorted(evaluate.selection_rates), sorted(evaluate.selection_passes)
+    return rates[len(rates) // 2], passes[len(passes) // 2]
+
+
+def _mark(prepared: Prepared, distilled: Distilled, rate: float, passes: int) -> str:
+    """What kept parts depend on, in short."""
+    config = prepared.config
+    facts = [config.privacy.to_dict(), config.seed, rate, passes, distilled.card.get("sha256"), prepared.tokens.fingerprint]
+    return sha256(json.dumps([*facts, prepared.pretrained.fingerprint]).encode()).hexdigest()
+
+
+def _read(kept: Path | None, mark: str) -> dict[str, Rows]:
+    if kept is None or not kept.is_file():
+        return {}
+    try:
+        known = read_json(kept)
+    except UserError:
+        return {}  # cut short: found anew
+    return known["parts"] if isinstance(known, dict) and known.get("mark") == mark else {}
+
+
+def validate_privacy(privacy: ConfigDict) -> None:
+    """Raise `UserError` for a value of config.privacy that cannot be meant."""
+    for key in ("texts", "heads", "resamples"):
+        if not isinstance(privacy[key], int) or privacy[key] < 1:
+            raise UserError(f"config.privacy.{key} is {privacy[key]!r}, but must be a whole number greater than 0.")
