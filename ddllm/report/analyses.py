@@ -101,7 +101,7 @@ LAYOUTS = {
         (
             ("AUC", lambda row: f"{row['auc']:.3f}"),
             ("95 % interval", lambda row: f"{row['auc_low']:.3f} to {row['auc_high']:.3f}"),
-            ("found at 1 % FPR, %", lambda row: f"{100 * row['tpr_at_1_percent_fpr']:.1f}"),
+            ("TPR at, 1 % FPR, %", lambda row: f"{100 * row['tpr_at_1_percent_fpr']:.1f}"),
             ("members", lambda row: _count(row["members"])),
             ("others", lambda row: _count(row["others"])),
         ),
@@ -110,9 +110,9 @@ LAYOUTS = {
         "Nearness to real texts",
         ("measure", "measure"),
         (
-            ("to any training text", lambda row: _share(row["nearest"])),
+            ("any train", lambda row: _share(row["nearest"])),
             ("highest", lambda row: _share(row["highest"])),
-            ("as many training", lambda row: _share(row["train"])),
+            ("some train", lambda row: _share(row["train"])),
             ("as many test", lambda row: _share(row["test"])),
         ),
     ),
@@ -165,7 +165,12 @@ def _cells(layout: Layout, row: Row) -> tuple[str, ...]:
 
 
 def _notes(layout: Layout, rows: list[Row]) -> list[str]:
-    notes = [f"{row[layout.first[0]]}: {row['note']}" for row in rows if row.get("note")]
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("note"):
+            said.setdefault(row["note"], []).append(row[layout.first[0]])
+    # What holds for most rows needs none of their names.
+    notes = [f"{', '.join(names)}: {note}" if len(names) <= 2 else note for note, names in said.items()]
     for row in rows:
         paid = {what: row.get(f"paid_after_{what}") for what in ("flops", "seconds")}
         if any(paid.values()):
