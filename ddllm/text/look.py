@@ -87,7 +87,7 @@ def look_at_positions(prepared: Prepared, data: Any, shown: int) -> list[dict[st
     embeddings_ETD = np.asarray(data.embeddings).reshape(-1, data.embeddings.shape[2], hidden)[:shown]
     mask_ET = np.asarray(data.mask).reshape(-1, data.mask.shape[2])[:shown] > 0
     # Special tokens are what the first and last positions begin as, and often stay.
-    allowed_V = allowed_tokens(tokenizer, len(words_VD))
+    allowed_V = allowed_tokens(tokenizer, len(words_VD), special=True)
     found = nearest(embeddings_ETD[mask_ET], index_table(words_VD, allowed=allowed_V), min(k, int(allowed_V.sum())))
     ids_Pk, cosines_Pk = np.asarray(found.ids), np.asarray(found.scores)
     names = {index: tell_token(tokenizer, index) for index in np.unique(ids_Pk).tolist()}
