@@ -25,12 +25,19 @@ def make_tiles(results: dict[str, Any], distilled: Any) -> list[tuple[str, str, 
         if own.get("percent_of_full") is not None:
             tiles.append((f"{own['percent_of_full']:.1f} %", "of full-data fine-tuning", ""))
         if own.get("seconds") is not None:
-            tiles.append((f"{own['seconds']:.2g} s", "to train on it", f"{own.get('inner_steps', NOTHING)} inner steps"))
+            tiles.append((tell_time(own["seconds"]), "to train on it", f"{own.get('inner_steps', NOTHING)} inner steps"))
     if distilled is not None:
         data = distilled.data
         tiles.append((f"{data.examples}", "synthetic examples", f"of {data.embeddings.shape[2]} positions"))
         tiles.append((f"{4 * data.floats / 1000:,.0f} kB", "in 32 bits", f"{data.floats:,} learned numbers"))
     return tiles
+
+
+def tell_time(seconds: float) -> str:
+    """A duration in a word."""
+    if seconds < 1:
+        return f"{1000 * seconds:.2g} ms"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _full(rows: list[Row], metric: str) -> float | None:

@@ -216,7 +216,7 @@ def draw_map(chart: dict[str, Any]) -> Plot:
     for number, group in enumerate(chart["groups"]):
         colour = SERIES[number % len(SERIES)]
         points = real[real[:, 2] == number]
-        axes.scatter(points[:, 0], points[:, 1], s=5, color=colour, alpha=0.35, linewidths=0, label=group)
+        axes.scatter(points[:, 0], points[:, 1], s=7, color=colour, alpha=0.5, linewidths=0, label=group)
     for number in range(len(chart["groups"])):
         points = distilled[distilled[:, 2] == number]
         colour = SERIES[number % len(SERIES)]

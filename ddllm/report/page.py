@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ddllm.errors import UserError
-from ddllm.report.analyses import LAYOUTS, Shown, make_tables
+from ddllm.report.analyses import LAYOUTS, make_tables
 from ddllm.report.facts import describe_card, describe_size, make_tiles, other_lists
 from ddllm.report.figures import draw_changes, draw_curves, draw_map, draw_rates, draw_results
 from ddllm.report.results import read_results
@@ -125,19 +125,14 @@ def name_groups(count: int, kind: str) -> list[str]:
 def _environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=FileSystemLoader(TEMPLATES, encoding="utf-8"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["percent"] = lambda value: f"{100 * value:.0f}"
-    return environment
 
 
 def render(template: str, **values: Any) -> str:
     """A template of templates/ filled in, with the common style and script inside, and a policy that lets no other script run."""
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return _environment().get_template(template).render(style=Markup(style), script=Markup(script), policy=policy, **values)
-
-
-__all__ = ["Shown", "gather", "render", "write_page"]

@@ -1,0 +1,132 @@
+"""The page without a browser: everything in the folder is on it, text is escaped, names are unique, and nothing is asked of a network."""
+
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from ddllm.errors import UserError
+from ddllm.report.figures import draw_rates, kind_of, wilson
+from ddllm.report.page import gather, write_page
+from ddllm.report.svg import VARIABLES
+
+EMPTY = {"meta", "link", "br", "input", "img", "hr"}
+
+
+class Reader(HTMLParser):
+    """What a browser would make of the page: its elements, with each one's text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.elements, self.texts = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes), tuple(self.open)))
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes), tuple(self.open)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        self.texts.append((self.open[-1] if self.open else "", data))
+
+    def text(self):
+        return " ".join(data for tag, data in self.texts if tag not in ("script", "style"))
+
+    def all(self, tag):
+        return [attributes for name, attributes, _ in self.elements if name == tag]
+
+
+@pytest.fixture
+def read(make_folder):
+    def read(change=lambda folder: None):
+        folder = make_folder()
+        change(folder)
+        return Reader(write_page(folder).read_text())
+
+    return read
+
+
+def test_everything_in_the_folder_is_on_the_page(read):
+    page = read()
+    assert not page.open
+    headings = {"Distilled data beside its baselines", "Outer loss", "While distilling", "Learned rates", "Trained otherwise than the recipe says",
+                "A map of features"}  # fmt: skip
+    assert headings <= {data for tag, data in page.texts if tag == "h3"}
+    assert len(page.all("figure")) == len(page.all("figcaption")) == len(page.all("svg")) == 6
+    text = page.text()
+    for expected in ("79.0 ± –", "78.0 ± 1.1 (20)", "loss, distilled", "0.500 to 0.560", "SmolLM", "examples shuffled", "−8.0", "base_model.hidden"):
+        assert expected in text, expected
+    assert "python -m ddllm.main --config=x.py" in text and '"length": 12' in text
+    cards = [attributes for attributes in page.all("article")]
+    assert [card["data-of"] for card in cards] == ["fresh", "rotten"] * 3
+    assert len([button for button in page.all("button")]) == 6 * 12
+    tabs = [button["tabindex"] for button in page.all("button")]
+    assert tabs.count("0") == 6  # one stop of the tab key for each example
+
+
+def test_text_is_shown_and_not_run(read):
+    page = read()
+    assert page.text().count("<script>document.title = 'run'</script>") >= 5  # title, notes, command, card, a real text
+    assert len(page.all("script")) == 1 and not page.all("img") and not page.all("iframe")
+    for tag, attributes, _ in page.elements:
+        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+        for name in ("src", "href", "xlink:href", "action", "srcset"):
+            assert attributes.get(name, "#").startswith(("#", "data:")), (tag, attributes)
+    policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy and "script-src 'sha256-" in policy
+
+
+def test_names_are_unique_and_lead_somewhere(read):
+    page = read()
+    names = [attributes["id"] for _, attributes, _ in page.elements if attributes.get("id")]
+    assert len(names) == len(set(names))
+    for tag, attributes, _ in page.elements:
+        for value in (attributes.get("href", ""), *re.findall(r"url\((#[^)]*)\)", " ".join(str(value) for value in attributes.values()))):
+            assert not value.startswith("#") or value[1:] in names, (tag, value)
+        for name in ("aria-labelledby",):
+            assert set(attributes.get(name, "").split()) <= set(names)
+
+
+def test_figures_take_the_colours_of_the_page(make_folder):
+    folder = make_folder()
+    plots = [*gather(folder)["plots"], gather(folder)["map"]]
+    for plot in plots:
+        svg = ET.fromstring(str(plot.svg).replace(' role="img"', ' xmlns="http://www.w3.org/2000/svg" role="img"', 1))
+        assert svg.find("{*}title").text == plot.title and len(svg.find("{*}desc").text) > 20
+        assert not any(colour in plot.svg for colour in VARIABLES) and "var(--ink)" in plot.svg
+        assert svg.findall(".//{*}text") and "<style" not in plot.svg and "metadata" not in plot.svg
+    rates = draw_rates(np.array([[0.1, 0.2], [0.3, 0.4]]), ["body.layers.0.attention.qkv.kernel", "body.layers.0.attention.qkv.bias"])
+    assert "kernels: 0.1 to 0.3" in rates.description and "biases: 0.2 to 0.4" in rates.description
+    assert [kind_of(name) for name in ("all", "layer_3", "body.embeddings.position", "head.out.kernel")] == ["all parameters", "layers", "tables", "head"]
+
+
+def test_intervals():
+    low, high = wilson(0.8, 100)
+    assert (low, high) == (pytest.approx(0.7112, abs=1e-4), pytest.approx(0.8666, abs=1e-4))  # Newcombe 1998's method 3
+    assert wilson(1.0, 50)[1] == pytest.approx(1) and wilson(0.0, 50)[0] == pytest.approx(0)
+
+
+def test_what_is_missing_is_said(read, make_folder, tmp_path):
+    def bare(folder):
+        for name in ("metrics.jsonl", "look.json", "commands.txt"):
+            (folder / name).unlink()
+        shutil.rmtree(folder / "distilled")
+
+    page = read(bare)
+    assert "--mode=look,report" in page.text() and "the stage distill writes it" in page.text() and not page.open
+    assert len(page.all("svg")) == 2  # results and robustness
+    damaged = make_folder("damaged")
+    (damaged / "distilled" / "distilled.safetensors").write_bytes(b"?")
+    assert "could not be opened" in write_page(damaged).read_text()
+    with pytest.raises(UserError, match="results.json does not exist"):
+        write_page(tmp_path)
