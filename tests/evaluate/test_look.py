@@ -1,0 +1,76 @@
+"""Distilled examples beside real ones: the right tokens, texts and labels, and text that Markdown and the terminal take as text."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ddllm.data.corpus import load_corpus
+from ddllm.distill.artefact import load_distilled
+from ddllm.select.nearest import principal_plane
+from ddllm.stages import load_scored, look
+from ddllm.text.look import label_values, look_at, markdown_look, plain, print_look
+
+
+@pytest.fixture(scope="module")
+def seen(distilled_run):
+    return look_at(*load_scored(distilled_run))
+
+
+def test_real_texts_are_found_again(distilled_run, seen):
+    """The examples are real texts as they stand (the labels alone were changed), so that each is its own nearest one, token for token."""
+    corpus, data = load_corpus(distilled_run.config.data).train, load_distilled(distilled_run.workdir.distilled).data
+    assert seen["total"] == seen["shown"] == 4 and len(seen["examples"]) == 4
+    for example, mask in zip(seen["examples"], data.mask.reshape(-1, data.mask.shape[-1]), strict=True):
+        assert len(example["positions"]) == int(mask.sum())
+        nearest = example["nearest"][0]
+        assert nearest["text"] in corpus.texts
+        tokens = [position["tokens"][0] for position in example["positions"]]
+        assert tokens[0] == "[CLS]" and nearest["text"].split()[: len(tokens) - 1] == [token for token in tokens[1:] if token != "[SEP]"]
+        assert all(position["cosines"][0] == pytest.approx(1, abs=1e-4) and position["length"] == pytest.approx(1, abs=1e-3) for position in example["positions"])
+        assert all(first >= second for position in example["positions"] for first, second in zip(position["cosines"], position["cosines"][1:], strict=False))
+        assert example["label"] == nearest["label"] and len(example["nearest"]) == 3
+        assert example["label"] == max(example["values"], key=lambda value: value["value"])["name"]
+    assert set(seen["labels"]) == {"negative", "positive"} and seen["groups"] == ["embeddings", "layer_0", "head"]
+
+
+def test_the_map_is_the_plane_of_real_features(seen):
+    rng = np.random.default_rng(0)
+    features, queries = rng.standard_normal((60, 5)) * [9, 4, 1, 1, 1] + 3, rng.standard_normal((4, 5))
+    near, far, shares = principal_plane(features, queries, 0)
+    centred = features - features.mean(0)
+    _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
+    np.testing.assert_allclose(np.abs(near), np.abs(centred @ axes[:2].T), atol=1e-9)
+    np.testing.assert_allclose(np.abs(far), np.abs((queries - features.mean(0)) @ axes[:2].T), atol=1e-9)
+    np.testing.assert_allclose(shares, (sizes**2 / (sizes**2).sum())[:2])
+    assert [point[3] for point in seen["map"]["distilled"]] == [1, 2, 3, 4] and len(seen["map"]["real"]) == 144
+
+
+def test_soft_labels_are_probabilities(distilled_run):
+    from dataclasses import replace
+
+    distilled = load_distilled(distilled_run.workdir.distilled)
+    soft = replace(distilled, recipe=replace(distilled.recipe, labels="soft"))
+    np.testing.assert_allclose(label_values(soft).sum(axis=1), 1, rtol=1e-6)
+    assert not np.allclose(label_values(distilled).sum(axis=1), 1, atol=1e-3)
+
+
+def test_text_stays_text(seen):
+    attack = "a | b\n# <script>alert(1)</script> [x](y) `z` *w* [bold]"
+    assert "\n" not in plain(attack) and "\\<script\\>" in plain(attack) and "\\|" in plain(attack)
+    changed = json.loads(json.dumps(seen))
+    changed["examples"][0]["nearest"][0]["text"] = attack
+    shown = io.StringIO()
+    print_look(changed, Console(file=shown, width=200))
+    assert "[bold]" in shown.getvalue() and "[x](y)" in shown.getvalue()
+    told = markdown_look(changed, "title")
+    assert told.count("\n#### Example") == 4 and "<script>" not in told and "\n# " not in told
+
+
+def test_the_stage(distilled_run, capsys):
+    look(distilled_run)
+    folder = distilled_run.workdir.path
+    assert json.loads((folder / "look.json").read_text())["shown"] == 4
+    assert "Nearest real texts" in (folder / "look.md").read_text() and "Distilled beside real" in capsys.readouterr().out

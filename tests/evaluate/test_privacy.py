@@ -1,0 +1,96 @@
+"""The stage privacy: a set that was made of training texts gives them away, one that was not does not; and a second start goes on."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddllm.distill.dataset import raw_rate
+from ddllm.errors import UserError
+from ddllm.privacy.audit import audit, validate_privacy
+from ddllm.privacy.membership import attack_distilled, choose_victims, text_losses
+from ddllm.report.results import read_results
+from ddllm.stages import load_scored, privacy
+
+
+def test_losses_are_in_the_order_of_the_texts(distilled_run):
+    prepared, _ = load_scored(distilled_run)
+    head = prepared.learner.init_head(jax.random.key(0), prepared.start.pooler)
+    kernel = jnp.asarray(np.random.default_rng(0).standard_normal(head["out"]["kernel"].shape), jnp.float32)
+    params = {"body": prepared.start.body, "head": {**head, "out": {**head["out"], "kernel": kernel}}}
+    split = prepared.tokens.test.take(np.arange(12))
+    together = text_losses(prepared, prepared.learner, params, split)
+    alone = [text_losses(prepared, prepared.learner, params, split.take(np.array([row])))[0] for row in range(12)]
+    assert len(np.unique(split.lengths)) > 2 and np.ptp(together) > 0.1
+    np.testing.assert_allclose(together, alone, rtol=1e-4)
+
+
+def test_a_set_that_holds_its_members_gives_them_away(distilled_run):
+    """Trained long on texts as they stand, with labels that no other text tells: their own losses fall, and those of others do not."""
+    prepared, distilled = load_scored(distilled_run)
+    victims = choose_victims(prepared, 40, 0)
+    chance = attack_distilled(prepared, distilled, victims)[0]
+    words, rows = np.asarray(prepared.pretrained.words), victims.rows[:16]
+    train = prepared.tokens.train
+    labels = np.random.default_rng(0).integers(2, size=len(train)).astype(np.int32)  # by chance, so that they can only be remembered
+    ids = train.ids[rows]
+    mask = (np.arange(ids.shape[1])[None] < train.lengths[rows][:, None]).astype(np.float32)
+    rates = np.full((60, distilled.data.rates.shape[1]), raw_rate(0.3), np.float32)
+    data = replace(distilled.data, embeddings=words[ids][None], mask=mask[None], labels=np.eye(2, dtype=np.float32)[labels[rows]][None], rates=rates)
+    leaky = replace(distilled, data=data, recipe=replace(distilled.recipe, passes=60))
+    members = replace(train.take(rows), labels=labels[rows])
+    told = replace(victims, members=members, rows=rows, easy_m=victims.easy_m[:16])
+    others = replace(told.others, labels=np.random.default_rng(1).integers(2, size=len(told.others)).astype(np.int32))
+    found = attack_distilled(prepared, leaky, replace(told, others=others))[0]
+    assert found["auc"] > 0.8 and found["auc_low"] > 0.65 and found["auc"] > chance["auc"]
+
+
+def test_the_stage(distilled_run, capsys):
+    privacy(distilled_run)
+    assert "no fully fine-tuned model" in capsys.readouterr().err
+    results = read_results(distilled_run.workdir.results)
+    found = {row["attack"]: row for row in results["privacy"]}
+    assert list(found) == [
+        *("loss, distilled", "calibrated loss, distilled", "loss, random real examples", "calibrated loss, random real examples"),
+        "loss, random real examples themselves",
+    ]
+    for row in found.values():
+        assert 0 <= row["auc_low"] <= row["auc"] <= row["auc_high"] <= 1 and row["others"] == 48 and 0 <= row["tpr_at_1_percent_fpr"] <= 1
+    near = {row["measure"]: row for row in results["nearness"]}
+    real = near["cosine of features, random training texts"]
+    assert real["nearest"] == pytest.approx(1) and near["cosine of features, held-out texts"]["nearest"] < 1
+    # The distilled examples are training texts as they stand, and have all their words.
+    assert near["runs of 2 tokens, distilled"]["nearest"] == 1 > near["runs of 2 tokens, held-out texts"]["nearest"]
+    before = distilled_run.workdir.privacy.read_bytes()
+    privacy(distilled_run)
+    assert distilled_run.workdir.privacy.read_bytes() == before and read_results(distilled_run.workdir.results)["privacy"] == results["privacy"]
+
+
+def test_a_start_that_was_killed_goes_on(distilled_run, tmp_path, monkeypatch):
+    prepared, distilled = load_scored(distilled_run)
+    kept = tmp_path / "privacy.json"
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ddllm.privacy.audit.compare_nearness", stop)
+        with pytest.raises(KeyboardInterrupt):
+            audit(prepared, distilled, [], None, kept)
+        assert kept.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("ddllm.privacy.audit.attack_distilled", stop)  # is not called again
+        whole = audit(prepared, distilled, [], None, kept)
+        assert len(whole["privacy"]) == 5 and whole["nearness"]
+        other = replace(distilled, card=distilled.card | {"sha256": "another"})
+        with pytest.raises(KeyboardInterrupt):
+            audit(prepared, other, [], None, kept)
+
+
+def test_values_that_cannot_be_meant(tiny_config):
+    config = tiny_config.copy_and_resolve_references()
+    config.privacy.texts = 0
+    with pytest.raises(UserError, match="config.privacy.texts is 0"):
+        validate_privacy(config.privacy)
