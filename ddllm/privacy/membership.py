@@ -57,7 +57,10 @@ def choose_victims(prepared: Prepared, texts: int, seed: int) -> Victims:
     rows = np.sort(rng.permutation(len(tokens.train))[:count])
     members, others = tokens.train.take(rows), tokens.test.take(np.sort(rng.permutation(len(tokens.test))[:count]))
     size, start, encoder = prepared.config.evaluate.batch_size, prepared.start, prepared.learner.encoder
-    known_nD, others_nD = (compute_features(encoder, start, split, size, prepared.buckets, prepared.mesh) for split in (tokens.validation, others))
+    known_nD, others_nD = (
+        compute_features(encoder, start, split, size, prepared.buckets, prepared.mesh, f"features of {name} texts")
+        for name, split in (("validation", tokens.validation), ("test", others))
+    )
     predict = fit_reference(known_nD, tokens.validation.labels, prepared)
     losses = prepared.learner.task.outer_losses
     easy_m, easy_n = (
@@ -100,7 +103,8 @@ def attack_rows(model: str, losses_m: np.ndarray, losses_n: np.ndarray, victims:
     resamples, seed = prepared.config.privacy.resamples, prepared.config.seed
     scores = {"loss": (-losses_m, -losses_n), "calibrated loss": (victims.easy_m - losses_m, victims.easy_n - losses_n)}
     return [
-        {"attack": f"{name}, {model}", **attack(*pair, resamples, seed).row(), "note": note} for name, pair in scores.items()
+        {"attack": f"{name}, {model}", **attack(members, others, resamples, seed).row(), "note": note}
+        for name, (members, others) in scores.items()
     ]
 
 
@@ -109,16 +113,15 @@ def attack_distilled(prepared: Prepared, distilled: Distilled, victims: Victims)
     learner, recipe = prepared.learner, distilled.recipe
     data = jax.tree.map(jnp.asarray, distilled.data)
     keys = head_keys(prepared, 1 if same_every_time(learner, recipe) else prepared.config.privacy.heads)
-    return _mean_attack(
-        prepared, "distilled", [train_small(learner, recipe, prepared.start, data, key) for key in keys], learner, victims,
-        f"trained by its recipe, {len(keys)} run{'s' if len(keys) > 1 else ''}",
-    )  # fmt: skip
+    trained = [train_small(learner, recipe, prepared.start, data, key) for key in keys]
+    note = f"trained by its recipe, {len(keys)} run{'s' if len(keys) > 1 else ''}"
+    return _mean_attack(prepared, "distilled", trained, learner, victims, note)
 
 
 def attack_full(prepared: Prepared, params: Tree, words: jax.Array, victims: Victims) -> list[Row]:
     """Against the model that was fine-tuned on all training texts."""
-    losses = [text_losses(prepared, prepared.learner, params, split, words) for split in (victims.members, victims.others)]
-    return attack_rows("full data", *losses, victims, prepared, "fine-tuned on all training texts")
+    losses_m, losses_n = (text_losses(prepared, prepared.learner, params, split, words) for split in (victims.members, victims.others))
+    return attack_rows("full data", losses_m, losses_n, victims, prepared, "fine-tuned on all training texts")
 
 
 def attack_random(prepared: Prepared, victims: Victims, rate: float, passes: int) -> list[Row]:

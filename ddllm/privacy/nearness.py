@@ -45,7 +45,7 @@ def compare_nearness(prepared: Prepared, distilled: Distilled, texts: int, seed:
     table_nD = prepared.features
     size, start, encoder = prepared.config.evaluate.batch_size, prepared.start, prepared.learner.encoder
     rows = np.concatenate([fresh, test])
-    held_nD = compute_features(encoder, start, tokens.test.take(rows), size, prepared.buckets, prepared.mesh)
+    held_nD = compute_features(encoder, start, tokens.test.take(rows), size, prepared.buckets, prepared.mesh, "features of test texts")
     fresh_nD, test_nD = held_nD[: len(fresh)], held_nD[len(fresh) :]
     queries = {
         "distilled": distilled_features(encoder, start, distilled.data),
@@ -74,9 +74,9 @@ def feature_row(name: str, queries_ED: np.ndarray, all_nD: np.ndarray, train_mD:
 
 def run_row(name: str, examples: list[np.ndarray], length: int, corpora: list[list[np.ndarray]]) -> Row:
     """Shares of the runs of so many tokens that occur in any training text, and among equally many training and test texts."""
-    shares = [shared_runs(examples, corpus, length) for corpus in corpora]
+    everywhere, train, test = (shared_runs(examples, corpus, length) for corpus in corpora)
     note = "share of an example's runs of tokens that occur in a text; special tokens left out, distilled examples by their nearest tokens"
-    return _row(f"runs of {length} tokens, {name}", *shares, note)
+    return _row(f"runs of {length} tokens, {name}", everywhere, train, test, note)
 
 
 def _row(measure: str, nearest_E: np.ndarray, train_E: np.ndarray, test_E: np.ndarray, note: str) -> Row:

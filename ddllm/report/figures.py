@@ -68,7 +68,7 @@ def row_names(rows: Sequence[Row]) -> list[str]:
     names = [make_label(row) for row in rows]
     full = [f"{name}, {row['head']} head" if names.count(name) > 1 and row.get("head") else name for name, row in zip(names, rows, strict=True)]
     return [f"{name}, {row['examples_per_class']} per class" if full.count(name) > 1 and row.get("examples_per_class") else name
-            for name, row in zip(full, rows, strict=True)]  # fmt: skip
+            for name, row in zip(full, rows, strict=True)]
 
 
 def draw_curves(runs: dict[str, list[Row]], rows: list[Row], key: str, name: str, title: str, caption: str) -> Plot | None:
@@ -169,7 +169,7 @@ def draw_rates(rates_SG: np.ndarray, groups: Sequence[str]) -> Plot:
     style_legend(axes, columns=3)
     caption = "One rate for all parameters in each inner step." if len(groups) == 1 else (
         f"{len(groups)} groups of parameters, each with a rate of its own; lines are geometric means of a kind of group, areas reach from its least to its greatest."
-    )  # fmt: skip
+    )
     return finish(figure, "rates", "Learned rates", caption, "; ".join(told) + ".")
 
 

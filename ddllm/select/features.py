@@ -28,7 +28,13 @@ def encode_mean(encoder: EncoderConfig, body: Tree, words_VD: jax.Array, batch: 
 
 
 def compute_features(
-    encoder: EncoderConfig, start: Start, split: TokenSplit, batch_size: int, buckets: tuple[int, ...], mesh: Mesh
+    encoder: EncoderConfig,
+    start: Start,
+    split: TokenSplit,
+    batch_size: int,
+    buckets: tuple[int, ...],
+    mesh: Mesh,
+    title: str = "features of the training texts",
 ) -> np.ndarray:
     """Features [n, D], float32, of all texts of a split, on every process the same.
 
@@ -39,12 +45,13 @@ def compute_features(
         batch_size: texts per forward pass.
         buckets: padded lengths used.
         mesh: devices, whose axes "head" and "data" batches are split over.
+        title: shown meanwhile.
     """
     shares = mesh.size // mesh.shape["model"]
     batch_size = -(-batch_size // shares) * shares
     each = NamedSharding(mesh, TEXTS)
     compute = jax.jit(partial(encode_mean, encoder), out_shardings=NamedSharding(mesh, ALL))
-    with Progress(-(-len(split) // batch_size), "features of the training texts") as progress:
+    with Progress(-(-len(split) // batch_size), title) as progress:
 
         def features(batch: Batch) -> np.ndarray:
             features_BD = np.asarray(compute(start.body, start.words, place(batch, each)))

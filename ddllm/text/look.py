@@ -81,7 +81,7 @@ def look_at(prepared: Prepared, distilled: Distilled) -> dict[str, Any]:
 
 
 def look_at_positions(prepared: Prepared, data: Any, shown: int) -> list[dict[str, Any]]:
-    """For the first examples {"text", "positions"}: each used position's nearest tokens, and how long its embedding is, as a multiple of the nearest token's."""
+    """For the first examples {"text", "positions"}: nearest tokens of each used position, and its embedding's length as a multiple of the nearest token's."""
     tokenizer, words_VD = load_tokenizer(prepared.pretrained.folder), np.asarray(prepared.pretrained.words)
     hidden, k = words_VD.shape[1], prepared.config.report.tokens
     embeddings_ETD = np.asarray(data.embeddings).reshape(-1, data.embeddings.shape[2], hidden)[:shown]

@@ -53,7 +53,10 @@ CONTRAST = """() => {
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const style = getComputedStyle(document.documentElement);
-  const ratio = (a, b) => { const [x, y] = [a, b].map((n) => luminance(style.getPropertyValue(n).trim())).sort((p, q) => q - p); return (x + 0.05) / (y + 0.05); };
+  const ratio = (a, b) => {
+    const [x, y] = [a, b].map((name) => luminance(style.getPropertyValue(name).trim())).sort((p, q) => q - p);
+    return (x + 0.05) / (y + 0.05);
+  };
   return ['--ink', '--soft', '--accent', '--good', '--warm'].map((name) => ratio(name, '--raised'));
 }"""
 

@@ -60,7 +60,7 @@ def test_everything_in_the_folder_is_on_the_page(read):
     page = read()
     assert not page.open
     headings = {"Distilled data beside its baselines", "Outer loss", "While distilling", "Learned rates", "Trained otherwise than the recipe says",
-                "A map of features"}  # fmt: skip
+                "A map of features"}
     assert headings <= {data for tag, data in page.texts if tag == "h3"}
     assert len(page.all("figure")) == len(page.all("figcaption")) == len(page.all("svg")) == 6
     text = page.text()
