@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from ddllm.config import suggest
 from ddllm.errors import UserError
+from ddllm.privacy.checks import validate_privacy
 
 POSITIVE = (
     "data.length",
@@ -156,8 +157,6 @@ def validate(config: ConfigDict) -> None:
             "config.distill.average and config.distill.second_moment must be below 1, and both warmup values and config.distill.curriculum at most 1."
         )
     _validate_selections(config.evaluate)
-    from ddllm.privacy.audit import validate_privacy  # imports jax, as `make_optimizer` does
-
     validate_privacy(config.privacy)
 
 

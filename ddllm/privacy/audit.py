@@ -93,10 +93,3 @@ def _read(kept: Path | None, mark: str) -> dict[str, Rows]:
     except UserError:
         return {}  # cut short: found anew
     return known["parts"] if isinstance(known, dict) and known.get("mark") == mark else {}
-
-
-def validate_privacy(privacy: ConfigDict) -> None:
-    """Raise `UserError` for a value of config.privacy that cannot be meant."""
-    for key in ("texts", "heads", "resamples"):
-        if not isinstance(privacy[key], int) or privacy[key] < 1:
-            raise UserError(f"config.privacy.{key} is {privacy[key]!r}, but must be a whole number greater than 0.")

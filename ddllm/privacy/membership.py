@@ -1,9 +1,9 @@
 """Membership inference against what is trained on a distilled data set, beside the fully fine-tuned model and beside as many random real examples.
 
-The attacker has the distilled data set, trains on it, and asks of a text whether it was among those that the set was learned from: by its loss (Yeom et al., CSF
-2018), or by its loss less that of a reference model that has seen neither kind of text (Watson et al., ICLR 2022). Members are training texts, others are test
-texts. Where these differ in kind, as when they are split by film, an attack finds that too: the model trained on random real examples, which has seen next to no
-member, says how much of an area above 0.5 that is.
+The attacker has the distilled data set, trains on it, and asks of a text whether it was among those that the set was learned from: by its loss (Yeom et al.,
+CSF 2018), or by its loss less that of a reference model that has seen neither kind of text (Watson et al., ICLR 2022). Members are training texts, others
+are test texts. Where these differ in kind, as when they are split by film, an attack finds that too: the model trained on random real examples, which has
+seen next to no member, says how much of an area above 0.5 that is.
 """
 
 from collections.abc import Callable

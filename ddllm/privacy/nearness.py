@@ -29,8 +29,8 @@ def compare_nearness(prepared: Prepared, distilled: Distilled, texts: int, seed:
         seed: of what is drawn.
 
     Returns:
-        Rows {"measure", "examples", "nearest" (to any training text, mean over examples), "highest" (the greatest of these), "train", "test" (means of the nearest
-        among equally many training and test texts), "note"}, for distilled examples, as many random training texts, and as many held-out ones.
+        Rows {"measure", "examples", "nearest" (to any training text, mean over examples), "highest" (the greatest of these), "train", "test" (means of
+        the nearest among equally many training and test texts), "note"}, for distilled examples, as many random training texts, and as many held-out ones.
     """
     tokens = prepared.tokens
     rng = np.random.default_rng([seed, 47])

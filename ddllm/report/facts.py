@@ -52,9 +52,9 @@ def describe_size(distilled: Any) -> str:
     batches, examples, positions, hidden = data.embeddings.shape
     base = PurePath(str(distilled.card.get("base_model", {}).get("name", "an encoder"))).name
     return (
-        f"{data.examples} synthetic examples in {batches} inner batch{'es' if batches > 1 else ''} of {examples}, each a sequence of {positions} input embeddings "
-        f"of {hidden} numbers, with labels over {', '.join(names)}: learned so that {data.steps} inner step{'s' if data.steps > 1 else ''} of training on them "
-        f"alone make {base} a classifier."
+        f"{data.examples} synthetic examples in {batches} inner batch{'es' if batches > 1 else ''} of {examples}, each a sequence of {positions} input "
+        f"embeddings of {hidden} numbers, with labels over {', '.join(names)}: learned so that "
+        f"{data.steps} inner step{'s' if data.steps > 1 else ''} of training on them alone make {base} a classifier."
     )
 
 

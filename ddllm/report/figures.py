@@ -167,9 +167,12 @@ def draw_rates(rates_SG: np.ndarray, groups: Sequence[str]) -> Plot:
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_xlim(0.6, len(steps) + 0.4)
     style_legend(axes, columns=3)
-    caption = "One rate for all parameters in each inner step." if len(groups) == 1 else (
-        f"{len(groups)} groups of parameters, each with a rate of its own; lines are geometric means of a kind of group, areas reach from its least to its greatest."
-    )
+    caption = "One rate for all parameters in each inner step."
+    if len(groups) > 1:
+        caption = (
+            f"{len(groups)} groups of parameters, each with a rate of its own. Lines: geometric means of a kind of group; areas: from its least to its "
+            "greatest."
+        )
     return finish(figure, "rates", "Learned rates", caption, "; ".join(told) + ".")
 
 
@@ -231,8 +234,8 @@ def draw_map(chart: dict[str, Any]) -> Plot:
     radius = np.linalg.norm(real[:, :2] - real[:, :2].mean(axis=0), axis=1)
     away = np.linalg.norm(distilled[:, :2] - real[:, :2].mean(axis=0), axis=1)
     caption = (
-        "Points: real training texts; diamonds: distilled examples (each leads to its card). Features are the pretrained encoder's mean hidden states; the plane "
-        "is found by principal components of the real ones alone."
+        "Points: real training texts; diamonds: distilled examples (each leads to its card). Features are the pretrained encoder's mean hidden states; the "
+        "plane is found by principal components of the real ones alone."
     )
     told = (
         f"{len(real)} real texts and {len(distilled)} distilled examples. Half of the real texts lie within {np.median(radius):.2g} of their middle, half of "

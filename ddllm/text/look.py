@@ -2,8 +2,9 @@
 
 `look_at` gives plain values, which are kept as look.json for the page; `print_look` and `markdown_look` show them in the terminal and as look.md.
 
-    {"tokens": k, "total", "shown", "low", "high", "labels": […], "groups": […], "examples": [{"number", "batch", "label", "group", "values": [{"name", "value"}],
-     "text", "positions": [{"tokens": […], "cosines": […], "near", "length"}], "nearest": [{"text", "label", "cosine"}]}], "map": {…} or null}
+    {"tokens": k, "total", "shown", "low", "high", "labels": […], "groups": […], "examples": [{"number", "batch", "label", "group",
+     "values": [{"name", "value"}], "text", "positions": [{"tokens": […], "cosines": […], "near", "length"}],
+     "nearest": [{"text", "label", "cosine"}]}], "map": {…} or null}
 """
 
 import re

@@ -9,7 +9,8 @@ import pytest
 
 from ddllm.distill.dataset import raw_rate
 from ddllm.errors import UserError
-from ddllm.privacy.audit import audit, validate_privacy
+from ddllm.privacy.audit import audit
+from ddllm.privacy.checks import validate_privacy
 from ddllm.privacy.membership import attack_distilled, choose_victims, text_losses
 from ddllm.report.results import read_results
 from ddllm.stages import load_scored, privacy
@@ -28,23 +29,24 @@ def test_losses_are_in_the_order_of_the_texts(distilled_run):
 
 
 def test_a_set_that_holds_its_members_gives_them_away(distilled_run):
-    """Trained long on texts as they stand, with labels that no other text tells: their own losses fall, and those of others do not."""
+    """Trained long on texts as they stand, with labels by chance, which can only be remembered: the more so, the lower the loss with just these labels."""
     prepared, distilled = load_scored(distilled_run)
-    victims = choose_victims(prepared, 40, 0)
-    chance = attack_distilled(prepared, distilled, victims)[0]
-    words, rows = np.asarray(prepared.pretrained.words), victims.rows[:8]
-    train = prepared.tokens.train
-    labels = np.random.default_rng(0).integers(2, size=len(train)).astype(np.int32)  # by chance, so that they can only be remembered
-    ids = train.ids[rows]
+    victims, train = choose_victims(prepared, 40, 0), prepared.tokens.train
+    words, rows, rng = np.asarray(prepared.pretrained.words), victims.rows[:8], np.random.default_rng(0)
+    labels, ids = rng.integers(2, size=8).astype(np.int32), train.ids[rows]
     mask = (np.arange(ids.shape[1])[None] < train.lengths[rows][:, None]).astype(np.float32)
     rates = np.full((200, distilled.data.rates.shape[1]), raw_rate(0.1), np.float32)
-    data = replace(distilled.data, embeddings=words[ids][None], mask=mask[None], labels=np.eye(2, dtype=np.float32)[labels[rows]][None], rates=rates)
+    one_hot = np.eye(2, dtype=np.float32)[labels]
+    data = replace(distilled.data, embeddings=words[ids][None], mask=mask[None], labels=one_hot[None], rates=rates)
     leaky = replace(distilled, data=data, recipe=replace(distilled.recipe, passes=200))
-    members = replace(train.take(rows), labels=labels[rows])
-    told = replace(victims, members=members, rows=rows, easy_m=victims.easy_m[:8])
-    others = replace(told.others, labels=np.random.default_rng(1).integers(2, size=len(told.others)).astype(np.int32))
-    found = attack_distilled(prepared, leaky, replace(told, others=others))[0]
-    assert found["auc"] > 0.8 and found["auc_low"] > 0.65 and found["auc"] > chance["auc"]
+    others = replace(victims.others, labels=rng.integers(2, size=len(victims.others)).astype(np.int32))
+
+    def ask(told):
+        members = replace(train.take(rows), labels=told)
+        return attack_distilled(prepared, leaky, replace(victims, members=members, others=others, rows=rows, easy_m=victims.easy_m[:8]))[0]
+
+    # Of labels by chance half are right anyway, so that perfect memory would come to 3/4.
+    assert ask(labels)["auc"] > 0.68 and ask(labels)["auc_low"] > 0.55 and ask(1 - labels)["auc"] < 0.32
 
 
 def test_the_stage(distilled_run, capsys):
