@@ -5,6 +5,7 @@
 A notebook calls them just as the command does: `run = open_run(config, "runs/mine"); distill(run)`.
 """
 
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -221,17 +222,21 @@ def analyse(run: Run) -> None:
 
 
 def look(run: Run) -> None:
-    """Distilled examples beside the nearest real ones: shown, and written as look.md, and as look.json for the page."""
+    """Distilled examples beside the nearest real ones: shown, and written as look.md; of the run's own data set as look.json too, for the page."""
     prepared, distilled = load_scored(run)
     found = look_at(prepared, distilled)
     if not is_first():
         return
     print_look(found)
-    write_json(run.workdir.look, found)
-    title = ", ".join((prepared.tokens.name, PurePath(prepared.pretrained.name).name))
-    with write_atomically(run.workdir.look.with_suffix(".md")) as temporary:
+    path = run.workdir.look.with_suffix(".md")
+    if run.distilled is None:
+        write_json(run.workdir.look, found)
+    else:
+        path = path.with_stem("look-" + re.sub(r"[^\w.-]+", "-", run.name))
+    title = ", ".join((run.name, prepared.tokens.name, PurePath(prepared.pretrained.name).name))
+    with write_atomically(path) as temporary:
         temporary.write_text(markdown_look(found, title), encoding="utf-8")
-    say(f"  {run.workdir.look.with_suffix('.md')} has every position's nearest tokens")
+    say(f"  every position's nearest tokens are in {path}")
 
 
 def privacy(run: Run) -> None:

@@ -10,12 +10,15 @@ from sklearn.metrics import f1_score
 
 import ddllm
 from ddllm.config import default_config
+from ddllm.distill.artefact import describe_base, save_distilled
+from ddllm.distill.plan import first_data, recipe_of
 from ddllm.errors import UserError
 from ddllm.report.analyses import markdown_analyses
 from ddllm.report.results import read_results
 from ddllm.report.table import markdown_table
 from ddllm.runtime.metrics import read_metrics
-from ddllm.stages import analyse, distill, evaluate, finetune, open_run, select
+from ddllm.runtime.storage import read_json
+from ddllm.stages import analyse, distill, evaluate, finetune, look, open_run, privacy, report, select
 
 # Words that the tiny model knows.
 GOOD, BAD = "good great fine lovely warm".split(), "bad dull awful flat cold".split()
@@ -195,3 +198,30 @@ def test_what_cannot_be_meant(make_run, draw, changes, message):
     run, _ = make_run(draw, **changes)
     with pytest.raises(UserError, match=message):
         run.prepared  # noqa: B018
+
+
+@pytest.mark.parametrize("draw, changes, groups", [
+    (draw_pair, {"data__pair_column": "text_pair"}, ["blamed", "praised"]),
+    (draw_number, {"data__task": "regression"}, ["real texts"]),
+    (draw_set, {"data__task": "multilabel"}, ["real texts"]),
+])
+def test_every_task_is_looked_at(make_run, draw, changes, groups):
+    run, _ = make_run(draw, report__tokens=3, privacy__heads=1, privacy__resamples=50, **changes)
+    prepared, data = run.prepared, first_data(run.prepared)
+    base = describe_base(prepared.pretrained, prepared.learner, run.config.data.length, bool(run.config.data.pair_column))
+    save_distilled(run.workdir.distilled, data, recipe_of(run.config.distill), prepared.tokens.label_names, **base)
+    look(run)
+    privacy(run)
+    report(run)
+    found, results = read_json(run.workdir.look), read_results(run.workdir.results)
+    assert found["map"]["groups"] == groups and all(len(position["tokens"]) == 3 for position in found["examples"][0]["positions"])
+    example = found["examples"][0]
+    if draw is draw_number:
+        assert 95 < float(example["label"]) < 112 and 100 <= float(example["nearest"][0]["label"]) <= 107.5
+    elif draw is draw_set:
+        assert [value["name"] for value in example["values"]] == list(LABELS)
+    else:
+        assert "⏐" in example["nearest"][0]["text"]
+    assert len(results["privacy"]) == 5 and all(0 <= row["auc"] <= 1 for row in results["privacy"])
+    page = (run.workdir.path / "report.html").read_text()
+    assert page.count("<article") == found["shown"] and "Membership inference" in page and 'id="rates"' in page
