@@ -101,7 +101,7 @@ LAYOUTS = {
         (
             ("AUC", lambda row: f"{row['auc']:.3f}"),
             ("95 % interval", lambda row: f"{row['auc_low']:.3f} to {row['auc_high']:.3f}"),
-            ("TPR at, 1 % FPR, %", lambda row: f"{100 * row['tpr_at_1_percent_fpr']:.1f}"),
+            ("TPR at 1 % FPR, %", lambda row: f"{100 * row['tpr_at_1_percent_fpr']:.1f}"),
             ("members", lambda row: _count(row["members"])),
             ("others", lambda row: _count(row["others"])),
         ),

@@ -5,7 +5,7 @@ from typing import Any
 
 from ddllm.report.analyses import Shown
 from ddllm.report.results import FULL, metric_of
-from ddllm.report.table import FIGURES, NOTHING
+from ddllm.report.table import EMBEDDED, FIGURES, NOTHING
 
 Row = dict[str, Any]
 NOT_LISTS = ("rows", "config", "environment")
@@ -36,7 +36,7 @@ def make_tiles(results: dict[str, Any], distilled: Any) -> list[tuple[str, str, 
 def tell_time(seconds: float) -> str:
     """A duration in a word."""
     if seconds < 1:
-        return f"{1000 * seconds:.2g} ms"
+        return f"{1000 * seconds:.{0 if seconds >= 0.01 else 1}f} ms"
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
@@ -51,10 +51,12 @@ def describe_size(distilled: Any) -> str:
     data, names = distilled.data, distilled.label_names
     batches, examples, positions, hidden = data.embeddings.shape
     base = PurePath(str(distilled.card.get("base_model", {}).get("name", "an encoder"))).name
+    base = EMBEDDED["model"] if base == "embedded" else base
+    what = "predict numbers" if distilled.card.get("task", {}).get("name") == "regression" else "a classifier"
     return (
         f"{data.examples} synthetic examples in {batches} inner batch{'es' if batches > 1 else ''} of {examples}, each a sequence of {positions} input "
         f"embeddings of {hidden} numbers, with labels over {', '.join(names)}: learned so that "
-        f"{data.steps} inner step{'s' if data.steps > 1 else ''} of training on them alone make {base} a classifier."
+        f"{data.steps} inner step{'s' if data.steps > 1 else ''} of training on them alone make {base} {what}."
     )
 
 

@@ -18,7 +18,7 @@ VARIABLES = {INK: "ink", PALE: "pale", GRID: "line", GROUND: "ground", ACCENT: "
     colour: f"series-{number}" for number, colour in enumerate(SERIES, 1)
 }
 WIDTH = 4.8  # inches: wide enough for half a screen, and still readable across a phone
-TEXT = 9
+TEXT = 10  # points
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def style_axes(axes: Any, grid: str = "both") -> None:
     axes.grid(axis=grid, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
-    axes.tick_params(colors=INK, labelsize=TEXT, length=0)
+    axes.tick_params(which="both", colors=INK, labelsize=TEXT, length=0)
     for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
         label.set_color(INK)
         label.set_fontsize(TEXT)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from ddllm.data.corpus import load_corpus
 from ddllm.distill.artefact import load_distilled
+from ddllm.main import parse
 from ddllm.select.nearest import distilled_features, principal_plane
 from ddllm.stages import load_scored, look
 from ddllm.text.look import label_values, look_at, markdown_look, plain, print_look
@@ -85,3 +87,10 @@ def test_the_stage(distilled_run, capsys):
     folder = distilled_run.workdir.path
     assert json.loads((folder / "look.json").read_text())["shown"] == 4
     assert "Nearest real texts" in (folder / "look.md").read_text() and "Distilled beside real" in capsys.readouterr().out
+
+
+def test_on_request():
+    line = [f"--config={Path(__file__).resolve().parents[2] / 'configs' / 'quickstart.py'}"]
+    assert not {"look", "privacy"} & set(parse(line).stages)
+    stages = parse([*line, "--config.evaluate.look=True", "--config.evaluate.privacy=True"]).stages
+    assert stages[-3:] == ["look", "privacy", "report"]
