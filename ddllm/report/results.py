@@ -8,8 +8,8 @@ one that stands in accuracy's place: "f1_micro", or "pearson" and "spearman", wh
 "head" (how the head begins), "inner_steps", "floats" (numbers stored), "examples" (in all), "texts" (test texts), "rate" and
 "passes" (a selection's recipe), "note" (a sentence).
 
-The stages robustness and analyse add lists of their own beside "rows": "robustness", "labels", "storage" and "compute". Their rows have the
-"name" of the distilled data set that they are about; for further keys see ddllm/evaluate.
+The stages robustness, analyse and privacy add lists of their own beside "rows": "robustness", "labels", "storage", "compute", "privacy" and "nearness".
+Their rows have the "name" of the distilled data set that they are about; for further keys see ddllm/evaluate and ddllm/privacy.
 """
 
 from pathlib import Path

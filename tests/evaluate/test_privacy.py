@@ -11,7 +11,7 @@ from ddllm.distill.dataset import raw_rate
 from ddllm.errors import UserError
 from ddllm.privacy.audit import audit
 from ddllm.privacy.checks import validate_privacy
-from ddllm.privacy.membership import attack_distilled, choose_victims, text_losses
+from ddllm.privacy.membership import attack_distilled, attack_full, choose_victims, text_losses
 from ddllm.report.results import read_results
 from ddllm.stages import load_scored, privacy
 
@@ -26,6 +26,12 @@ def test_losses_are_in_the_order_of_the_texts(distilled_run):
     alone = [text_losses(prepared, prepared.learner, params, split.take(np.array([row])))[0] for row in range(12)]
     assert len(np.unique(split.lengths)) > 2 and np.ptp(together) > 0.1
     np.testing.assert_allclose(together, alone, rtol=1e-4)
+    # Attacks on another model's losses ask of the same texts, with the word table that was trained with it.
+    victims = choose_victims(prepared, 20, 0)
+    rows, other = (attack_full(prepared, params, factor * prepared.start.words, victims) for factor in (1, 2))
+    assert [row["attack"] for row in rows] == ["loss, full data", "calibrated loss, full data"] and rows != other
+    losses = [text_losses(prepared, prepared.learner, params, part) for part in (victims.members, victims.others)]
+    assert rows[0]["auc"] == pytest.approx(np.mean(losses[0][:, None] < losses[1][None]))
 
 
 def test_a_set_that_holds_its_members_gives_them_away(distilled_run):
