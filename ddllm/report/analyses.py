@@ -1,4 +1,4 @@
-"""Tables of what the stages robustness, analyse and privacy found, in the terminal or as Markdown: each list of results.json that is there has one of its own."""
+"""Tables of what the stages robustness, analyse and privacy found, in the terminal or as Markdown: each list of results.json has one of its own."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

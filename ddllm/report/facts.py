@@ -9,6 +9,7 @@ from ddllm.report.table import EMBEDDED, FIGURES, NOTHING
 
 Row = dict[str, Any]
 NOT_LISTS = ("rows", "config", "environment")
+ELSEWHERE = ("config", "learning_rates")  # on the page: as a text of its own, as a figure
 LONG = 64  # characters of a fact that stand in a cell
 
 
@@ -61,10 +62,10 @@ def describe_size(distilled: Any) -> str:
 
 
 def describe_card(distilled: Any) -> list[tuple[str, str]]:
-    """What recipe.json says, as (fact, value) with dots between its levels; the configuration, which stands elsewhere, is left out."""
+    """What recipe.json says, as (fact, value) with dots between its levels; what stands elsewhere on the page is left out."""
     if distilled is None:
         return []
-    card = {key: value for key, value in distilled.card.items() if key != "config"}
+    card = {key: value for key, value in distilled.card.items() if key not in ELSEWHERE}
     return [(name, tell(value)) for name, value in flatten(card)]
 
 

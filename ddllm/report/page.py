@@ -53,7 +53,7 @@ def gather(folder: Path) -> dict[str, Any]:
     lines = commands.read_text(encoding="utf-8").splitlines() if commands.is_file() else []
     return {
         "title": make_title(results),
-        "folder": folder.name,
+        "folder": folder.as_posix(),
         "tiles": make_tiles(results, distilled),
         "size": describe_size(distilled),
         "headings": make_headings(results),
