@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def exit_status(work: Callable[[], int], afterwards: str) -> int:
-    """What `work` returns; 2 after a user's mistake, 1 after a check that failed and 130 after an interrupt, each with one sentence. `afterwards` says how to go on."""
+    """What `work` returns; after a user's mistake 2, a check that failed 1, an interrupt 130, each with one sentence. `afterwards` says how to go on."""
     try:
         return work()
     except UserError as error:

@@ -97,6 +97,7 @@ def _load_model(card: dict[str, Any], model: Any, attention: bool) -> tuple[Any,
     problem = {"classification": "single_label_classification", "multilabel": "multi_label_classification"}.get(task, task)
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # it would warn that the head is new, which is as it should be
+    loaded: Any
     loaded, found = AutoModelForSequenceClassification.from_pretrained(
         folder,
         num_labels=len(names),

@@ -121,8 +121,8 @@ def _usage(card: Card) -> list[str]:
         "python -m ddllm.main --mode=train --distilled . --out MODEL" + (" --model FOLDER_OF_THE_ENCODER" if local else ""),
         "```",
         "",
-        f'`datasets.load_dataset(".")` opens readable rows: the nearest vocabulary token of each position, labels, similarities ({TEXT} has the same). They are '
-        "a look at what was learned, not what is trained on.",
+        f'`datasets.load_dataset(".")` opens readable rows: the nearest vocabulary token of each position, labels, similarities ({TEXT} has the same). They '
+        "are a look at what was learned, not what is trained on.",
         "",
     ]
 

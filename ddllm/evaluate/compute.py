@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddllm.config import default_config, resolve
 from ddllm.artefact.base import Distilled
+from ddllm.config import default_config, resolve
 from ddllm.distill.inner_loop import inner_loss, same_every_time
 from ddllm.evaluate.small import training_seconds
 from ddllm.models.heads import init_head

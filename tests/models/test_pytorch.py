@@ -37,7 +37,7 @@ def checkpoint(make_torch_model, tmp_path, tiny_model):
     return make
 
 
-def make_folder(folder, pretrained, head="mean", start="zero", task=None, rates="layer", recipe=None, parts=(), storage="float32"):
+def make_folder(folder, pretrained, head="mean", start="zero", task=None, rates="layer", recipe=None, parts=(), storage="float32", scale=1.0):
     """A folder of two inner batches of three examples, random in all that its recipe has."""
     rng = np.random.default_rng(3)
     recipe, task = recipe or Recipe("unrestricted", "sgd", 2), task or Classification()
@@ -61,7 +61,7 @@ def make_folder(folder, pretrained, head="mean", start="zero", task=None, rates=
     if "types" in parts:
         more["types"] = np.broadcast_to((np.arange(7) > 3).astype(np.float32), shape)
     data = DistilledData(
-        rng.standard_normal((*shape, encoder.hidden)).astype(np.float32),
+        (scale * rng.standard_normal((*shape, encoder.hidden))).astype(np.float32),
         mask,
         rng.standard_normal((2, 3, outputs)).astype(np.float32),
         rng.normal(-6 if small else -3, 0.5, (steps, groups)).astype(np.float32),
@@ -172,6 +172,14 @@ def test_what_it_refuses(checkpoint, tmp_path):
     assert "changed or damaged" in message(lambda card: card["files"].update({"distilled.safetensors": "0"}))
     assert "other weights" in message(lambda card: card["base_model"].update(fingerprint="0"))
     assert "no model folder ./nowhere" in message(lambda card: card["base_model"].update(name="./nowhere"))
+
+
+def test_the_real_encoder(embedded, tmp_path):
+    """MiniLM, its rates per array, its labels for every layer, and mean pooling as a further layer: the same logits, and so the same predictions."""
+    pretrained = load_pretrained("embedded")
+    assert pretrained.config.layers == 6
+    model = compare(make_folder(tmp_path / "folder", pretrained, rates="tensor", parts=("directions",), storage="float16", scale=0.05), pretrained)
+    assert model.config.num_hidden_layers == 7
 
 
 def test_imports_no_jax():
