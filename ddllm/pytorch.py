@@ -46,6 +46,8 @@ def train(folder: str | Path, model: Any = None, seed: int = 0) -> tuple[Any, An
     model, tokenizer, pooled = _load_model(card, model, attention="attention" in arrays)
     kind, classes = card["head"]["kind"], len(card["label_names"])
     mean = torch.nn.Linear(model.config.hidden_size, classes) if kind == "mean" else None
+    if mean is not None:
+        _check_width(model, mean)
     head = {"out": mean} if mean is not None else _head_modules(model, kind)
     _start_head(head, arrays, card, pooled)
     groups = _groups(model, head)
@@ -86,10 +88,12 @@ def _load_model(card: dict[str, Any], model: Any, attention: bool) -> tuple[Any,
 
     base, names = card["base_model"], card["label_names"]
     if isinstance(model, torch.nn.Module):
-        model.eval()
+        given: Any = model.eval()
+        if given.config.num_labels != len(names):
+            raise ValueError(f"the model is for {given.config.num_labels} classes, but the data set has {len(names)}: {', '.join(names)}.")
         if attention:
-            model.set_attn_implementation("eager")
-        return model, AutoTokenizer.from_pretrained(model.name_or_path), True
+            given.set_attn_implementation("eager")
+        return given, AutoTokenizer.from_pretrained(given.name_or_path), True
     folder = _find_folder(model or base["name"], base.get("revision"))
     if _fingerprint(folder) != base["fingerprint"]:
         raise ValueError(f"the data set was distilled for other weights than those in {folder} (their checksums differ); give {base['name']} as model.")
@@ -301,6 +305,12 @@ def _attention_divergence(labels: torch.Tensor, attentions: tuple[torch.Tensor, 
     return (divergence_NR * rows_NR).sum(1) / rows_NR.sum(1)
 
 
+def _check_width(model: Any, mean: torch.nn.Linear) -> None:
+    classes, width = mean.weight.shape
+    if max(classes + 3, 2 * classes if hasattr(model.base_model, "transformer") else 0) > width:
+        raise ValueError(f"{classes} classes are too many for a layer of width {width} that pools the mean; train with ddllm itself.")
+
+
 @torch.no_grad()
 def fold_mean(model: Any, mean: torch.nn.Linear) -> None:
     """Give a model for sequence classification the logits of `mean` on the mean hidden state, by one more layer that computes them at every position.
@@ -311,9 +321,8 @@ def fold_mean(model: Any, mean: torch.nn.Linear) -> None:
     base, config = model.base_model, model.config
     short = hasattr(base, "transformer")
     layers = base.transformer.layer if short else base.encoder.layer
+    _check_width(model, mean)
     classes, width = mean.weight.shape
-    if max(classes + 3, 2 * classes if short else 0) > width:
-        raise ValueError(f"{classes} classes are too many for a layer of width {width} that pools the mean.")
     layer, last = copy.deepcopy(layers[-1]), layers[-1]
     norm = last.output_layer_norm if short else last.output.LayerNorm
     bounds = (mean.weight @ norm.bias).abs() + (mean.weight * norm.weight).norm(dim=1) * width**0.5

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddllm.artefact.folder import describe_base, save_distilled
+from ddllm.artefact.base import describe_base
+from ddllm.artefact.folder import save_distilled
 from ddllm.config import default_config, resolve
 from ddllm.distill.plan import first_data, recipe_of
 from ddllm.stages import Run, open_run

@@ -18,7 +18,7 @@ from ddllm.models.tasks import Classification, MultiLabel, Regression
 from ddllm.use import train_distilled
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 NAMES = ("bad", "so so", "good")
 
 
@@ -37,7 +37,7 @@ def checkpoint(make_torch_model, tmp_path, tiny_model):
     return make
 
 
-def make_folder(folder, pretrained, head="mean", start="zero", task=None, rates="layer", recipe=None, parts=(), storage="float32", scale=1.0):
+def make_folder(folder, pretrained, head="mean", start="zero", task=None, rates="layer", recipe=None, parts=(), storage="float32", scale=1.0, rate=-3.0):
     """A folder of two inner batches of three examples, random in all that its recipe has."""
     rng = np.random.default_rng(3)
     recipe, task = recipe or Recipe("unrestricted", "sgd", 2), task or Classification()
@@ -64,7 +64,7 @@ def make_folder(folder, pretrained, head="mean", start="zero", task=None, rates=
         (scale * rng.standard_normal((*shape, encoder.hidden))).astype(np.float32),
         mask,
         rng.standard_normal((2, 3, outputs)).astype(np.float32),
-        rng.normal(-6 if small else -3, 0.5, (steps, groups)).astype(np.float32),
+        rng.normal(-6 if small else rate, 0.5, (steps, groups)).astype(np.float32),
         head=jax.tree.map(np.asarray, drawn) if start == "learned" else None,
         **more,
     )
@@ -140,6 +140,19 @@ def test_every_family(checkpoint, tmp_path, family, head):
     compare(make_folder(tmp_path / "folder", pretrained, **options), pretrained)
 
 
+def test_a_loaded_model_is_trained_in_place(checkpoint, tmp_path):
+    from ddllm.pytorch import train
+
+    pretrained = checkpoint()
+    folder = make_folder(tmp_path / "folder", pretrained, head="bert", start="fixed", parts=("attention",), recipe=Recipe("hard", passes=1, attention_weight=1.0))
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(pretrained.folder)
+    model, tokenizer = train(folder, loaded)
+    texts = ["the good plot"]
+    found = model(**tokenizer(texts, return_tensors="pt")).logits.detach().numpy()
+    assert model is loaded
+    np.testing.assert_allclose(found, load_distilled(folder).train().logits(texts), rtol=0, atol=1e-4)
+
+
 def test_a_shuffled_order_deals_every_example_once_and_in_its_class(checkpoint, tmp_path):
     from ddllm.pytorch import _feed, read
 
@@ -171,6 +184,10 @@ def test_what_it_refuses(checkpoint, tmp_path):
     assert "newer ddllm" in message(lambda card: card.update(schema=5))
     assert "changed or damaged" in message(lambda card: card["files"].update({"distilled.safetensors": "0"}))
     assert "other weights" in message(lambda card: card["base_model"].update(fingerprint="0"))
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(pretrained.folder, num_labels=2, ignore_mismatched_sizes=True)
+    make_folder(folder, pretrained)
+    with pytest.raises(ValueError, match="2 classes, but the data set has 3"):
+        train(folder, loaded)
     assert "no model folder ./nowhere" in message(lambda card: card["base_model"].update(name="./nowhere"))
 
 
@@ -178,7 +195,7 @@ def test_the_real_encoder(embedded, tmp_path):
     """MiniLM, its rates per array, its labels for every layer, and mean pooling as a further layer: the same logits, and so the same predictions."""
     pretrained = load_pretrained("embedded")
     assert pretrained.config.layers == 6
-    model = compare(make_folder(tmp_path / "folder", pretrained, rates="tensor", parts=("directions",), storage="float16", scale=0.05), pretrained)
+    model = compare(make_folder(tmp_path / "folder", pretrained, rates="tensor", parts=("directions",), storage="float16", scale=0.05, rate=-6.0), pretrained)
     assert model.config.num_hidden_layers == 7
 
 
@@ -188,8 +205,6 @@ def test_imports_no_jax():
 
 
 def test_the_checkpoints_of_both_run_in_a_pipeline(checkpoint, tmp_path):
-    from transformers import pipeline
-
     pretrained = checkpoint()
     folder = make_folder(tmp_path / "folder", pretrained)
     model = compare(folder, pretrained)
@@ -201,6 +216,6 @@ def test_the_checkpoints_of_both_run_in_a_pipeline(checkpoint, tmp_path):
     logits = trained.logits(texts)
     expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     for name in ("jax", "torch"):
-        told = pipeline("text-classification", model=str(tmp_path / name), tokenizer=str(tmp_path / name), top_k=None, device="cpu")(texts)
+        told = transformers.pipeline("text-classification", model=str(tmp_path / name), tokenizer=str(tmp_path / name), top_k=None, device="cpu")(texts)
         found = [[next(entry["score"] for entry in row if entry["label"] == label) for label in NAMES] for row in told]
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
