@@ -99,7 +99,7 @@ def update(prepared: Prepared, old: Distilled, folder: str, way: str, share: flo
     columns = np.array([merged.classes.names.index(name) for name in tokens.label_names])
     own = Classes(merged.classes.names, [np.array([merged.classes.names.index(name) for name in old.label_names])], merged.classes.task)
     prepared = replace(prepared, learner=merged.learner)
-    prepared, [stand_ins] = with_stand_ins(prepared, [old], own, work.variants)
+    prepared, [stand_ins] = with_stand_ins(prepared, [old], own, work.variants, decided=True)
     outputs = len(merged.classes.names)
     new = real_texts(tokens.train, merged.learner, columns, outputs)
     sizes = share_places(prepared.config.distill.batch_size, share)
@@ -110,8 +110,13 @@ def update(prepared: Prepared, old: Distilled, folder: str, way: str, share: flo
     return _learned(prepared, merged, parts, stream, scorer, work)
 
 
-def with_stand_ins(prepared: Prepared, sets: list[Distilled], classes: Classes, variants: int) -> tuple[Prepared, list[Texts]]:
-    """Each set's examples as texts with its own model's opinion, and what is prepared with a word table that has their embeddings behind it."""
+def with_stand_ins(
+    prepared: Prepared, sets: list[Distilled], classes: Classes, variants: int, decided: bool = False
+) -> tuple[Prepared, list[Texts]]:
+    """Each set's examples as texts, and what is prepared with a word table that has their embeddings behind it.
+
+    Their targets are what the model says that their own set trains; or, where that is `decided`, the class that it decides for.
+    """
     start, seed = prepared.start, prepared.config.seed
     words, made = [np.asarray(start.words)], []
     for number, distilled in enumerate(sets):
@@ -125,7 +130,8 @@ def with_stand_ins(prepared: Prepared, sets: list[Distilled], classes: Classes, 
         learner = distilled.learner(prepared.pretrained)
         data = jax.tree.map(jnp.asarray, distilled.data)
         params = train_small(learner, distilled.recipe, start, data, head_key(prepared, 0))
-        texts.append(widen(ask(params, learner, table, split, prepared.config.evaluate.batch_size), columns, len(classes.names), one_class))
+        asked = ask(params, learner, table, split, prepared.config.evaluate.batch_size, distilled.data.examples if decided else 0)
+        texts.append(widen(asked, columns, len(classes.names), one_class))
     return replace(prepared, start=Start(start.body, place_parameters(table, prepared.mesh), start.pooler)), texts
 
 
