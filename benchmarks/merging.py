@@ -97,7 +97,8 @@ def plan(base: Base, ways: list[str], count: int, seed: int, outer_steps: int, s
     alone = tuple(f"--config.distill.{key}" for key in ("teacher=", *kept))
 
     def job(name: str, examples: int, line: list[str]) -> Job:
-        made = base.job(name.replace(" ", "-").replace("_", "-"), count, (seed,), line, f"recipe=ddllm,examples={examples}{smoked}")
+        kind = f"{name.replace(' ', '-').replace('_', '-')}-{'smoke' if smoke else outer_steps}"
+        made = base.job(kind, count, (seed,), line, f"recipe=ddllm,examples={examples}{smoked}")
         return replace(made, change=name)
 
     whole = job(WHOLE, count, ["--mode=distill,evaluate", *alone])

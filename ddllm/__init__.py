@@ -6,7 +6,9 @@ The data's way through the package, one room for each step:
     models/    encoder and heads as pure functions, pretrained checkpoints ⇄ parameter trees
     select/    features of real texts, and methods that choose a few of them
     distill/   the distilled data set, the inner loop, meta-gradients, the outer loop
+    merge/     several distilled data sets as one, perhaps learned again
     evaluate/  fine-tuning on everything, on selected real examples, on a distilled data set
+    continual/ tasks one after the other, with distilled data sets as the memory
     report/    tables, figures, results.json
     runtime/   devices, working directories, checkpoints, metrics and progress
 
