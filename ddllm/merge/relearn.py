@@ -13,22 +13,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from ddllm.data.batches import BatchStream, length_buckets
+from ddllm.data.tokens import TokenCorpus, TokenSplit
 from ddllm.distill.artefact import Distilled, describe_base
 from ddllm.distill.dataset import learned_parts
 from ddllm.distill.plan import first_data, recipe_of
 from ddllm.distill.teacher import Teacher
 from ddllm.evaluate.small import head_key, train_small
 from ddllm.merge.align import Classes, same_classes
+from ddllm.merge.fit import check_classes
 from ddllm.merge.learn import MeanScorer, learn_again
 from ddllm.merge.sets import UNION, Merged, describe_set, merge_sets
 from ddllm.merge.stand_ins import Replay, Texts, ask, join_texts, make_stand_ins, real_texts, share_places, widen
 from ddllm.models.learner import Start
 from ddllm.models.multi_head import MultiHead
+from ddllm.models.pretrained import Pretrained
 from ddllm.models.scoring import Scorer
-from ddllm.prepare import Prepared
-from ddllm.runtime.mesh import place_parameters
+from ddllm.prepare import Prepared, place_start
+from ddllm.runtime.mesh import make_mesh, place_parameters
 from ddllm.runtime.metrics import Metrics
 
 NEW = "the new data's first set"
@@ -87,6 +91,7 @@ def update(prepared: Prepared, old: Distilled, folder: str, way: str, share: flo
     Raises:
         UserError: the set does not fit the new texts' model or classes.
     """
+    check_classes([old], [folder])
     tokens = prepared.tokens
     if set(tokens.label_names) <= set(old.label_names):
         old.check_base(prepared.pretrained)
@@ -108,6 +113,14 @@ def update(prepared: Prepared, old: Distilled, folder: str, way: str, share: flo
     scorer = MeanScorer((prepared.scorer(validation, prepared.config.distill.validation_texts), score_stand_ins(prepared, [stand_ins])))
     parts = parts or tuple(learned_parts(merged.data, merged.recipe))
     return _learned(prepared, merged, parts, stream, scorer, work)
+
+
+def without_texts(config: ConfigDict, pretrained: Pretrained, merged: Merged) -> Prepared:
+    """What is prepared where there are no data: the encoder, the merged set's learner, and a corpus of no texts."""
+    mesh = make_mesh(config)
+    nothing = TokenSplit(np.zeros((0, 1), np.int32), np.zeros(0, np.int32), np.zeros(0, np.int32))
+    tokens = TokenCorpus("no texts", merged.classes.names, nothing, nothing, nothing, {}, "", merged.learner.task.name)
+    return Prepared(config, tokens, pretrained, place_start(pretrained, mesh), merged.learner, (), mesh)
 
 
 def with_stand_ins(

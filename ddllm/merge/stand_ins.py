@@ -105,7 +105,13 @@ def widen(texts: Texts, columns: np.ndarray, outputs: int, one_class: bool = Tru
     """The same among more classes, of which the own ones are in `columns`."""
     targets = np.zeros((len(texts), outputs), np.float32)
     targets[:, columns] = texts.targets
-    return replace(texts, targets=targets, labels=columns[texts.labels].astype(np.int32) if one_class else texts.labels)
+    labels = texts.labels
+    if one_class:
+        labels = columns[labels].astype(np.int32)
+    elif labels.ndim == 2:  # sets of labels
+        labels = np.zeros((len(texts), outputs), labels.dtype)
+        labels[:, columns] = texts.labels
+    return replace(texts, targets=targets, labels=labels)
 
 
 def join_texts(parts: Sequence[Texts]) -> Texts:
