@@ -8,9 +8,9 @@ one that stands in accuracy's place: "f1_micro", or "pearson" and "spearman", wh
 "head" (how the head begins), "inner_steps", "floats" (numbers stored), "examples" (in all), "texts" (test texts), "rate" and
 "passes" (a selection's recipe), "note" (a sentence).
 
-The stages robustness and analyse add lists of their own beside "rows": "robustness", "labels", "storage" and "compute"; the stage continual adds "continual", a row
-for each method and task, whose figures are "accuracy", "average", "forgetting" and "transfer" with "_mean" and "_std". All these rows have the
-"name" of the distilled data set that they are about; for further keys see ddllm/evaluate.
+The stages robustness and analyse add lists of their own beside "rows": "robustness", "labels", "storage" and "compute"; the stage continual adds
+"continual", a row for each method and task, with "accuracy", "average", "forgetting" and "transfer" as "_mean" and "_std". All these rows have the "name" of
+the distilled data set that they are about, or the run's; for further keys see ddllm/evaluate and ddllm/continual.
 """
 
 from pathlib import Path
