@@ -14,6 +14,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
 from benchmarks.jobs import ROOT, Base, Job
 from benchmarks.options import listed, make_parser, numbers, read_options, work_through
@@ -126,7 +128,7 @@ def write_half(whole: Job, folder: Path, part: int) -> None:
     corpus = load_corpus(whole.member.config.data)
     first = draw_part(corpus.train, len(corpus.train) // 2, [whole.seeds[0], 61])
     there = set(first.keys())
-    rows = [number for number, key in enumerate(corpus.train.keys()) if (key in there) == (part == 0)]
+    rows = np.flatnonzero([(key in there) == (part == 0) for key in corpus.train.keys()])
     folder.mkdir(parents=True, exist_ok=True)
     for name, split in (("train", corpus.train.take(rows)), ("validation", corpus.validation), ("test", corpus.test)):
         _write_split(folder / f"{name}.jsonl", split, corpus.label_names)

@@ -172,8 +172,8 @@ class Memory:
             texts = lesson.split("train")
             chosen = np.random.default_rng([course.seed, 37, number]).permutation(len(texts))[: config.fisher_texts]
             fisher = fisher_diagonal(course.prepared, course.prepared.learner, params, texts.take(chosen), course.seed)
-            self.fisher = fisher if self.fisher is None else jax.tree.map(jnp.add, self.fisher, fisher)
-            self.penalty = anchor(self.fisher, params, config.ewc)
+            self.fisher = fisher = fisher if self.fisher is None else jax.tree.map(jnp.add, self.fisher, fisher)
+            self.penalty = anchor(fisher, params, config.ewc)
 
     def texts(self, prepared: Prepared) -> tuple[Prepared, Texts | None]:
         """What is replayed in a further lesson, and what is prepared with the words that it is made of."""
