@@ -69,7 +69,7 @@ def plan(base: Base, methods: tuple[str, ...], seed: int, outer_steps: int, stor
         **({"finetune.epochs": 0.5} if smoke else {"distill.outer_steps": outer_steps}),
     }
     line = ["--mode=continual", *(f"--config.{key}={value}" for key, value in changes.items())]
-    name = "-".join([storage.replace(" ", ""), *(() if len(methods) == len(METHODS) else methods), *(("smoke",) if smoke else ())])
+    name = "-".join([storage.replace(" ", ""), *(() if len(methods) == len(METHODS) else methods), "smoke" if smoke else str(outer_steps)])
     return base.job(name, count, (seed,), line, f"recipe=ddllm,examples={count}{',smoke' * smoke}")
 
 

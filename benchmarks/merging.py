@@ -99,7 +99,8 @@ def plan(base: Base, ways: list[str], count: int, seed: int, outer_steps: int, s
     alone = tuple(f"--config.distill.{key}" for key in ("teacher=", *kept))
 
     def job(name: str, examples: int, line: list[str]) -> Job:
-        made = base.job(name.replace(" ", "-").replace("_", "-"), count, (seed,), line, f"recipe=ddllm,examples={examples}{smoked}")
+        kind = f"{name.replace(' ', '-').replace('_', '-')}-{'smoke' if smoke else outer_steps}"
+        made = base.job(kind, count, (seed,), line, f"recipe=ddllm,examples={examples}{smoked}")
         return replace(made, change=name)
 
     whole = job(WHOLE, count, ["--mode=distill,evaluate", *alone])
@@ -127,7 +128,7 @@ def write_half(whole: Job, folder: Path, part: int) -> None:
     corpus = load_corpus(whole.member.config.data)
     first = draw_part(corpus.train, len(corpus.train) // 2, [whole.seeds[0], 61])
     there = set(first.keys())
-    rows = [number for number, key in enumerate(corpus.train.keys()) if (key in there) == (part == 0)]
+    rows = np.flatnonzero([(key in there) == (part == 0) for key in corpus.train.keys()])
     folder.mkdir(parents=True, exist_ok=True)
     for name, split in (("train", corpus.train.take(np.array(rows))), ("validation", corpus.validation), ("test", corpus.test)):
         _write_split(folder / f"{name}.jsonl", split, corpus.label_names)

@@ -190,7 +190,7 @@ def default_config() -> ConfigDict:
     merge.passes = 0  # inner steps of fewer; 0: distill.passes
     merge.outer_steps = 0  # of whatever learns; 0: distill.outer_steps. The other keys of distill say how
     merge.old_share = 0.5  # of update: share of the old set's examples in each real batch
-    merge.variants = 8  # stand-ins beside each distilled example, each without a part of its positions
+    merge.variants = 4  # stand-ins beside each distilled example, each without a part of its positions
 
     config.continual = continual = ConfigDict()
     # Tasks in their order, with | between them: groups of config.data's classes ("World,Sports|Business,Sci/Tech"), or files, folders or

@@ -5,7 +5,7 @@
 | `finetune` | its weights after the last lesson | the lesson's texts | none: the lower bound |
 | `ewc` | the same | the same, held back (ewc.py) | two copies of the parameters |
 | `random`, `herding` | the same | the lesson's texts and stored ones | as many bytes of texts as distilled sets take |
-| `distilled` | the same | the lesson's texts and distilled examples, by what their own model says of them | a distilled set for each task |
+| `distilled` | the same | the lesson's texts and distilled examples, with the classes that their own model gives them | a distilled set for each task |
 | `recipe` | the pretrained weights | the distilled sets alone, by their recipe | the same |
 | `update` | the pretrained weights | one distilled set, which each lesson's texts have updated | the same |
 | `joint` | the pretrained weights | the texts of all lessons so far | all texts: the upper bound |
@@ -183,7 +183,8 @@ class Memory:
             return prepared, None
         names = self.course.names
         columns = [np.array([names.index(name) for name in distilled.label_names]) for distilled in self.sets]
-        prepared, parts = with_stand_ins(prepared, self.sets, Classes(names, columns, Classification()), prepared.config.merge.variants)
+        classes, variants = Classes(names, columns, Classification()), prepared.config.merge.variants
+        prepared, parts = with_stand_ins(prepared, self.sets, classes, variants, decided=True)
         return prepared, join_texts(parts)
 
     def recipe(self, number: int) -> Any:

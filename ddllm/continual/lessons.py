@@ -108,8 +108,8 @@ def _groups(parts: list[str], tokens: TokenCorpus) -> list[tuple[str, ...]]:
         if named.count(name) > 1:
             raise UserError(f"config.continual.tasks has the class {name!r} twice; it belongs to one task.")
     for group in groups:
-        if len(group) == 1:
-            raise UserError(f"config.continual.tasks has a task of the single class {group[0]!r}; give every task two classes or more.")
+        if len(group) < 2:
+            raise UserError(f"config.continual.tasks has a task of the single class {', '.join(group)!r}; give every task two classes or more.")
     return groups
 
 

@@ -145,8 +145,15 @@ def make_outer_step(
     return OuterStep(*fixed, segments, *options, shaping, config.outer_steps)
 
 
-def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData) -> None:
+def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData, parts: tuple[str, ...] = (), taught: bool = False) -> None:
     """Say how much memory an outer step needs.
+
+    Args:
+        prepared: data, model and configuration.
+        step: the outer step.
+        data: what is learned.
+        parts: the learned parts, where these are not all.
+        taught: whether real batches come with targets, though there is no teacher.
 
     Raises:
         UserError: there is not as much; the sentence says what other gradient methods would need, or parameters shared by more devices.
@@ -154,7 +161,8 @@ def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData) -> No
     config, free = prepared.config.distill, free_memory(prepared.mesh.local_devices[0])
 
     def need(step: OuterStep) -> int:
-        learned, more = learned_parts(data, recipe_of(config)), {"taught": bool(config.teacher), "typed": data.types is not None}
+        learned, more = learned_parts(data, recipe_of(config)), {"taught": taught or bool(config.teacher), "typed": data.types is not None}
+        learned = {name: value for name, value in learned.items() if not parts or name in parts}
         return predict_memory(step, learned, config.batch_size, max(prepared.buckets), **more)
 
     needed = need(step)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ddllm.data.batches import BatchStream
 from ddllm.distill.dataset import DistilledData, Recipe, learned_parts
 from ddllm.distill.outer_loop import distil
 from ddllm.distill.plan import check_memory, make_outer_step
@@ -63,7 +64,7 @@ def learn_again(
     Returns:
         The data set with the best values, and {"validation_…", "outer_step", "distillation_seconds"} for its card.
     """
-    prepared = replace(prepared, config=adapt(prepared, data, recipe, outer_steps))
+    prepared = replace(prepared, config=adapt(prepared, data, recipe, outer_steps, teacher is not None))
     config = prepared.config.distill
     wanted = (*parts, "momentum") if "rates" in parts else parts
     learned = {name: value for name, value in learned_parts(data, recipe).items() if name in wanted}
@@ -72,7 +73,7 @@ def learn_again(
     try:
         step = make_outer_step(prepared, data, config.gradient, 1)
         if (checkpoints.latest() or 0) < outer_steps:
-            check_memory(prepared, step, data)
+            check_memory(prepared, step, data, tuple(learned), taught=not isinstance(stream, BatchStream))
         state, seconds = distil(loop, step, learned, stream, scorer, config.validation_heads, prepared.config.seed, teacher)
     finally:
         checkpoints.close()
@@ -82,8 +83,8 @@ def learn_again(
     return data.replace(**best["learned"]), figures
 
 
-def adapt(prepared: Prepared, data: DistilledData, recipe: Recipe, outer_steps: int) -> ConfigDict:
-    """The configuration with what a data set is in the place of what config.distill would have made."""
+def adapt(prepared: Prepared, data: DistilledData, recipe: Recipe, outer_steps: int, taught: bool) -> ConfigDict:
+    """The configuration with what a data set is, and whether a teacher is there, in the place of what config.distill would have made."""
     config = prepared.config.copy_and_resolve_references()
     rows = "none" if data.attention is None else "cls" if np.ndim(data.attention) == 5 else "all"
     start = prepared.learner.start
@@ -103,6 +104,7 @@ def adapt(prepared: Prepared, data: DistilledData, recipe: Recipe, outer_steps: 
                 "feature_weight": float(recipe.feature_weight),
                 "direction_labels": data.directions is not None,
                 "outer_steps": outer_steps,
+                "teacher": config.distill.teacher if taught else "",
                 # About the steps and examples that were planned, not about those there are.
                 "segments": 1,
                 "truncate": 0,

@@ -13,22 +13,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from ddllm.artefact.base import Distilled, describe_base
 from ddllm.data.batches import BatchStream, length_buckets
+from ddllm.data.tokens import TokenCorpus, TokenSplit
 from ddllm.distill.dataset import learned_parts
 from ddllm.distill.plan import first_data, recipe_of
 from ddllm.distill.teacher import Teacher
 from ddllm.evaluate.small import head_key, train_small
 from ddllm.merge.align import Classes, same_classes
+from ddllm.merge.fit import check_classes
 from ddllm.merge.learn import MeanScorer, learn_again
 from ddllm.merge.sets import UNION, Merged, describe_set, merge_sets
 from ddllm.merge.stand_ins import Replay, Texts, ask, join_texts, make_stand_ins, real_texts, share_places, widen
 from ddllm.models.learner import Start
 from ddllm.models.multi_head import MultiHead
+from ddllm.models.pretrained import Pretrained
 from ddllm.models.scoring import Scorer
-from ddllm.prepare import Prepared
-from ddllm.runtime.mesh import place_parameters
+from ddllm.prepare import Prepared, place_start
+from ddllm.runtime.mesh import make_mesh, place_parameters
 from ddllm.runtime.metrics import Metrics
 
 NEW = "the new data's first set"
@@ -87,6 +91,7 @@ def update(prepared: Prepared, old: Distilled, folder: str, way: str, share: flo
     Raises:
         UserError: the set does not fit the new texts' model or classes.
     """
+    check_classes([old], [folder])
     tokens = prepared.tokens
     if set(tokens.label_names) <= set(old.label_names):
         old.check_base(prepared.pretrained)
@@ -99,7 +104,7 @@ def update(prepared: Prepared, old: Distilled, folder: str, way: str, share: flo
     columns = np.array([merged.classes.names.index(name) for name in tokens.label_names])
     own = Classes(merged.classes.names, [np.array([merged.classes.names.index(name) for name in old.label_names])], merged.classes.task)
     prepared = replace(prepared, learner=merged.learner)
-    prepared, [stand_ins] = with_stand_ins(prepared, [old], own, work.variants)
+    prepared, [stand_ins] = with_stand_ins(prepared, [old], own, work.variants, decided=True)
     outputs = len(merged.classes.names)
     new = real_texts(tokens.train, merged.learner, columns, outputs)
     sizes = share_places(prepared.config.distill.batch_size, share)
@@ -110,8 +115,21 @@ def update(prepared: Prepared, old: Distilled, folder: str, way: str, share: flo
     return _learned(prepared, merged, parts, stream, scorer, work)
 
 
-def with_stand_ins(prepared: Prepared, sets: list[Distilled], classes: Classes, variants: int) -> tuple[Prepared, list[Texts]]:
-    """Each set's examples as texts with its own model's opinion, and what is prepared with a word table that has their embeddings behind it."""
+def without_texts(config: ConfigDict, pretrained: Pretrained, merged: Merged) -> Prepared:
+    """What is prepared where there are no data: the encoder, the merged set's learner, and a corpus of no texts."""
+    mesh = make_mesh(config)
+    nothing = TokenSplit(np.zeros((0, 1), np.int32), np.zeros(0, np.int32), np.zeros(0, np.int32))
+    tokens = TokenCorpus("no texts", merged.classes.names, nothing, nothing, nothing, {}, "", merged.learner.task.name)
+    return Prepared(config, tokens, pretrained, place_start(pretrained, mesh), merged.learner, (), mesh)
+
+
+def with_stand_ins(
+    prepared: Prepared, sets: list[Distilled], classes: Classes, variants: int, decided: bool = False
+) -> tuple[Prepared, list[Texts]]:
+    """Each set's examples as texts, and what is prepared with a word table that has their embeddings behind it.
+
+    Their targets are what the model says that their own set trains; or, where that is `decided`, the class that it decides for.
+    """
     start, seed = prepared.start, prepared.config.seed
     words, made = [np.asarray(start.words)], []
     for number, distilled in enumerate(sets):
@@ -125,7 +143,8 @@ def with_stand_ins(prepared: Prepared, sets: list[Distilled], classes: Classes, 
         learner = distilled.learner(prepared.pretrained)
         data = jax.tree.map(jnp.asarray, distilled.data)
         params = train_small(learner, distilled.recipe, start, data, head_key(prepared, 0))
-        texts.append(widen(ask(params, learner, table, split, prepared.config.evaluate.batch_size), columns, len(classes.names), one_class))
+        asked = ask(params, learner, table, split, prepared.config.evaluate.batch_size, distilled.data.examples if decided else 0)
+        texts.append(widen(asked, columns, len(classes.names), one_class))
     return replace(prepared, start=Start(start.body, place_parameters(table, prepared.mesh), start.pooler)), texts
 
 

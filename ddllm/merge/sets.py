@@ -101,10 +101,10 @@ def merge_sets(
         data = data.replace(head=merge_heads(aligned))
     length = max(d.card.get("preprocessing", {}).get("text_length", 0) for d in sets)
     card = describe_base(pretrained, learner, length, sets[0].pairs)
-    seconds = [d.card.get("distillation_seconds") for d in sets]
+    seconds = [float(d.card["distillation_seconds"]) for d in sets if "distillation_seconds" in d.card]
     card["merged"] = {"way": way, "over": over, "sets": [describe_set(d, folder) for d, folder in zip(sets, folders, strict=True)]}
-    if None not in seconds:
-        card["distillation_seconds"] = float(sum(filter(None, seconds)))
+    if len(seconds) == len(sets):
+        card["distillation_seconds"] = sum(seconds)
     return Merged(data, recipe, classes, learner, card)
 
 

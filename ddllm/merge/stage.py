@@ -22,7 +22,7 @@ from ddllm.config import resolve
 from ddllm.distill.dataset import learned_parts
 from ddllm.distill.teacher import load_teacher
 from ddllm.errors import UserError
-from ddllm.merge.relearn import Work, relearn_on_sets, relearn_on_texts, update
+from ddllm.merge.relearn import Work, relearn_on_sets, relearn_on_texts, update, without_texts
 from ddllm.merge.sets import HEADS, SAME, UNION, Merged, merge_sets, reduce_set
 from ddllm.models.pretrained import load_pretrained
 from ddllm.run import Run
@@ -59,7 +59,7 @@ def merge_as_asked(run: Run, sets: list[Distilled], folders: list[str]) -> Merge
     source = config.learn_on
     if source == "auto":
         source = "texts" if config.how in ("relearn", "fewer") else "nothing"
-    pretrained = run.prepared.pretrained if source != "nothing" else load_pretrained(run.config.model.name)
+    pretrained = run.prepared.pretrained if source == "texts" else load_pretrained(run.config.model.name)
     way = config.how if config.how in ("concatenate", "interleave", "join") else config.order
     names = tuple(run.config.data.label_names) or (run.prepared.tokens.label_names if source == "texts" else ())
     merged = merge_sets(sets, folders, way, pretrained, OVER.get(config.how, SAME), names)
@@ -68,7 +68,7 @@ def merge_as_asked(run: Run, sets: list[Distilled], folders: list[str]) -> Merge
         merged = reduce_set(merged, config.examples_per_class, config.passes or distill.passes)
         parts = tuple(learned_parts(merged.data, merged.recipe))
     if source == "sets":
-        return relearn_on_sets(run.prepared, merged, sets, parts, work)
+        return relearn_on_sets(without_texts(run.config, pretrained, merged), merged, sets, parts, work)
     if source == "texts":
         tokens = run.prepared.tokens
         pairs = bool(run.config.data.pair_column)

@@ -20,7 +20,7 @@ from ddllm.models.learner import Learner
 from ddllm.models.scoring import batch_logits
 from ddllm.models.tasks import AS_THEY_STAND
 
-DROPPED = 0.3  # share of the positions that a variant lacks
+DROPPED = 0.2  # share of the positions that a variant lacks
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,19 @@ def make_stand_ins(data: DistilledData, words_before: int, variants: int, seed: 
     return np.asarray(data.embeddings, np.float32).reshape(-1, hidden), split
 
 
-def ask(params: Tree, learner: Learner, words_VD: jax.Array, split: TokenSplit, batch_size: int) -> Texts:
-    """Stand-ins with a model's opinion of them as targets, and what it decides as labels."""
+def ask(params: Tree, learner: Learner, words_VD: jax.Array, split: TokenSplit, batch_size: int, examples: int = 0) -> Texts:
+    """Stand-ins with a model's opinion of them as targets, and what it decides as labels.
+
+    With `examples`, so many of which come first and their variants behind them, targets are decisions instead, and a variant's is its example's: a model
+    that a few steps have trained is right more often than it is sure.
+    """
     buckets = length_buckets(split.lengths, int(split.lengths.max()))
     logits = compute_rows(
         split, batch_size, buckets, learner.head.classes, lambda batch: batch_logits(params, words_VD, batch, learner)
     )
+    if examples:
+        labels = np.resize(learner.task.decide(logits[:examples]), (len(split), *learner.task.decide(logits[:1]).shape[1:]))
+        return Texts(split, labels, np.asarray(learner.task.targets(jnp.asarray(labels), learner.head.classes), np.float32))
     return Texts(split, learner.task.decide(logits), np.asarray(learner.task.opinion(jnp.asarray(logits), AS_THEY_STAND)))
 
 
@@ -98,7 +105,13 @@ def widen(texts: Texts, columns: np.ndarray, outputs: int, one_class: bool = Tru
     """The same among more classes, of which the own ones are in `columns`."""
     targets = np.zeros((len(texts), outputs), np.float32)
     targets[:, columns] = texts.targets
-    return replace(texts, targets=targets, labels=columns[texts.labels].astype(np.int32) if one_class else texts.labels)
+    labels = texts.labels
+    if one_class:
+        labels = columns[labels].astype(np.int32)
+    elif labels.ndim == 2:  # sets of labels
+        labels = np.zeros((len(texts), outputs), labels.dtype)
+        labels[:, columns] = texts.labels
+    return replace(texts, targets=targets, labels=labels)
 
 
 def join_texts(parts: Sequence[Texts]) -> Texts:

@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
+from ddllm.continual.ewc import anchor, fisher_diagonal
 from ddllm.continual.exemplars import Exemplars, text_bytes
 from ddllm.continual.lessons import Lesson
 from ddllm.continual.measures import measure
@@ -50,6 +53,22 @@ def test_exemplars_share_their_bytes_over_the_classes(method):
             assert split.ids.tolist() == before[column][: len(split)] and len(split) < len(before[column])
 
 
+def test_what_mattered_is_held(layerless):
+    learner, params = layerless
+    rng = np.random.default_rng(2)
+    words = rng.standard_normal((50, 8)).astype(np.float32)
+    split = TokenSplit(np.array([[7, 8, 9], [4, 5, 6]], np.int32), np.array([3, 3], np.int32), np.zeros(2, np.int32))
+    prepared = SimpleNamespace(start=SimpleNamespace(words=words), buckets=(3,))
+    fisher = fisher_diagonal(prepared, learner, params, split, 0)
+    assert jax.tree.structure(fisher) == jax.tree.structure(params)
+    assert float(fisher["head"]["out"]["kernel"].max()) > 0 and all(float(leaf.min()) >= 0 for leaf in jax.tree.leaves(fisher))
+    penalty = anchor(fisher, params, 3.0)
+    assert float(penalty.value(params, penalty.constants)) == 0
+    moved = jax.tree.map(lambda x: x + 1.0, params)
+    expected = 1.5 * sum(float(leaf.sum()) for leaf in jax.tree.leaves(fisher))
+    assert float(penalty.value(moved, penalty.constants)) == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """Sentences of four classes, told by one of two words each."""
@@ -79,7 +98,7 @@ def line(make_model, corpus):
             "data.source": corpus,
             "data.test": "test",
             "data.length": 12,
-            "distill.length": 6,
+            "distill.length": 12,
             "distill.examples_per_class": 6,
             "distill.batches": 1,
             "distill.passes": 2,
@@ -94,11 +113,10 @@ def line(make_model, corpus):
             "finetune.rate": 1e-2,
             "finetune.batch_size": 8,
             "continual.tasks": "warm,dull|clever,awful",
-            "continual.memory": 1200,
+            "continual.memory": 1500,
             "continual.way": "join",
             "continual.storage": "tokens",
-            "continual.methods": "('finetune','ewc','random','distilled','recipe','update','joint')",
-            "continual.fisher_texts": 10,
+            "continual.methods": "('finetune','random','distilled','recipe','update','joint')",
             "runtime.devices": 1,
             "runtime.compilation_cache": "",
             "runtime.tensorboard": "False",
@@ -112,30 +130,25 @@ def line(make_model, corpus):
 def test_every_method_and_a_second_start(line, tmp_path, capsys):
     assert main(line(tmp_path)) == 0
     rows = {(row["method"], row["after"]): row for row in read_results(tmp_path / "results.json")["continual"]}
-    assert len(rows) == 14 and all(0 <= row["average_mean"] <= 1 for row in rows.values())
+    assert len(rows) == 12 and all(0 <= row["average_mean"] <= 1 for row in rows.values())
     finetune, joint = rows["finetune", 2], rows["joint", 2]
-    assert joint["accuracy_mean"] > 0.8 and joint["percent_of_joint"] == 100
-    print({key: row["accuracy_mean"] for key, row in rows.items()})
+    assert joint["accuracy_mean"] > 0.7 and joint["percent_of_joint"] == 100
     assert finetune["forgetting_mean"] > 0.5 and finetune["bytes"] == 0
     # Whatever is remembered of the first task is more than without a memory.
     assert rows["random", 2]["accuracy_mean"] > finetune["accuracy_mean"] < rows["distilled", 2]["accuracy_mean"]
     stored = rows["distilled", 2]["bytes"]
-    assert rows["recipe", 2]["bytes"] == stored <= 1200 and rows["update", 2]["bytes"] <= 1400
-    assert 0 < rows["random", 2]["bytes"] <= stored and rows["ewc", 2]["bytes"] > 1200
-    assert {rows[method, 1]["accuracy_mean"] for method in ("finetune", "ewc", "random", "distilled", "joint")} == {joint_first(rows)}
+    assert rows["recipe", 2]["bytes"] == stored <= 1500 and rows["update", 2]["bytes"] <= 1600
+    assert 0 < rows["random", 2]["bytes"] <= stored
+    assert {rows[method, 1]["accuracy_mean"] for method in ("finetune", "random", "distilled")} == {rows["joint", 1]["accuracy_mean"]}
     out = capsys.readouterr().out
     assert "Tasks in turn" in out and "backward" in out and "| joint | 2 of 2 |" in (tmp_path / "results.md").read_text()
     # A second start finds the figures, and one that was killed in between finds the pieces.
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    (tmp_path / "continual" / "seed-0" / "figures" / "distilled-2.json").unlink()
+    (tmp_path / "continual" / "seed-0" / "figures" / "recipe-2.json").unlink()
     assert main(line(tmp_path)) == 0
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     again = {(row["method"], row["after"]): row for row in read_results(tmp_path / "results.json")["continual"]}
-    assert again["distilled", 2]["accuracy_mean"] == rows["distilled", 2]["accuracy_mean"]
-
-
-def joint_first(rows):
-    return rows["joint", 1]["accuracy_mean"]
+    assert again["recipe", 2]["accuracy_mean"] == rows["recipe", 2]["accuracy_mean"]
 
 
 def test_mistakes_are_sentences(line, tmp_path, capsys):

@@ -1,0 +1,44 @@
+"""Merging and tasks in turn as benchmarks: runs of a person's own commands, on sets of other runs, and tables of what they found."""
+
+import pytest
+
+from benchmarks import continual, merging
+from benchmarks.jobs import Base
+
+
+@pytest.fixture
+def base(tmp_path):
+    return Base.below(tmp_path, "ag_news", "embedded", None)
+
+
+def test_merged_are_the_halves_that_were_distilled_with_half_of_the_examples(base):
+    jobs = {job.change: job for job in merging.plan(base, list(merging.WAYS), 4, 0, 90, smoke=False, build=False)}
+    assert list(jobs) == list(merging.ROWS)
+    halves = [jobs[name].member for name in merging.HALF]
+    assert {half.config.distill.examples_per_class for half in halves} == {2} and jobs["whole"].member.config.distill.examples_per_class == 4
+    assert len({half.config.data.source for half in halves}) == 2 and halves[0].config.distill.teacher == ""
+    for way in merging.WAYS:
+        config = jobs[way].member.config
+        assert list(config.merge.sets) == [str(half.folder / "distilled") for half in halves] and jobs[way].member.stages == ["merge", "evaluate"]
+        assert config.merge.outer_steps == 30
+    assert len({job.member.folder for job in jobs.values()}) == len(jobs)
+    smoke = merging.plan(base, ["join"], 4, 0, 90, smoke=True, build=False)
+    assert smoke[0].member.folder != jobs["whole"].member.folder and smoke[0].member.config.distill.outer_steps == 4
+
+
+def test_the_share_of_the_whole(base):
+    common = {"dataset": "d", "model": "m", "examples_per_class": 2, "outer_steps": 9, "examples": 4, "inner_steps": 2, "floats": 1000}
+    rows = [common | {"way": "whole", "test": {"0": 0.8, "1": 0.9}}, common | {"way": "join", "test": {"0": 0.8, "1": 0.87}}]
+    assert "| side by side in the same inner batches | 83.5 (2) | 98.2 | 4 | 2 | 1,000 |" in merging.markdown(rows)
+
+
+def test_tasks_in_turn_are_one_run_of_each_seed(base):
+    job = continual.plan(base, ("finetune", "joint"), 3, 90, "tokens", 5, smoke=False)
+    config = job.member.config
+    assert job.member.stages == ["continual"] and config.seed == 3 and config.distill.outer_steps == 90
+    assert tuple(config.continual.methods) == ("finetune", "joint") and config.continual.memory <= 100_000
+    assert not config.distill.direction_labels and config.distill.examples_per_class == 5
+    common = {"dataset": "d", "model": "m", "storage": "tokens", "examples_per_class": 5, "after": 2, "tasks": 2, "bytes": 70, "note": "n"}
+    figures = {"average": 0.5, "forgetting": 0.25, "transfer": -0.25}
+    rows = [common | {"method": name, "values": {"0": {"accuracy": value, **figures}}} for name, value in (("finetune", 0.4), ("joint", 0.8))]
+    assert "| finetune | 40.0 (1) | 50.0 | 50.0 | 25.0 | -25.0 | 70 |" in continual.markdown(rows)
