@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +146,7 @@ def train_recipe(prepared: Prepared, distilled: Distilled | Merged) -> tuple[Pre
 def _save(prepared: Prepared, fresh: Distilled, data: DistilledData, place: Path, figures: dict[str, float]) -> None:
     if not is_first():
         return
-    card = {key: value for key, value in fresh.card.items() if key != "label_names"} | figures
+    card: dict[str, Any] = {key: value for key, value in fresh.card.items() if key != "label_names"} | figures
     save_distilled(place, compress(data, prepared.config.continual.storage), fresh.recipe, fresh.label_names, **card)
 
 
