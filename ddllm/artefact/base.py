@@ -175,6 +175,7 @@ LOSSES = {
     "classification": "cross-entropy, −Σ_c label_c · log softmax(logits)_c",
     "regression": "squared error of the label in standard deviations from the training texts' mean",
     "multilabel": "binary cross-entropy of sigmoids, mean over labels",
+    "multihead": "cross-entropy in the head of an example's own task",
 }
 AUXILIARY_LOSSES = {
     "attention": "attention_weight × KL(softmax(attention label) ‖ attention), mean over layers, heads and rows",
