@@ -19,7 +19,7 @@ ALONE: dict[str, tuple[str, ...]] = {"train": ("out", "model", "seed"), "describ
 def asked_mode(arguments: list[str]) -> str:
     """What --mode is in a command line, written with = or a blank; the last one counts."""
     found = ""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         name, equals, value = argument.partition("=")
         if name in ("--mode", "-mode"):
             found = value if equals else following

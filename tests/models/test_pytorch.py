@@ -144,7 +144,8 @@ def test_a_loaded_model_is_trained_in_place(checkpoint, tmp_path):
     from ddllm.pytorch import train
 
     pretrained = checkpoint()
-    folder = make_folder(tmp_path / "folder", pretrained, head="bert", start="fixed", parts=("attention",), recipe=Recipe("hard", passes=1, attention_weight=1.0))
+    options = {"head": "bert", "start": "fixed", "parts": ("attention",), "recipe": Recipe("hard")}
+    folder = make_folder(tmp_path / "folder", pretrained, **options)
     loaded = transformers.AutoModelForSequenceClassification.from_pretrained(pretrained.folder)
     model, tokenizer = train(folder, loaded)
     texts = ["the good plot"]
