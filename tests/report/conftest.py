@@ -71,7 +71,7 @@ def make_folder(tmp_path):
         lists = {
             "robustness": variations,
             "privacy": [{"attack": "loss, distilled", **figures, "note": "trained by its recipe"}],
-            "prompt": [{"examples": ATTACK[:30], "accuracy_mean": 0.61, "orders": [1, 2], "calibrated": True, "note": "SmolLM"}],
+            "trials": [{"examples": ATTACK[:30], "accuracy_mean": 0.61, "orders": [1, 2], "calibrated": True, "note": "SmolLM"}],
         }
         add_lists(folder / "results.json", "distilled", lists, config, environment)
         lines = [{"stage": "distill", "step": step, "loss": 0.7 - step / 200} for step in range(1, 41)]
