@@ -27,11 +27,10 @@ def plain_rows(data: DistilledData, recipe: Recipe, label_names: tuple[str, ...]
         card: with the "task", where that is not classification.
     """
     task, labels = read_task(card), np.asarray(data.labels, np.float32)
-    # `tell` takes logits, which are positive where a label is more likely present than not.
-    shift = 0.5 if task.name == "multilabel" and recipe.labels != "soft" else 0.0
     rows = []
     for batch, labels_NC in enumerate(labels):
-        for example, (told, values) in enumerate(zip(task.tell(labels_NC - shift, label_names), labels_NC.tolist(), strict=True)):
+        readable = task.tell_stored(labels_NC, label_names, recipe.labels)
+        for example, (told, values) in enumerate(zip(readable, labels_NC.tolist(), strict=True)):
             rows.append({"batch": batch, "example": example, "label": told, "label_values": values, "text": "", "tokens": [], "scores": []})
     return rows
 

@@ -83,6 +83,12 @@ class MultiHead(Task):
             told.append([(name, text) for text in OF_CLASSES.tell(logits[:, columns], names[columns])])
         return [dict(row) for row in zip(*told, strict=True)]
 
+    def tell_stored(self, labels: np.ndarray, names: tuple[str, ...], kind: str) -> list[Any]:
+        """Of the heads that an example says something about."""
+        present = [[bool(row[self.columns(head)].any()) for head in range(len(self.heads))] for row in labels]
+        told = self.tell(labels, names)
+        return [[f"{head}: {row[head]}" for head, there in zip(self.heads, heads, strict=True) if there] for row, heads in zip(told, present, strict=True)]
+
     def shown(self, labels: np.ndarray, outputs: int) -> tuple[str, ...]:
         return OF_CLASSES.shown(labels, outputs)
 

@@ -99,6 +99,10 @@ class Task(ABC):
     def tell(self, logits: np.ndarray, names: tuple[str, ...]) -> list[Any]:
         """Predictions as a person reads them, from logits [n, C]."""
 
+    def tell_stored(self, labels: np.ndarray, names: tuple[str, ...], kind: str) -> list[Any]:
+        """Stored labels [n, C] of a kind as a person reads them."""
+        return self.tell(labels, names)
+
     def shown(self, labels: np.ndarray, outputs: int) -> tuple[str, ...]:
         """The figures that a table shows, given the labels of the test texts [n]."""
         return self.figures
@@ -266,6 +270,10 @@ class MultiLabel(Task):
 
     def tell(self, logits: np.ndarray, names: tuple[str, ...]) -> list[Any]:
         return [[name for name, there in zip(names, row, strict=True) if there] for row in self.decide(logits)]
+
+    def tell_stored(self, labels: np.ndarray, names: tuple[str, ...], kind: str) -> list[Any]:
+        # They are probabilities unless they are soft, where predictions are told from logits.
+        return self.tell(labels if kind == "soft" else labels - 0.5, names)
 
     def describe(self, labels: np.ndarray, names: tuple[str, ...]) -> str:
         return f"labels {', '.join(names)}, {labels.sum(axis=1).mean():.2g} to a text"

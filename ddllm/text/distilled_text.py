@@ -124,11 +124,9 @@ def describe_examples(prepared: Prepared, text: DistilledText) -> list[dict[str,
     targets = np.asarray(jax.nn.softmax(jnp.asarray(labels))) if text.recipe.labels == "soft" and task.one_class else labels
     texts = read_texts(load_tokenizer(prepared.pretrained.folder), text.ids, text.data.mask)
     rows, masks = (np.asarray(array).reshape(len(texts), -1) for array in (text.ids, text.data.mask))
-    # A set's stored labels are probabilities, where predictions are told from logits.
-    labels = labels - 0.5 if task.name == "multilabel" and text.recipe.labels != "soft" else labels
     return [
         {"text": read, "label": label, "soft_label": [round(float(x), 6) for x in soft], "ids": row[mask > 0].tolist()}
-        for read, label, soft, row, mask in zip(texts, task.tell(labels, names), targets, rows, masks, strict=True)
+        for read, label, soft, row, mask in zip(texts, task.tell_stored(labels, names, text.recipe.labels), targets, rows, masks, strict=True)
     ]
 
 
