@@ -2,6 +2,7 @@
 
     python -m benchmarks.text [--datasets sst2] [--per-class 5,10,20] [--routes straight_through] [--transfer MODEL,…] [--models embedded] [--seeds 0,1,2]
                               [--names full,distilled,text,random,k_centers,dilm] [--data FOLDER] [--work runs/text] [--minutes N] [--only-table]
+                              [--untaught]
 
 Cell by cell, as the table: every run is a command of its own in a folder below --work and resumes there. The texts of a route are scored twice: with the
 labels, rates and head that were learned for them, and as plain texts with a label each, read from text.jsonl and tokenised again, with a rate and passes tuned
@@ -66,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument("--transfer", default="", help="other models that the texts are trained on")
         parser.add_argument("--names", default=",".join(NAMES), help=f"rows, of {', '.join(NAMES)}")
         parser.add_argument("--outer-steps", default="0", help="of distilled sets and texts; 0: as the data set's configuration says")
+        parser.add_argument("--untaught", action="store_true", help="learn from labels, without the fully fine-tuned model as the teacher")
         parser.add_argument("--text-options", default="", help="of config.text for every route, such as whole_words=True;pull=0.2")
         options = read_options(parser, arguments)
         routes, per_class = listed(options.routes, "--routes", ROUTE_NAMES[1:]), numbers(options.per_class, "--per-class", 1)
@@ -78,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
                 base = Base.below(options.work, dataset, model, options.data)
                 away = [Base.below(options.work, dataset, other, options.data) for other in others]
                 for seed in options.seeds:
-                    parts += plan(base, away, names, per_class, routes, seed, options.seeds, changes)
+                    parts += plan(base, away, names, per_class, routes, seed, options.seeds, changes, not options.untaught)
         by_folder = {part.job.member.folder: part for part in parts}
         cells = read_entries(JSON, "cells")
 
@@ -93,7 +95,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def plan(
-    base: Base, away: list[Base], names: list[str], per_class: list[int], routes: list[str], seed: int, seeds: list[int], changes: list[str]
+    base: Base,
+    away: list[Base],
+    names: list[str],
+    per_class: list[int],
+    routes: list[str],
+    seed: int,
+    seeds: list[int],
+    changes: list[str],
+    taught: bool = True,
 ) -> list[Part]:
     """The runs of one seed, each after those that it needs.
 
@@ -106,10 +116,14 @@ def plan(
         seed: of what is learned.
         seeds: of all; what needs them together is planned with the first.
         changes: of the configuration, for what is learned.
+        taught: by the fully fine-tuned model, or by labels alone.
     """
     first = seed == seeds[0]
-    parts = [Part(base.full(seed), {"full": "full"})]
-    steps = tuple(change for change in changes if change.startswith("--config.distill."))
+    learned, from_distilled = {DISTILLED, "projected", "text"} & set(names), {DISTILLED, "projected"} & set(names)
+    parts = [Part(base.full(seed), {"full": "full"})] if "full" in names or (taught and learned) else []
+    mark = "" if taught else "-untaught"
+    teacher = f"--config.distill.teacher={base.folder / f'full-seed{seed}' if taught else ''}"
+    steps = (*(change for change in changes if change.startswith("--config.distill.")), teacher)
     for count in per_class:
         wanted = tuple(name for name in REAL if name in names)
         for place in (base, *away):
@@ -117,18 +131,18 @@ def plan(
                 parts.append(Part(place.selecting(wanted, count, tuple(seeds)), dict.fromkeys(wanted, ""), TUNED))
         if "dilm" in names and first and (file := published(base, count)):
             parts.append(Part(scoring(base, "dilm", count, seed, file, "dilm"), {"dilm": "dilm"}, TUNED))
-        if not {DISTILLED, "projected", "text"} & set(names):
-            continue
-        distilled = base.distilling(DISTILLED, count, seed, steps)
-        parts.append(Part(distilled, {DISTILLED: DISTILLED}))
+        distilled = base.distilling(DISTILLED, count, seed, steps, f"{DISTILLED}{mark}")
+        if from_distilled or ("text" in names and "relearn" in routes):
+            parts.append(Part(distilled, {DISTILLED: DISTILLED}))
         for route in routes if {"projected", "text"} & set(names) else ():
-            line = ["--mode=text", f"--distilled={distilled.member.folder / 'distilled'}", f"--config.text.route={route}", *changes]
-            line.append(f"--config.distill.teacher={base.folder / f'full-seed{seed}'}")
-            job = base.job(f"text-{route}", count, (seed,), line, f"recipe=ddllm,examples={count}")
+            line = ["--mode=text", f"--config.text.route={route}", *changes, teacher]
+            if from_distilled or route == "relearn":
+                line.append(f"--distilled={distilled.member.folder / 'distilled'}")
+            job = base.job(f"text-{route}{mark}", count, (seed,), line, f"recipe=ddllm,examples={count}")
             parts.append(Part(job, {"projected": "projected", f"text ({route})": "text"}, LEARNED, route))
             file = job.member.folder / "text" / route / "text.jsonl"
             for place in (base, *away):
-                parts.append(Part(scoring(place, f"as-text-{route}", count, seed, file, PLAIN), {PLAIN: "text"}, TUNED, route))
+                parts.append(Part(scoring(place, f"as-text-{route}{mark}", count, seed, file, PLAIN), {PLAIN: "text"}, TUNED, route))
     return parts
 
 

@@ -41,6 +41,16 @@ def test_runs_come_after_those_that_they_need(parts):
     assert f"--distilled={learned.folder}/text/search/text.jsonl" in read.line and read.config.model.name == "org/other"
 
 
+def test_texts_can_be_learned_without_a_teacher_and_without_a_distilled_set(parts, tmp_path):
+    base = Base.below(tmp_path / "work", "sst2", "embedded", tmp_path / "data")
+    alone = text.plan(base, [], ["text", "dilm"], [5], ["search"], 0, [0], [], taught=False)
+    folders = [str(part.job.member.folder.relative_to(tmp_path / "work" / "sst2-embedded")) for part in alone]
+    assert folders == ["dilm-5-seed0", "text-search-untaught-5-seed0", "as-text-search-untaught-5-seed0"]
+    learned = alone[1].job.member
+    assert learned.config.distill.teacher == "" and not any(part.startswith("--distilled") for part in learned.line)
+    assert parts["sst2-embedded/text-search-5-seed0"].job.member.config.distill.teacher.endswith("full-seed0")
+
+
 def test_cells_keep_apart_what_is_trained_in_another_way(parts):
     cells = []
 
