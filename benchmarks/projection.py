@@ -43,7 +43,7 @@ def make_queries(count: int) -> np.ndarray:
 def make_search(framework: str, table: np.ndarray) -> Search:
     """search(queries, k) -> cosines and ids of the nearest rows, the index made beforehand; queries are normalised within."""
     if framework == "faiss":
-        import faiss
+        import faiss  # pyright: ignore[reportMissingImports]  requirements-bench.txt has it
 
         index = faiss.IndexFlatIP(WIDTH)
         index.add(table / np.linalg.norm(table, axis=1, keepdims=True))
