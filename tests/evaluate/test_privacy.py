@@ -92,7 +92,7 @@ def test_a_start_that_was_killed_goes_on(distilled_run, tmp_path, monkeypatch):
         patch.setattr("ddllm.privacy.audit.attack_distilled", stop)  # is not called again
         whole = audit(prepared, distilled, [], None, kept)
         assert len(whole["privacy"]) == 5 and whole["nearness"]
-        other = replace(distilled, card=distilled.card | {"sha256": "another"})
+        other = replace(distilled, card=distilled.card | {"files": {"distilled.safetensors": "another"}})
         with pytest.raises(KeyboardInterrupt):
             audit(prepared, other, [], None, kept)
 
