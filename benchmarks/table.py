@@ -146,7 +146,11 @@ def figure(cell: Entry) -> str:
     spread = "" if cell["accuracy_std"] is None else f" ± {100 * cell['accuracy_std']:.1f}"
     share = "" if cell.get("percent_of_full") is None or cell["name"] == "full" else f", {cell['percent_of_full']:.1f} % of full"
     fewer = f", on {cell['test_texts']} test texts" if cell["test_texts"] < cell["texts"]["test"] else ""
-    redrawn = f" / [{100 * cell['redrawn_mean']:.1f} ± {100 * cell['redrawn_std']:.1f}]" if "redrawn_mean" in cell else ""
+    redrawn = ""
+    if "redrawn_mean" in cell:
+        texts = min(value[3] for value in cell["redrawn"].values())
+        part = f", on {texts}" if texts < cell["texts"]["test"] else ""
+        redrawn = f" / [{100 * cell['redrawn_mean']:.1f} ± {100 * cell['redrawn_std']:.1f}{part}]"
     return f"{100 * cell['accuracy_mean']:.1f}{spread} ({cell['runs']}){share}{fewer}{redrawn}"
 
 

@@ -179,7 +179,10 @@ def enter(cells: list[Entry], part: Part) -> None:
             continue
         if row["name"].endswith(REDRAWN):
             cell["redrawn"][first] = [row["accuracy_mean"], row["accuracy_std"], row["runs"], row["texts"]]
-        elif name in REAL and len(job.seeds) > 1:
+            summarise(cell)
+            cell["protocol"] = part.protocol
+            continue
+        if name in REAL and len(job.seeds) > 1:
             cell["values"] = dict(zip(map(str, job.seeds), row["accuracies"], strict=True))
         elif name == "dilm":
             cell["values"] = {str(number): accuracy for number, accuracy in enumerate(row["accuracies"])}
@@ -189,9 +192,8 @@ def enter(cells: list[Entry], part: Part) -> None:
         cell |= {"texts": texts, "test_texts": row.get("texts", texts["test"]), "note": row.get("note", "")}
         cell |= {field: row[field] for field in ("inner_steps", "tokens", "read_again", "distillation_seconds", "sets") if row.get(field) is not None}
         cell |= {"cpu": results["environment"]["cpu"], "command": job.command}
-        protocol = cell["protocol"]
         summarise(cell)
-        cell["protocol"] = protocol
+        cell["protocol"] = part.protocol
 
 
 def write(cells: list[Entry]) -> None:

@@ -86,7 +86,7 @@ def test_seeds_are_averaged_and_other_settings_begin_anew(jobs):
     assert cell_of(cells, "random", 1)["values"] == {"0": 0.4, "1": 0.6} and cell_of(cells, "full", None)["runs"] == 2
     assert "distill.teacher" not in distilled["settings"] and distilled["settings"]["distill.direction_labels"] is True
     table_text = table.markdown(cells, {"note": "", "figures": []})
-    assert "50.0 ± 14.1 (2), on 20 test texts |" in table_text and "75.0 ± 7.1 (2) / [60.0 ± 2.0]" in table_text
+    assert "50.0 ± 14.1 (2), on 20 test texts |" in table_text and "75.0 ± 7.1 (2) / [60.0 ± 2.0, on 20]" in table_text
     # What a run does not depend on is no setting of its cells.
     assert cell_of(cells, "full", None)["settings"].keys() & {"finetune.rate", "distill.length"} == {"finetune.rate"}
     assert cell_of(cells, "random", 1)["settings"].keys() & {"finetune.rate", "distill.length"} == set()
