@@ -5,7 +5,8 @@
 Both search in one process with as many threads, in turns, medians are reported, and what each found is compared: the share of queries with the same
 rows in the same order, and, where they differ, how far apart in cosine the differing rows are. Memory is what a process of its own
 holds at the search's peak beyond what it held at its start: libraries, table, index, queries and result. It is read from
-Linux's /proc. Results go to benchmarks/results/projection.json.
+Linux's /proc. Results go to
+benchmarks/results/projection.json, beside those of other numbers there.
 """
 
 import argparse
@@ -118,6 +119,11 @@ def measure(counts: list[int], ks: list[int], repetitions: int, console: Console
     return rows
 
 
+def key_of(row: dict[str, Any]) -> tuple[int, int]:
+    """What a row is about."""
+    return row["queries"], row["neighbours"]
+
+
 def show(rows: list[dict[str, Any]], console: Console) -> None:
     """Print the results as a table."""
     table = Table(title=f"Nearest of {ROWS:,} rows of {WIDTH} by cosine, threads: {len(os.sched_getaffinity(0))}")
@@ -144,6 +150,9 @@ def main() -> None:
         return
     console = Console()
     rows = measure(counts, ks, given.repetitions, console)
+    measured = set(map(key_of, rows))
+    earlier = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    rows = sorted(rows + [row for row in earlier if key_of(row) not in measured], key=key_of)
     show(rows, console)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n")

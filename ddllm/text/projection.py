@@ -22,6 +22,7 @@ from ddllm.runtime.mesh import TEXTS, with_all_axes
 
 METRICS = ("cosine", "dot", "euclidean")
 BLOCK, CHUNK = 1024, 2048  # queries and rows whose scores exist at once
+SLICE = 16 * BLOCK  # queries that are on the device at once
 GROUP = 16  # neighbouring rows whose best one is looked for first
 
 
@@ -110,7 +111,8 @@ def nearest(
         metric: "cosine", "dot" or "euclidean".
         allowed: bool [V], rows that may be found; None for all.
         mesh: devices to share the work: queries along the axes "head" and "data", rows along "model".
-        block: queries whose scores exist at once; memory beside queries, table and result is about 4 x block x (D + 2,048) bytes.
+        block: queries whose scores exist at once; memory beside queries, index and result is about 4 x block x 2,048 bytes, and two
+            copies of 16,384 queries.
 
     Returns:
         `Neighbours` with ids and scores [..., k].
@@ -122,16 +124,21 @@ def nearest(
     index = table if isinstance(table, TableIndex) else index_table(table, metric, allowed, shards)
     if not 1 <= k <= index.allowed:
         raise UserError(f"{k} nearest tokens are asked for, but {index.allowed} are allowed; ask for 1 to {index.allowed}.")
-    queries = jnp.asarray(queries, jnp.float32)
+    queries = queries if isinstance(queries, jax.Array) else np.asarray(queries, np.float32)
     if queries.shape[-1] != index.rows.shape[1]:
         raise ValueError(f"queries are {queries.shape[-1]} wide, but the table's rows {index.rows.shape[1]}")
     flat = queries.reshape(-1, queries.shape[-1])
     if not len(flat):
         return Neighbours(jnp.zeros((*queries.shape[:-1], k), jnp.int32), jnp.zeros((*queries.shape[:-1], k)))
-    if mesh is None:
+    if mesh is not None:
+        ids, scores = _search_on(with_all_axes(mesh), jnp.asarray(flat, jnp.float32), index, k, block)
+    elif len(flat) <= SLICE or isinstance(flat, jax.core.Tracer):
         ids, scores = _search(flat, index, k, min(block, len(flat)))
     else:
-        ids, scores = _search_on(with_all_axes(mesh), flat, index, k, block)
+        # One slice after the other, each waited for: copies of a few queries alone exist beside the queries themselves.
+        slices = (flat[begin : begin + SLICE] for begin in range(0, len(flat), SLICE))
+        parts = [jax.block_until_ready(_search(part, index, k, min(block, len(part)))) for part in slices]
+        ids, scores = (jnp.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Neighbours(ids.reshape(*queries.shape[:-1], k), scores.reshape(*queries.shape[:-1], k))
 
 
@@ -160,8 +167,8 @@ def _search_on(mesh: Mesh, queries: jax.Array, index: TableIndex, k: int, block:
 
 
 @partial(jax.jit, static_argnames=("k", "block"))
-def _search(queries: jax.Array, index: TableIndex, k: int, block: int) -> tuple[jax.Array, jax.Array]:
-    queries = _directed(queries, index.metric)
+def _search(queries: Any, index: TableIndex, k: int, block: int) -> tuple[jax.Array, jax.Array]:
+    queries = _directed(queries.astype(jnp.float32), index.metric)
     ids, scores = _rank(queries, index.rows, index.bias, k, block)
     return ids, _finish(queries, index, ids, scores)
 

@@ -53,6 +53,16 @@ def test_shapes_are_kept_and_an_index_serves_inside_a_program(arrays) -> None:
     assert nearest(queries[:0], table, 3).ids.shape == (0, 3)
 
 
+def test_many_queries_go_through_in_slices(arrays, monkeypatch) -> None:
+    queries, table = arrays
+    whole = nearest(queries, table, 3)
+    monkeypatch.setattr("ddllm.text.projection.SLICE", 16)
+    for given in (queries, jnp.asarray(queries), queries.astype(np.float64)):
+        found = nearest(given, table, 3, block=5)
+        np.testing.assert_array_equal(found.ids, whole.ids)
+        np.testing.assert_allclose(found.scores, whole.scores, rtol=1e-6)
+
+
 @pytest.mark.parametrize("k", [1, 3, 40, 90])
 def test_equal_rows_go_to_the_lowest_id(k) -> None:
     rng = np.random.default_rng(2)
