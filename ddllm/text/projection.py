@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, PartitionSpec
 
 from ddllm.errors import UserError
@@ -132,7 +133,7 @@ def nearest(
         return Neighbours(jnp.zeros((*queries.shape[:-1], k), jnp.int32), jnp.zeros((*queries.shape[:-1], k)))
     if mesh is not None:
         ids, scores = _search_on(with_all_axes(mesh), jnp.asarray(flat, jnp.float32), index, k, block)
-    elif len(flat) <= SLICE or isinstance(flat, jax.core.Tracer):
+    elif len(flat) <= SLICE or isinstance(flat, Tracer):
         ids, scores = _search(flat, index, k, min(block, len(flat)))
     else:
         # One slice after the other, each waited for: copies of a few queries alone exist beside the queries themselves.
