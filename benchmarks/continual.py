@@ -11,9 +11,9 @@ its own and resumes, as those of the table.
 import statistics
 import sys
 
-from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
+from benchmarks.entries import Entry, find_entry, settings_of, write_entries
 from benchmarks.jobs import ROOT, Base, Job
-from benchmarks.options import listed, make_parser, numbers, read_options, work_through
+from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
 from ddllm.continual.checks import METHODS, STORAGE
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
@@ -35,24 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument("--outer-steps", default="300", help="of the distillation of each task")
         parser.add_argument("--storage", default="int8", help=f"of distilled sets: {', '.join(STORAGE)}")
         parser.add_argument("--per-class", default="1", help="examples per class of distilled sets")
-        parser.add_argument("--smoke", action="store_true", help="a few steps on a few short texts: does everything run? The figures are not kept")
+        add_smoke(parser)
         options = read_options(parser, arguments)
         methods = listed(options.methods, "--methods", METHODS)
         outer_steps, *_ = numbers(options.outer_steps, "--outer-steps", 1)
         [storage], count = listed(options.storage, "--storage", STORAGE), numbers(options.per_class, "--per-class", 1)[0]
         bases = [Base.below(options.work, dataset, model, options.data) for dataset in options.datasets for model in options.models]
         jobs = [plan(base, tuple(methods), seed, outer_steps, storage, count, options.smoke) for seed in options.seeds for base in bases]
-        rows = [] if options.smoke else read_entries(JSON, "rows")
-
-        def finished(job: Job) -> None:
-            enter(rows, job)
-            if not options.smoke:
-                write(rows)
-
-        status = work_through(options, jobs, finished, MARKDOWN)
-        if options.smoke:
-            print(markdown(rows))
-        return status
+        return fill_or_try(options, jobs, JSON, MARKDOWN, enter, write, markdown)
 
     return exit_status(work, "the same command does what is left")
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
+from benchmarks.entries import Entry, find_entry, settings_of, write_entries
 from benchmarks.jobs import ROOT, Base, Job
-from benchmarks.options import listed, make_parser, numbers, read_options, work_through
+from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
 from ddllm.artefact.folder import load_distilled
 from ddllm.data.corpus import load_corpus
 from ddllm.data.splits import Split, draw_part
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument("--ways", default=",".join(WAYS), help=f"rows, of {', '.join(WAYS)}")
         parser.add_argument("--per-class", default="2", help="examples per class in all, an even number")
         parser.add_argument("--outer-steps", default="300", help="of every distillation; learning again has a third of them")
-        parser.add_argument("--smoke", action="store_true", help="a few steps on a few short texts: does everything run? The figures are not kept")
+        add_smoke(parser)
         options = read_options(parser, arguments)
         ways, [count, *_] = listed(options.ways, "--ways", tuple(WAYS)), numbers(options.per_class, "--per-class", 2)
         outer_steps, *_ = numbers(options.outer_steps, "--outer-steps", 1)
@@ -68,17 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
                 for model in options.models:
                     base = Base.below(options.work, dataset, model, options.data)
                     jobs += plan(base, ways, count, seed, outer_steps, options.smoke, build=not options.only_table)
-        rows = [] if options.smoke else read_entries(JSON, "rows")
-
-        def finished(job: Job) -> None:
-            enter(rows, job)
-            if not options.smoke:
-                write(rows)
-
-        status = work_through(options, jobs, finished, MARKDOWN)
-        if options.smoke:
-            print(markdown(rows))
-        return status
+        return fill_or_try(options, jobs, JSON, MARKDOWN, enter, write, markdown)
 
     return exit_status(work, "the same command does what is left")
 

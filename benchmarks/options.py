@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.entries import Entry, read_entries
 from benchmarks.jobs import DATASETS, Job
 from ddllm.config import suggest
 from ddllm.errors import UserError
@@ -81,3 +82,31 @@ def work_through(options: argparse.Namespace, jobs: list[Job], finished: Callabl
         print(f"{member.title}: {member.record()['error']}", file=sys.stderr)
     print(f"{table}: {left} runs left, {len(failed)} failed", file=sys.stderr)
     return int(bool(failed))
+
+
+def add_smoke(parser: argparse.ArgumentParser) -> None:
+    """The option that `fill_or_try` looks at."""
+    parser.add_argument("--smoke", action="store_true", help="a few steps on a few short texts: does everything run? The figures are not kept")
+
+
+def fill_or_try(
+    options: argparse.Namespace,
+    jobs: list[Job],
+    json: Path,
+    table: Path,
+    enter: Callable[[list[Entry], Job], None],
+    write: Callable[[list[Entry]], None],
+    markdown: Callable[[list[Entry]], str],
+) -> int:
+    """`work_through`, with rows that are kept in `json` and written after each run; those of --smoke are only printed at the end."""
+    rows = [] if options.smoke else read_entries(json, "rows")
+
+    def finished(job: Job) -> None:
+        enter(rows, job)
+        if not options.smoke:
+            write(rows)
+
+    status = work_through(options, jobs, finished, table)
+    if options.smoke:
+        print(markdown(rows))
+    return status

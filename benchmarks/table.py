@@ -98,13 +98,29 @@ def summarise(cell: Entry) -> None:
         cell["redrawn_std"] = statistics.fmean(deviation for _, deviation, *_ in cell["redrawn"].values())
 
 
+def share_of_full(cells: list[Entry]) -> None:
+    """Give each cell its percentage of fine-tuning the same model on all texts."""
+    for cell in cells:
+        full = next((c for c in cells if c["name"] == "full" and (c["dataset"], c["model"]) == (cell["dataset"], cell["model"])), None)
+        cell["percent_of_full"] = round(100 * cell["accuracy_mean"] / full["accuracy_mean"], 1) if full and cell["runs"] else None
+
+
+def begin_section(here: list[Entry]) -> tuple[list[int], list[str], list[str]]:
+    """Numbers of examples per class in a section's cells, its columns, and the lines with which it begins."""
+    dataset, model, texts = (here[0][part] for part in ("dataset", "model", "texts"))
+    counts = sorted({cell["examples_per_class"] for cell in here if cell["examples_per_class"]})
+    columns = [f"{count} per class" for count in counts] or ["accuracy"]
+    lines = ["", f"## {dataset}, {model}", ""]
+    lines += [f"{texts['train']:,} training, {texts['validation']:,} validation, {texts['test']:,} test texts.", ""]
+    lines += [f"| training data | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    return counts, columns, lines
+
+
 def write(cells: list[Entry]) -> None:
     """Write both files, in a fixed order, with each cell's share of full data."""
     order = {name: place for place, name in enumerate(NAMES)}
     cells.sort(key=lambda cell: (cell["dataset"], cell["model"], cell["examples_per_class"] or 0, order[cell["name"]]))
-    for cell in cells:
-        full = next((c for c in cells if c["name"] == "full" and (c["dataset"], c["model"]) == (cell["dataset"], cell["model"])), None)
-        cell["percent_of_full"] = round(100 * cell["accuracy_mean"] / full["accuracy_mean"], 1) if full and cell["runs"] else None
+    share_of_full(cells)
     write_entries(JSON, "cells", cells, MARKDOWN, markdown(cells, read_json(PUBLISHED)))
 
 
@@ -119,12 +135,8 @@ def markdown(cells: list[Entry], published: dict[str, Any]) -> str:
     ]
     for dataset, model in sorted({(cell["dataset"], cell["model"]) for cell in cells}):
         here = [cell for cell in cells if (cell["dataset"], cell["model"]) == (dataset, model)]
-        counts = sorted({cell["examples_per_class"] for cell in here if cell["examples_per_class"]})
-        texts = here[0]["texts"]
-        lines += ["", f"## {dataset}, {model}", ""]
-        lines += [f"{texts['train']:,} training, {texts['validation']:,} validation, {texts['test']:,} test texts.", ""]
-        columns = [f"{count} per class" for count in counts] or ["accuracy"]
-        lines += [f"| training data | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+        counts, columns, begin = begin_section(here)
+        lines += begin
         for name in NAMES:
             mine = {cell["examples_per_class"]: cell for cell in here if cell["name"] == name}
             if name == "full" and None in mine:

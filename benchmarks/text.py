@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
 from benchmarks.jobs import DISTILLED, ROOT, Base, Job
 from benchmarks.options import listed, make_parser, numbers, read_options, work_through
-from benchmarks.table import REDRAWN, figure, summarise
+from benchmarks.table import REDRAWN, begin_section, figure, share_of_full, summarise
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
 from ddllm.text.checks import ROUTE_NAMES
@@ -202,9 +202,7 @@ def write(cells: list[Entry]) -> None:
     cells.sort(
         key=lambda cell: (cell["dataset"], cell["model"], cell["examples_per_class"] or 0, order[cell["name"]], cell["route"], cell["protocol"])
     )
-    for cell in cells:
-        full = next((c for c in cells if c["name"] == "full" and (c["dataset"], c["model"]) == (cell["dataset"], cell["model"])), None)
-        cell["percent_of_full"] = round(100 * cell["accuracy_mean"] / full["accuracy_mean"], 1) if full and cell["runs"] else None
+    share_of_full(cells)
     write_entries(JSON, "cells", cells, MARKDOWN, markdown(cells))
 
 
@@ -222,12 +220,8 @@ def markdown(cells: list[Entry]) -> str:
         here = [cell for cell in cells if (cell["dataset"], cell["model"]) == (dataset, model) and cell["runs"]]
         if not here:
             continue
-        counts = sorted({cell["examples_per_class"] for cell in here if cell["examples_per_class"]})
-        texts = here[0]["texts"]
-        lines += ["", f"## {dataset}, {model}", ""]
-        lines += [f"{texts['train']:,} training, {texts['validation']:,} validation, {texts['test']:,} test texts.", ""]
-        columns = [f"{count} per class" for count in counts] or ["accuracy"]
-        lines += [f"| training data | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+        counts, columns, begin = begin_section(here)
+        lines += begin
         order = {name: place for place, name in enumerate(NAMES)}
         kinds = sorted({(order[cell["name"]], cell["route"], cell["protocol"]) for cell in here})
         for place, route, protocol in kinds:
