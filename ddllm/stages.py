@@ -6,9 +6,7 @@ A notebook calls them just as the command does: `run = open_run(config, "runs/mi
 """
 
 from collections.abc import Callable
-
-import jax
-import numpy as np
+from functools import partial
 
 from ddllm.artefact.export import export_distilled, scores_of
 from ddllm.artefact.folder import add_scores
@@ -17,8 +15,9 @@ from ddllm.continual.stage import continual
 from ddllm.data.batches import BatchStream
 from ddllm.distill.bodies import gather_bodies
 from ddllm.distill.dataset import learned_parts
+from ddllm.distill.learn import learn
 from ddllm.distill.outer_loop import STAGE as DISTILL
-from ddllm.distill.outer_loop import distil
+from ddllm.distill.outer_step import OuterStep
 from ddllm.distill.plan import check_memory, first_data, make_outer_step, recipe_of
 from ddllm.distill.teacher import load_teacher
 from ddllm.evaluate.analyses import analyse_distilled
@@ -38,7 +37,6 @@ from ddllm.report.results import read_results
 from ddllm.report.table import make_title, markdown_table, print_table
 from ddllm.run import Run, load_scored, open_run, record
 from ddllm.runtime.checkpoints import Checkpoints
-from ddllm.runtime.loop import Loop
 from ddllm.runtime.metrics import read_metrics
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
@@ -118,32 +116,19 @@ def distill(run: Run) -> None:
     data, recipe = first_data(prepared), recipe_of(config)
     stream = BatchStream(prepared.tokens.train, config.batch_size, run.config.seed, prepared.buckets, config.balanced)
     scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
-    checkpoints = Checkpoints(run.workdir.checkpoints, config.checkpoints_kept)
-    unfinished = (checkpoints.latest() or 0) < config.outer_steps
-    others = gather_bodies(prepared, run.workdir.bodies, run.metrics) if unfinished else ()
-    teacher = load_teacher(prepared, run.teacher_folder, config.teacher_share) if config.teacher and unfinished else None
-    metrics = run.metrics()
-    loop = Loop(DISTILL, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics, prepared.metric)
-    try:
+    teacher = partial(load_teacher, prepared, run.teacher_folder, config.teacher_share) if config.teacher else None
+
+    def make_step(unfinished: bool) -> OuterStep:
+        others = gather_bodies(prepared, run.workdir.bodies, run.metrics) if unfinished else ()
         step = make_outer_step(prepared, data, config.gradient, config.segments, others=others)
         if unfinished:  # a finished run compiles nothing
             check_memory(prepared, step, data)
-        state, seconds = distil(loop, step, learned_parts(data, recipe), stream, scorer, config.validation_heads, run.config.seed, teacher)
-    finally:
-        checkpoints.close()
-        metrics.close()
-    if not is_first():
-        return
-    best = jax.tree.map(np.asarray, state.best)
-    export_distilled(
-        run.workdir.distilled,
-        prepared,
-        data.replace(**best["learned"]),
-        recipe,
-        **{f"validation_{prepared.metric}": float(best["accuracy"])},
-        outer_step=int(best["step"]),
-        distillation_seconds=seconds,
-    )
+        return step
+
+    where = run.workdir.checkpoints, run.metrics, DISTILL
+    best, figures = learn(prepared, learned_parts(data, recipe), stream, scorer, *where, make_step, teacher)
+    if is_first():
+        export_distilled(run.workdir.distilled, prepared, data.replace(**best), recipe, **figures)
 
 
 def evaluate(run: Run) -> None:

@@ -121,6 +121,24 @@ def truncation_of(config: ConfigDict) -> Truncation | None:
     return Truncation(config.truncate, config.window == "random") if config.truncate else None
 
 
+def take_recipe(config: ConfigDict, data: DistilledData, recipe: Recipe) -> None:
+    """Change config.distill to what a data set and its recipe are, the reverse of `recipe_of` and `first_data`."""
+    config.update(
+        {
+            "batches": int(data.mask.shape[0]),
+            "passes": recipe.passes,
+            "labels": recipe.labels,
+            "inner_optimizer": recipe.optimizer,
+            "order": recipe.order,
+            "attention_labels": "none" if data.attention is None else "cls" if np.ndim(data.attention) == 5 else "all",
+            "attention_weight": float(recipe.attention_weight),
+            "feature_labels": data.features is not None,
+            "feature_weight": float(recipe.feature_weight),
+            "direction_labels": data.directions is not None,
+        }
+    )
+
+
 def make_outer_step(
     prepared: Prepared,
     data: DistilledData,

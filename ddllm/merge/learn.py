@@ -11,12 +11,11 @@ from ml_collections import ConfigDict
 
 from ddllm.data.batches import BatchStream
 from ddllm.distill.dataset import DistilledData, Recipe, learned_parts
-from ddllm.distill.outer_loop import distil
-from ddllm.distill.plan import check_memory, make_outer_step
+from ddllm.distill.learn import learn
+from ddllm.distill.outer_step import OuterStep
+from ddllm.distill.plan import check_memory, make_outer_step, take_recipe
 from ddllm.distill.teacher import Teacher
 from ddllm.prepare import Prepared
-from ddllm.runtime.checkpoints import Checkpoints
-from ddllm.runtime.loop import Loop
 from ddllm.runtime.metrics import Metrics
 
 STAGE = "merge"
@@ -68,41 +67,28 @@ def learn_again(
     config = prepared.config.distill
     wanted = (*parts, "momentum") if "rates" in parts else parts
     learned = {name: value for name, value in learned_parts(data, recipe).items() if name in wanted}
-    checkpoints, metrics = Checkpoints(folder, config.checkpoints_kept), open_metrics()
-    loop = Loop(stage, outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics, prepared.metric)
-    try:
-        step = make_outer_step(prepared, data, config.gradient, 1)
-        if (checkpoints.latest() or 0) < outer_steps:
+
+    def make_step(unfinished: bool) -> OuterStep:
+        step = make_outer_step(prepared, data, config.gradient, config.segments)
+        if unfinished:
             check_memory(prepared, step, data, tuple(learned), taught=not isinstance(stream, BatchStream))
-        state, seconds = distil(loop, step, learned, stream, scorer, config.validation_heads, prepared.config.seed, teacher)
-    finally:
-        checkpoints.close()
-        metrics.close()
-    best = jax.tree.map(np.asarray, state.best)
-    figures = {f"validation_{prepared.metric}": float(best["accuracy"]), "outer_step": int(best["step"]), "distillation_seconds": seconds}
-    return data.replace(**best["learned"]), figures
+        return step
+
+    given = None if teacher is None else lambda: teacher
+    best, figures = learn(prepared, learned, stream, scorer, folder, open_metrics, stage, make_step, given)
+    return data.replace(**best), figures
 
 
 def adapt(prepared: Prepared, data: DistilledData, recipe: Recipe, outer_steps: int, taught: bool) -> ConfigDict:
     """The configuration with what a data set is, and whether a teacher is there, in the place of what config.distill would have made."""
     config = prepared.config.copy_and_resolve_references()
-    rows = "none" if data.attention is None else "cls" if np.ndim(data.attention) == 5 else "all"
     start = prepared.learner.start
+    take_recipe(config.distill, data, recipe)
     with config.unlocked():
         config.distill.update(
             {
-                "batches": int(data.mask.shape[0]),
-                "passes": recipe.passes,
-                "labels": recipe.labels,
-                "inner_optimizer": recipe.optimizer,
-                "order": recipe.order,
                 "head": start,
                 "heads": config.distill.heads if start == "redrawn" else 1,
-                "attention_labels": rows,
-                "attention_weight": float(recipe.attention_weight),
-                "feature_labels": data.features is not None,
-                "feature_weight": float(recipe.feature_weight),
-                "direction_labels": data.directions is not None,
                 "outer_steps": outer_steps,
                 "teacher": config.distill.teacher if taught else "",
                 # About the steps and examples that were planned, not about those there are.

@@ -5,20 +5,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from ddllm.artefact.base import Distilled
 from ddllm.data.batches import BatchStream
 from ddllm.data.tokens import load_tokenizer
 from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe, learned_parts
-from ddllm.distill.outer_loop import distil
-from ddllm.distill.plan import first_data, make_outer_step, recipe_of
+from ddllm.distill.learn import learn as run_outer_loop
+from ddllm.distill.outer_step import OuterStep
+from ddllm.distill.plan import first_data, make_outer_step, recipe_of, take_recipe
 from ddllm.distill.shaping import Shaping
 from ddllm.distill.teacher import Teacher
 from ddllm.prepare import Prepared
-from ddllm.runtime.checkpoints import Checkpoints
-from ddllm.runtime.loop import Loop
 from ddllm.runtime.metrics import Metrics
 from ddllm.text.projection import TableIndex, index_table
 from ddllm.text.vocabulary import allowed_tokens, starts_word
@@ -71,11 +69,7 @@ def plan_texts(prepared: Prepared, distilled: Distilled | None = None) -> tuple[
         prepared = replace(prepared, config=config)
         return prepared, first_data(prepared), recipe_of(distill)
     data, recipe = distilled.data.replace(**dict.fromkeys(dropped)), distilled.recipe
-    distill.labels, distill.inner_optimizer, distill.order, distill.passes = recipe.labels, recipe.optimizer, recipe.order, recipe.passes
-    distill.batches = data.embeddings.shape[0]
-    distill.feature_labels, distill.direction_labels = data.features is not None, data.directions is not None
-    distill.attention_labels = "none" if data.attention is None else "cls" if data.attention.ndim == 5 else "all"
-    distill.attention_weight, distill.feature_weight = recipe.attention_weight, recipe.feature_weight
+    take_recipe(distill, data, recipe)
     return replace(prepared, config=config), data, recipe
 
 
@@ -107,28 +101,16 @@ def learn(
     Raises:
         Diverged: the loss or the gradient became NaN or infinite.
     """
-    config, seed = prepared.config.distill, prepared.config.seed
-    stream = BatchStream(prepared.tokens.train, config.batch_size, seed, prepared.buckets, config.balanced)
+    config = prepared.config.distill
+    stream = BatchStream(prepared.tokens.train, config.batch_size, prepared.config.seed, prepared.buckets, config.balanced)
     scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
-    checkpoints = Checkpoints(desk.folder / name.replace(" ", "-"), config.checkpoints_kept)
-    unfinished = (checkpoints.latest() or 0) < config.outer_steps
-    metrics = desk.metrics()
-    loop = Loop(name, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics, prepared.metric)
-    try:
-        step = make_outer_step(prepared, data, config.gradient, config.segments, shaping=shaping, more=more)
-        teacher = desk.teacher() if desk.teacher and unfinished else None
-        state, seconds = distil(loop, step, learned, stream, scorer, config.validation_heads, seed, teacher)
-    finally:
-        checkpoints.close()
-        metrics.close()
-    best = jax.tree.map(np.asarray, state.best)
-    notes = {
-        f"validation_{prepared.metric}": float(best["accuracy"]),
-        "outer_step": int(best["step"]),
-        "outer_steps": config.outer_steps,
-        "distillation_seconds": seconds,
-    }
-    return Found(best["learned"], notes)
+
+    def make_step(_: bool) -> OuterStep:
+        return make_outer_step(prepared, data, config.gradient, config.segments, shaping=shaping, more=more)
+
+    where = desk.folder / name.replace(" ", "-"), desk.metrics, name
+    best, figures = run_outer_loop(prepared, learned, stream, scorer, *where, make_step, desk.teacher)
+    return Found(best, figures | {"outer_steps": config.outer_steps})
 
 
 def allowed_by(prepared: Prepared) -> np.ndarray:
