@@ -75,10 +75,12 @@ def check_room(prepared: Prepared, lessons: list[Lesson]) -> list[int]:
     each = kept_bytes(first, storage, prepared.pretrained.config.vocabulary) / len(lessons[0].columns)
     taken = np.cumsum([round(each * len(lesson.columns)) for lesson in lessons]).tolist()
     if taken[-1] > config.continual.memory:
+        lower = ["config.distill.length or config.distill.examples_per_class lower"]
+        lower += ["config.distill.direction_labels to False"] * config.distill.direction_labels
+        lower += ["config.continual.storage to int8 or tokens"] * (storage not in ("int8", TOKENS))
         raise UserError(
             f"the distilled sets of {len(lessons)} tasks would take {taken[-1]:,} bytes, but config.continual.memory is {config.continual.memory:,}: "
-            "set config.distill.length or config.distill.examples_per_class lower, config.distill.direction_labels to False, or config.continual.storage "
-            "to int8 or tokens."
+            f"set {' or '.join(lower)}."
         )
     return taken
 
