@@ -14,7 +14,7 @@ import sys
 from benchmarks.entries import Entry, find_entry, settings_of, write_entries
 from benchmarks.jobs import ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
-from ddllm.continual.checks import METHODS, STORAGE
+from ddllm.continual.checks import METHODS, STORAGE, TOKENS
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
 
@@ -53,7 +53,7 @@ def plan(base: Base, methods: tuple[str, ...], seed: int, outer_steps: int, stor
         "distill.teacher": "",
         "continual.memory": MEMORY,
         "continual.storage": storage,
-        **({"distill.direction_labels": False} if storage == "tokens" else {}),
+        **({"distill.direction_labels": False} if storage == TOKENS else {}),
         "continual.way": "join",
         "continual.methods": repr(methods),
         **({"finetune.epochs": 0.5} if smoke else {"distill.outer_steps": outer_steps}),

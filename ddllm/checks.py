@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ddllm.artefact.schema import STORAGES
 from ddllm.config import suggest
 from ddllm.continual.checks import validate_continual
 from ddllm.errors import UserError
@@ -102,7 +103,7 @@ CHOICES = {
     "distill.window": ("last", "random"),
     "distill.gradient": ("direct", "checkpointed", "mixed"),
     "distill.optimizer": ("adamw", "adam"),
-    "distill.storage": ("float32", "float16", "bfloat16", "int8"),
+    "distill.storage": STORAGES,
     "distill.decay": ("linear", "cosine", "constant"),
     "evaluate.metric": ("auto", "accuracy", "f1_macro", "f1_micro", "pearson", "spearman"),
     "runtime.distributed": ("auto", "off"),

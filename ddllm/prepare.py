@@ -19,7 +19,8 @@ from ddllm.models.heads import HeadConfig
 from ddllm.models.learner import Learner, Start
 from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.models.scoring import Scorer
-from ddllm.models.tasks import Task, make_task
+from ddllm.models.task import Task
+from ddllm.models.tasks import make_task
 from ddllm.runtime.devices import free_memory
 from ddllm.runtime.mesh import make_mesh, parameter_bytes, place_parameters
 from ddllm.runtime.processes import check_same, count

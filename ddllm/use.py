@@ -63,23 +63,21 @@ class Trained:
             UserError: there are single texts instead of pairs, or the other way round.
         """
         length = self.distilled.card["preprocessing"]["text_length"]
-        split = Split(*self._columns(texts))
-        tokens, _ = tokenize_texts(self.tokenizer, split, length)
+        tokens, _ = tokenize_texts(self.tokenizer, self._split(texts), length)
         words = jnp.asarray(self.pretrained.words)
         buckets = length_buckets(tokens.lengths, length)
         return compute_rows(
             tokens, batch_size, buckets, self.learner.head.classes, lambda batch: batch_logits(self.params, words, batch, self.learner)
         )
 
-    def _columns(self, texts: Texts) -> tuple[list[str], np.ndarray, list[str] | None]:
-        numbers = np.arange(len(texts), dtype=np.int32)
+    def _split(self, texts: Texts) -> Split:
         paired = self.distilled.pairs
         if any((not isinstance(text, str)) != paired for text in texts):
             wanted = "pairs of texts, such as [('first', 'second')]" if paired else "single texts, such as ['first', 'second']"
             raise UserError(f"the data set was distilled for {wanted}; give those.")
         if not paired:
-            return [str(text) for text in texts], numbers, None
-        return [first for first, _ in texts], numbers, [second for _, second in texts]
+            return Split.unlabelled([str(text) for text in texts])
+        return Split.unlabelled([first for first, _ in texts], [second for _, second in texts])
 
     def predict(self, texts: Texts, batch_size: int = 32) -> list[Any]:
         """The class name of each text, or pair of texts; of a regression a number, and of sets of labels the list of their names."""

@@ -106,6 +106,35 @@ def shallow():
     return make_learner(64, layers=1)
 
 
+QUICKSTART = str(Path(__file__).resolve().parents[1] / "configs" / "quickstart.py")
+
+
+@pytest.fixture(scope="session")
+def small_runs(tiny_corpus):
+    """small_runs(mode, **values) -> make(workdir, mode, **overrides) -> command line of a run on little data.
+
+    Values and overrides are those of the configuration, with two underscores for a dot.
+    """
+    common = {
+        "model__head_deviation": 0.3,
+        "data__source": tiny_corpus,
+        "data__test": "test",
+        "data__length": 12,
+        "distill__batch_size": 8,
+        "runtime__compilation_cache": "",
+    }
+
+    def of(mode, **values):
+        def make(workdir, mode=mode, **overrides):
+            changed = {key.replace("__", "."): value for key, value in (common | values | overrides).items()}
+            line = [f"--config={QUICKSTART}", f"--workdir={workdir}", f"--mode={mode}"]
+            return line + [f"--config.{key}={value}" for key, value in changed.items()]
+
+        return make
+
+    return of
+
+
 GOOD = "good great fine lovely warm clever moving rich".split()
 BAD = "bad dull awful flat cold stupid boring poor".split()
 OTHER = "the a film plot actor scene story is was and very with".split()

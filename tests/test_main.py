@@ -20,34 +20,23 @@ QUICKSTART = str(ROOT / "configs" / "quickstart.py")
 
 
 @pytest.fixture
-def arguments(tiny_model, tiny_corpus, tmp_path):
+def arguments(small_runs, tiny_model, tmp_path):
     """make(**overrides) -> command line of a small run in tmp_path/run."""
-
-    def make(config=QUICKSTART, workdir=None, mode="all", **overrides):
-        values = {
-            "model.name": tiny_model,
-            "model.head_deviation": 0.3,
-            "data.source": tiny_corpus,
-            "data.test": "test",
-            "data.length": 12,
-            "distill.length": 6,
-            "distill.outer_steps": 12,
-            "distill.batch_size": 8,
-            "distill.validate_every": 4,
-            "distill.checkpoint_every": 3,
-            "finetune.batch_size": 8,
-            "evaluate.heads": 3,
-            "evaluate.head_texts": 30,
-            "evaluate.selection_draws": 2,
-            "evaluate.selection_rates": "(0.1,0.01)",
-            "runtime.devices": 1,
-            "runtime.compilation_cache": "",
-            **{key.replace("__", "."): value for key, value in overrides.items()},
-        }
-        line = [f"--config={config}", f"--workdir={workdir or tmp_path / 'run'}", f"--mode={mode}"]
-        return line + [f"--config.{key}={value}" for key, value in values.items()]
-
-    return make
+    make = small_runs(
+        "all",
+        model__name=tiny_model,
+        distill__length=6,
+        distill__outer_steps=12,
+        distill__validate_every=4,
+        distill__checkpoint_every=3,
+        finetune__batch_size=8,
+        evaluate__heads=3,
+        evaluate__head_texts=30,
+        evaluate__selection_draws=2,
+        evaluate__selection_rates="(0.1,0.01)",
+        runtime__devices=1,
+    )
+    return lambda workdir=None, **overrides: make(workdir or tmp_path / "run", **overrides)
 
 
 # Enough for the tiny model to learn its tiny task.

@@ -25,8 +25,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ddllm.artefact.base import ALWAYS, SOMETIMES, Distilled, check_arrays, describe_loss
 from ddllm.artefact.card import render_card
 from ddllm.artefact.rows import PARQUET, TEXT, encode_rows, plain_rows
-from ddllm.artefact.schema import ARRAYS, RECIPE, SCHEMA, migrate
-from ddllm.artefact.storage import FLOAT32, NAME, STORAGES, pack, unpack
+from ddllm.artefact.schema import ARRAYS, FLOAT32, RECIPE, SCHEMA, STORAGES, migrate
+from ddllm.artefact.storage import NAME, pack, unpack
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.errors import UserError
 from ddllm.runtime.storage import write_atomically
@@ -55,7 +55,7 @@ def save_distilled(
         data: arrays as in `DistilledData`.
         recipe: constants of learning from them.
         label_names: class names in the order of the logits.
-        storage: how embeddings are stored, one of `storage.STORAGES`.
+        storage: how embeddings are stored, one of `schema.STORAGES`.
         rows: readable rows (see `rows.read_rows`); left out, they have labels alone.
         drawn: parts of the head that are drawn by seed, see `base.drawn_parts`.
         card: further entries of recipe.json, see `base.describe_base`.

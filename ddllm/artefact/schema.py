@@ -11,11 +11,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from ddllm.artefact.storage import FLOAT32
 from ddllm.errors import UserError
 
 Card = dict[str, Any]
 SCHEMA = 4
+# How embeddings are stored (see storage.py). The names are here since checks of the configuration want them without numpy.
+FLOAT32, FLOAT16, BFLOAT16, INT8 = STORAGES = ("float32", "float16", "bfloat16", "int8")
 ARRAYS, RECIPE = "distilled.safetensors", "recipe.json"
 
 

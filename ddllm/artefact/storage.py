@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from ddllm.artefact.schema import BFLOAT16, FLOAT16, FLOAT32, INT8
 from ddllm.errors import UserError
 
-FLOAT32, FLOAT16, BFLOAT16, INT8 = STORAGES = ("float32", "float16", "bfloat16", "int8")
 NAME, LOWEST, WIDTH = "embeddings", "embeddings.lowest", "embeddings.width"
 LEVELS = 255
 

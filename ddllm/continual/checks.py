@@ -2,11 +2,13 @@
 
 from ml_collections import ConfigDict
 
+from ddllm.artefact.schema import STORAGES
 from ddllm.config import suggest
 from ddllm.errors import UserError
 
 METHODS = ("finetune", "ewc", "random", "herding", "distilled", "recipe", "update", "joint")
-STORAGE = ("float32", "float16", "bfloat16", "int8", "tokens")
+TOKENS = "tokens"  # what is stored are texts: real ones, of which labels and rates alone are learned
+STORAGE = (*STORAGES, TOKENS)
 WAYS = ("concatenate", "interleave", "join")
 
 

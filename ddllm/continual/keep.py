@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from ddllm.artefact.base import Distilled
 from ddllm.artefact.folder import load_distilled, save_distilled
 from ddllm.artefact.storage import restored
+from ddllm.continual.checks import TOKENS
 from ddllm.continual.lessons import Lesson
 from ddllm.data.batches import BatchStream, length_buckets
 from ddllm.distill.dataset import DistilledData, Recipe, learned_parts
@@ -30,8 +31,6 @@ from ddllm.runtime.checkpoints import Checkpoints
 from ddllm.runtime.mesh import BATCH
 from ddllm.runtime.metrics import Metrics
 from ddllm.runtime.processes import from_first, is_first
-
-TOKENS = "tokens"  # what is stored are texts: real ones, of which labels and rates alone are learned
 
 
 def of_lesson(prepared: Prepared, lesson: Lesson) -> Prepared:

@@ -28,6 +28,11 @@ class Split:
     labels: np.ndarray
     pairs: list[str] | None = None
 
+    @classmethod
+    def unlabelled(cls, texts: list[str], pairs: list[str] | None = None) -> "Split":
+        """Texts whose labels nobody looks at: all are 0."""
+        return cls(texts, np.zeros(len(texts), np.int32), pairs)
+
     def __len__(self) -> int:
         return len(self.texts)
 

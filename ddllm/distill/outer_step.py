@@ -196,7 +196,7 @@ class OuterStep:
         return state, {"loss": loss, self.learner.task.progress: agreement, "gradient_norm": norm}
 
     def gradient(self, learned: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
-        """Loss and agreement (see models/tasks.py) on the real batch after training on the distilled data, and the loss's gradient by what is learned.
+        """Loss and agreement (see models/task.py) on the real batch after training on the distilled data, and the loss's gradient by what is learned.
 
         All are means over heads.
         """

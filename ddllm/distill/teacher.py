@@ -18,7 +18,7 @@ from ddllm.errors import UserError
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner
 from ddllm.models.scoring import batch_logits
-from ddllm.models.tasks import AS_THEY_STAND, Task
+from ddllm.models.task import AS_THEY_STAND, Task
 from ddllm.prepare import Prepared
 from ddllm.runtime.checkpoints import restore_for_analysis
 from ddllm.runtime.devices import place

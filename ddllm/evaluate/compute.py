@@ -74,12 +74,13 @@ def evaluate_compute(prepared: Prepared, distilled: Distilled, full: Row, own: R
     real = padded_flops(learner, train.lengths, prepared.buckets)
     small = training_flops(learner, batches, examples, length, data.steps, recipe.order)
     whole = int(GRADIENT * prepared.config.finetune.epochs * len(train) * real)
-    distilling = distillation_flops(prepared, distilled, small, real) if "config" in distilled.card else None
+    plan = planned(distilled)
+    distilling = None if plan is None else distillation_flops(prepared, distilled, plan, small, real)
     seconds = training_seconds(learner, recipe, prepared.start, data)
     took, cost = full.get("seconds"), distilled.card.get("distillation_seconds")
-    if distilled.card.get("config", {}).get("distill", {}).get("teacher"):
+    if plan is not None and distilling is not None and plan["teacher"]:
         # A teacher has to be fine-tuned first; what it then says of real texts is in the outer loop's cost.
-        distilling = None if distilling is None else distilling + whole
+        distilling += whole
         cost = None if cost is None or took is None else cost + took
     return [
         {
@@ -105,10 +106,14 @@ def _reached(row: Row) -> Row:
     return {name: row.get(name)} | {key: row[key] for key in ("metric",) if key in row}
 
 
-def distillation_flops(prepared: Prepared, distilled: Distilled, small: float, real: float) -> int:
-    """Operations of the outer loop that recipe.json describes: `small` for each training, `real` for a forward pass on a real text; with validations."""
+def planned(distilled: Distilled) -> Row | None:
+    """config.distill of the distillation, as recipe.json tells it; None where it tells nothing."""
+    return resolve(default_config().distill) | distilled.card["config"]["distill"] if "config" in distilled.card else None
+
+
+def distillation_flops(prepared: Prepared, distilled: Distilled, plan: Row, small: float, real: float) -> int:
+    """Operations of the outer loop that `plan` describes: `small` for each training, `real` for a forward pass on a real text; with validations."""
     learner, steps, validation = prepared.learner, distilled.data.steps, prepared.tokens.validation
-    plan = resolve(default_config().distill) | distilled.card["config"]["distill"]
     reached = min(plan["truncate"] or steps, steps)
     unrolled = small * (reached * STEP[plan["gradient"]] / GRADIENT + steps - reached) / steps
     outer = plan["heads"] * (unrolled + GRADIENT * plan["batch_size"] * real) + bool(plan["teacher"]) * plan["batch_size"] * real

@@ -7,16 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddllm.artefact import storage
+from ddllm.artefact.schema import BFLOAT16, FLOAT16, FLOAT32, INT8
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.evaluate.variations import Variation
 
 # Names of the rows, with what they stand for.
 FORMATS = {
-    "float32": (storage.FLOAT32, "as they were learned"),
-    "float16": (storage.FLOAT16, "embeddings rounded to float16"),
-    "bfloat16": (storage.BFLOAT16, "embeddings rounded to bfloat16"),
+    "float32": (FLOAT32, "as they were learned"),
+    "float16": (FLOAT16, "embeddings rounded to float16"),
+    "bfloat16": (BFLOAT16, "embeddings rounded to bfloat16"),
     "8 bits": (
-        storage.INT8,
+        INT8,
         "embeddings rounded to 256 levels between the least and the greatest number of each position, these two in float32",
     ),
 }

@@ -24,7 +24,8 @@ from ddllm.errors import UserError
 from ddllm.evaluate.robustness import choose
 from ddllm.evaluate.small import head_keys, of_texts, score_heads, small_row, training_seconds
 from ddllm.models.scoring import Scorer
-from ddllm.models.tasks import AS_THEY_STAND, Classification
+from ddllm.models.task import AS_THEY_STAND
+from ddllm.models.tasks import Classification
 from ddllm.prepare import Prepared
 from ddllm.report.results import mean_figure
 from ddllm.runtime.progress import Progress

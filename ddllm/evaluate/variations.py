@@ -16,7 +16,7 @@ from ddllm.distill.dataset import DistilledData, Recipe, actual_rates, raw_rate,
 from ddllm.distill.initialise import deal_labels
 from ddllm.distill.optimizers import LEARNED_MOMENTUM
 from ddllm.distill.perturb import DROPPED, drop_positions, scale_rates
-from ddllm.models.tasks import Task
+from ddllm.models.task import Task
 
 Draw = Callable[[DistilledData, jax.Array], DistilledData]
 BASE = "as the recipe says"

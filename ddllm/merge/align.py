@@ -22,7 +22,8 @@ from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe, group_names,
 from ddllm.distill.order import fixed_order
 from ddllm.models.encoder import Tree
 from ddllm.models.multi_head import MultiHead
-from ddllm.models.tasks import AS_THEY_STAND, Classification, Task, read_task
+from ddllm.models.task import AS_THEY_STAND, Task
+from ddllm.models.tasks import Classification, read_task
 
 ONE = 200.0  # a logit beside zeros that is all of the softmax in float32
 

@@ -15,7 +15,7 @@ import numpy as np
 from ddllm.artefact.base import Distilled, describe_base, drawn_parts
 from ddllm.artefact.folder import save_distilled
 from ddllm.artefact.rows import read_rows
-from ddllm.artefact.storage import FLOAT32
+from ddllm.artefact.schema import FLOAT32
 from ddllm.data.tokens import load_tokenizer
 from ddllm.distill.dataset import FED, DistilledData, Recipe, raw_rates
 from ddllm.errors import UserError

@@ -18,7 +18,7 @@ from ddllm.distill.dataset import DistilledData
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner
 from ddllm.models.scoring import batch_logits
-from ddllm.models.tasks import AS_THEY_STAND
+from ddllm.models.task import AS_THEY_STAND
 
 DROPPED = 0.2  # share of the positions that a variant lacks
 

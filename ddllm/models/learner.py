@@ -10,7 +10,8 @@ import jax
 
 from ddllm.models.encoder import EncoderConfig, Tree, observe
 from ddllm.models.heads import HeadConfig, apply_to_features, init_head, pool
-from ddllm.models.tasks import Classification, Task
+from ddllm.models.task import Task
+from ddllm.models.tasks import Classification
 
 
 @jax.tree_util.register_dataclass

@@ -13,7 +13,8 @@ import numpy as np
 
 from ddllm.errors import UserError
 from ddllm.models.learner import Learner
-from ddllm.models.tasks import Classification, Task, cross_entropy
+from ddllm.models.task import Task
+from ddllm.models.tasks import Classification, cross_entropy
 
 OF_CLASSES = Classification()
 

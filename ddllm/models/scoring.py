@@ -15,7 +15,7 @@ from ddllm.data.tokens import TokenSplit
 from ddllm.models.encoder import Tree
 from ddllm.models.figures import compute_figure
 from ddllm.models.learner import Learner
-from ddllm.models.tasks import AS_THEY_STAND
+from ddllm.models.task import AS_THEY_STAND
 from ddllm.runtime.devices import place
 from ddllm.runtime.mesh import ALL, TEXTS, place_parameters
 

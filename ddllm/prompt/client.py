@@ -1,7 +1,8 @@
 """Requests to an OpenAI-compatible server: tried again after what passes, never more than was allowed, and with clear words for the rest.
 
 Tried again with back-off: 408, 409, 425, 429 and every 5xx (as long as Retry-After asks for, where it is given), time-outs, dropped connections, and answers
-that are no JSON. The key comes from the environment and goes nowhere but into the request's header.
+that are no JSON. Newer chat models call the limit of the answer by another name than older ones, and each refuses the other's: the second is tried where the
+first is refused. The key comes from the environment and goes nowhere but into the request's header.
 """
 
 import os
@@ -20,11 +21,16 @@ from ddllm.prompt.cache import Answers
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds of back-off
 PATIENCE = 300.0  # longest that a server may ask to wait
 PASSING = (408, 409, 425, 429)
+LIMIT, NEWER_LIMIT = LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
 CHARACTERS = 3.0  # of a token, at least, where a request's cost has to be guessed
 
 
 class Refused(Exception):
     """The server understood and does not do that: a status of 400, 404, 405, 422 or 501, or an answer without what was asked for."""
+
+
+class LimitRefused(Refused):
+    """The server does not take the limit of the answer by the name that it was given."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Client:
         self._answers, self._sleep = answers, sleep
         self._lock = threading.Lock()
         self._open_requests, self._open_tokens = 0, 0.0
+        self._limit_names: dict[str, str] = {}  # what each path has accepted
         key = os.environ.get(self._variable, "") if self._variable else ""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx2.Client(headers=headers, timeout=prompt.timeout, trust_env=False, follow_redirects=False)
@@ -69,21 +76,31 @@ class Client:
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """What the server answers to a request, which has "choices".
 
+        Args:
+            path: below the server's address.
+            body: the request; its "max_tokens" is sent by the name that the server accepts.
+
         Raises:
             Refused: it does not offer that.
             UserError: see above.
         """
-        guess = len(str(body.get("prompt") or body.get("messages"))) / CHARACTERS + body.get("max_tokens", 1)
-        failed = 0
+        guess = len(str(body.get("prompt") or body.get("messages"))) / CHARACTERS + body.get(LIMIT, 1)
+        failed, name, refusal = 0, self._limit_names.get(path, LIMIT), None
         while True:
             self._reserve(guess)
             spent = 0
             try:
-                answer, wait, trouble = self._try(path, body)
+                answer, wait, trouble = self._try(path, {name if key == LIMIT else key: value for key, value in body.items()})
                 spent = _tokens(answer, guess) if answer is not None else 0
+            except LimitRefused as error:
+                if refusal:  # both names were: it is about something else
+                    raise refusal from None
+                refusal, name = error, LIMIT if name == NEWER_LIMIT else NEWER_LIMIT
+                continue
             finally:
                 self._settle(guess, spent)
             if answer is not None:
+                self._limit_names[path] = name
                 return answer
             failed += 1
             if failed > self._retries:
@@ -117,7 +134,9 @@ class Client:
             has = "was refused" if "Authorization" in self._http.headers else "is not set"
             raise UserError(f"{self._url} wants a key (status {status}), and the one in the environment variable {self._variable or '(none)'} {has}; set it.")
         if status >= 300:
-            raise Refused(f"status {status}: {_message(response)}")
+            message = _message(response)
+            about_limit = status in (400, 422) and any(name in message for name in LIMIT_NAMES)
+            raise (LimitRefused if about_limit else Refused)(f"status {status}: {message}")
         try:
             answer = response.json()
         except ValueError:

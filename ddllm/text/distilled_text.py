@@ -93,7 +93,7 @@ def read_again(prepared: Prepared, text: DistilledText) -> tuple[DistilledText, 
     tokenizer = load_tokenizer(prepared.pretrained.folder)
     texts = read_texts(tokenizer, text.ids, text.data.mask)
     length = text.ids.shape[-1]
-    tokens, _ = tokenize_texts(tokenizer, Split(texts, np.zeros(len(texts), np.int32)), length)
+    tokens, _ = tokenize_texts(tokenizer, Split.unlabelled(texts), length)
     shape = text.ids.shape[:2]
     ids = fit(tokens.ids.reshape(*shape, -1), length)
     mask = (np.arange(length) < tokens.lengths.reshape(*shape)[..., None]).astype(np.float32)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from ddllm.artefact.base import Distilled
@@ -13,7 +14,7 @@ from ddllm.data.tokens import load_tokenizer
 from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe, learned_parts
 from ddllm.distill.learn import learn as run_outer_loop
 from ddllm.distill.outer_step import OuterStep
-from ddllm.distill.plan import first_data, make_outer_step, recipe_of, take_recipe
+from ddllm.distill.plan import check_memory, first_data, make_outer_step, recipe_of, take_recipe
 from ddllm.distill.shaping import Shaping
 from ddllm.distill.teacher import Teacher
 from ddllm.prepare import Prepared
@@ -101,13 +102,18 @@ def learn(
 
     Raises:
         Diverged: the loss or the gradient became NaN or infinite.
+        UserError: an outer step needs more memory than there is.
     """
     config = prepared.config.distill
     stream = BatchStream(prepared.tokens.train, config.batch_size, prepared.config.seed, prepared.buckets, config.balanced)
     scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
 
-    def make_step(_: bool) -> OuterStep:
-        return make_outer_step(prepared, data, config.gradient, config.segments, shaping=shaping, more=more)
+    def make_step(unfinished: bool) -> OuterStep:
+        step = make_outer_step(prepared, data, config.gradient, config.segments, shaping=shaping, more=more)
+        if unfinished:
+            # A shaping feeds the inner loop with other parts than are learned.
+            check_memory(prepared, step, data, tuple(jax.eval_shape(step.final, learned)))
+        return step
 
     where = desk.folder / name.replace(" ", "-"), desk.metrics, name
     best, figures = run_outer_loop(prepared, learned, stream, scorer, *where, make_step, desk.teacher)

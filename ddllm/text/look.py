@@ -23,7 +23,8 @@ from ddllm.data.corpus import load_corpus
 from ddllm.data.splits import Split
 from ddllm.data.tokens import load_tokenizer
 from ddllm.distill.dataset import group_names
-from ddllm.models.tasks import Regression, Task
+from ddllm.models.task import Task
+from ddllm.models.tasks import Regression
 from ddllm.prepare import Prepared
 from ddllm.runtime.progress import Progress
 from ddllm.select.nearest import distilled_features, nearest_rows, principal_plane

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from ddllm.artefact.folder import load_distilled, save_distilled
-from ddllm.artefact.schema import ARRAYS
-from ddllm.artefact.storage import STORAGES, restored
+from ddllm.artefact.schema import ARRAYS, STORAGES
+from ddllm.artefact.storage import restored
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.errors import UserError
 

@@ -1,7 +1,6 @@
 """Tasks in turn on a tiny model: measures by hand, memories within their bytes, and the stage from end to end, started twice."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -16,8 +15,6 @@ from ddllm.data.tokens import TokenCorpus, TokenSplit
 from ddllm.main import main
 from ddllm.report.results import read_results
 
-ROOT = Path(__file__).resolve().parents[2]
-QUICKSTART = str(ROOT / "configs" / "quickstart.py")
 KINDS = {"warm": "warm lovely", "clever": "clever rich", "dull": "dull flat", "awful": "awful stupid"}
 
 
@@ -88,43 +85,33 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture
-def line(make_model, corpus):
-    model = make_model(8, 1)
-
-    def make(workdir, mode="continual,report", **overrides):
-        values = {
-            "model.name": model,
-            "model.head_deviation": 0.3,
-            "data.source": corpus,
-            "data.test": "test",
-            "data.length": 12,
-            "distill.length": 12,
-            "distill.examples_per_class": 6,
-            "distill.batches": 1,
-            "distill.passes": 2,
-            "distill.outer_steps": 20,
-            "distill.batch_size": 8,
-            "distill.validate_every": 10,
-            "distill.rate_embeddings": 0.1,
-            "distill.initial": "real",
-            "distill.head": "zero",
-            "distill.initial_rate": 0.3,
-            "finetune.epochs": 5,
-            "finetune.rate": 1e-2,
-            "finetune.batch_size": 8,
-            "continual.tasks": "warm,dull|clever,awful",
-            "continual.memory": 1500,
-            "continual.way": "join",
-            "continual.storage": "tokens",
-            "continual.methods": "('finetune','random','distilled','recipe','update','joint')",
-            "runtime.devices": 1,
-            "runtime.compilation_cache": "",
-            "runtime.tensorboard": "False",
-            **{key.replace("__", "."): value for key, value in overrides.items()},
-        }
-        return [f"--config={QUICKSTART}", f"--workdir={workdir}", f"--mode={mode}", *(f"--config.{k}={v}" for k, v in values.items())]
-
-    return make
+def line(small_runs, make_model, corpus):
+    """make(workdir, mode, **overrides) -> command line."""
+    return small_runs(
+        "continual,report",
+        model__name=make_model(8, 1),
+        data__source=corpus,
+        distill__length=12,
+        distill__examples_per_class=6,
+        distill__batches=1,
+        distill__passes=2,
+        distill__outer_steps=20,
+        distill__validate_every=10,
+        distill__rate_embeddings=0.1,
+        distill__initial="real",
+        distill__head="zero",
+        distill__initial_rate=0.3,
+        finetune__epochs=5,
+        finetune__rate=1e-2,
+        finetune__batch_size=8,
+        continual__tasks="warm,dull|clever,awful",
+        continual__memory=1500,
+        continual__way="join",
+        continual__storage="tokens",
+        continual__methods="('finetune','random','distilled','recipe','update','joint')",
+        runtime__devices=1,
+        runtime__tensorboard=False,
+    )
 
 
 def test_every_method_and_a_second_start(line, tmp_path, capsys):

@@ -1,7 +1,6 @@
 """`--mode=merge` on a tiny model: every way gives a folder that evaluates like any other, learning again helps, and mistakes are sentences."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,44 +11,29 @@ from ddllm.distill.plan import first_data, recipe_of
 from ddllm.main import main
 from ddllm.stages import open_run
 
-ROOT = Path(__file__).resolve().parents[2]
-QUICKSTART = str(ROOT / "configs" / "quickstart.py")
-
 
 @pytest.fixture(scope="module")
-def line(make_model, tiny_corpus):
+def line(small_runs, make_model):
     """make(workdir, mode, sets, **overrides) -> command line."""
-    model = make_model(8, 1)
-
-    def make(workdir, mode="merge", sets=(), **overrides):
-        values = {
-            "model.name": model,
-            "model.head_deviation": 0.3,
-            "data.source": tiny_corpus,
-            "data.test": "test",
-            "data.length": 12,
-            "distill.length": 6,
-            "distill.examples_per_class": 2,
-            "distill.batches": 1,
-            "distill.passes": 2,
-            "distill.outer_steps": 12,
-            "distill.batch_size": 8,
-            "distill.validate_every": 6,
-            "distill.rate_embeddings": 0.1,
-            "distill.initial": "real",
-            "distill.head": "zero",
-            "distill.initial_rate": 0.3,
-            "evaluate.heads": 1,
-            "evaluate.head_texts": 20,
-            "runtime.devices": 1,
-            "runtime.compilation_cache": "",
-            "runtime.tensorboard": "False",
-            **{key.replace("__", "."): value for key, value in overrides.items()},
-        }
-        given = [f"--sets={','.join(map(str, sets))}"] if sets else []
-        return [f"--config={QUICKSTART}", f"--workdir={workdir}", f"--mode={mode}", *given, *(f"--config.{k}={v}" for k, v in values.items())]
-
-    return make
+    make = small_runs(
+        "merge",
+        model__name=make_model(8, 1),
+        distill__length=6,
+        distill__examples_per_class=2,
+        distill__batches=1,
+        distill__passes=2,
+        distill__outer_steps=12,
+        distill__validate_every=6,
+        distill__rate_embeddings=0.1,
+        distill__initial="real",
+        distill__head="zero",
+        distill__initial_rate=0.3,
+        evaluate__heads=1,
+        evaluate__head_texts=20,
+        runtime__devices=1,
+        runtime__tensorboard=False,
+    )
+    return lambda workdir, mode, sets=(), **overrides: make(workdir, mode, **overrides) + [f"--sets={','.join(map(str, sets))}"] * bool(sets)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import pytest
 
 from ddllm.errors import UserError
 from ddllm.models.figures import compute_figure
-from ddllm.models.tasks import AS_THEY_STAND, TASKS, Classification, MultiLabel, Regression, make_task, read_task
+from ddllm.models.task import AS_THEY_STAND
+from ddllm.models.tasks import TASKS, Classification, MultiLabel, Regression, make_task, read_task
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.standard_normal((6, 3)).astype(np.float32)

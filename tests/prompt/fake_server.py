@@ -23,11 +23,13 @@ class FakeServer:
         faults: what goes wrong at the next requests, one after the other: a status, or (status, Retry-After), or CUT, BROKEN, SLOW, EMPTY.
         requests: bodies of all requests.
         shifted: whether log-probabilities of a prompt's tokens are given one token too late.
+        limits: names of the limit of an answer that it takes.
     """
 
     def __init__(self, folder, ways=("echo",), key=""):
         self.tokenizer, self.model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
         self.ways, self.key, self.faults, self.requests, self.shifted = ways, key, [], [], False
+        self.limits = ("max_tokens",)
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
@@ -87,6 +89,10 @@ class FakeServer:
         kind = "chat_" * chat + ("echo" if body.get("echo") else "first" if body.get("logprobs") else "text")
         if kind not in self.ways:
             return 400, {"error": {"message": f"{kind} is not offered"}}
+        for name in ("max_tokens", "max_completion_tokens"):
+            if name in body and name not in self.limits:
+                said = f"Unsupported parameter: '{name}' is not supported with this model. Use '{''.join(self.limits)}' instead."
+                return 400, {"error": {"message": said, "param": name, "code": "unsupported_parameter"}}
         prompt = body["messages"][0]["content"] if chat else body["prompt"]
         ids = self.tokenizer(prompt)["input_ids"]
         with torch.no_grad():

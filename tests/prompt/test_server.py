@@ -77,6 +77,24 @@ def test_generated_labels(folder, opened):
     assert score_text("It is Negative, not positive.", LABELS) == [-1, 0] and score_text("nonnegative", LABELS) == [-1, -1]
 
 
+@pytest.mark.parametrize("way", ["chat_first", "chat_text"])
+def test_the_limit_is_called_as_the_server_calls_it(folder, opened, way):
+    with FakeServer(folder, (way,)) as server:
+        wanted = opened(server, file="older").score(PROMPTS, LABELS)
+        server.limits, server.requests = ("max_completion_tokens",), []
+        backend = opened(server, file="newer")
+        np.testing.assert_array_equal(backend.score(PROMPTS, LABELS), wanted)
+        offered = [body for body in server.requests if "messages" in body and bool(body.get("logprobs")) == (way == "chat_first")]
+        names = [name for body in offered for name in body if name.startswith("max_")]
+        assert names == ["max_tokens"] + ["max_completion_tokens"] * (1 + len(PROMPTS))
+        assert len({body.get("max_tokens", body.get("max_completion_tokens")) for body in offered}) == 1
+        # Where both are refused, neither is asked for again and again, and the first refusal is told.
+        server.limits, server.requests = (), []
+        with pytest.raises(UserError, match=f"{way}: status 400: Unsupported parameter: 'max_tokens'"):
+            opened(server, file="neither", ask=way)
+        assert len(server.requests) == (4 if way == "chat_first" else 2)  # two numbers of alternatives, two names
+
+
 def test_faults_pass(folder, opened):
     with FakeServer(folder) as server:
         waited = []

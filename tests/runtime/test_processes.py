@@ -21,37 +21,27 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def arguments(tiny_model, tiny_corpus, tmp_path):
-    """make(workdir, **overrides) -> command line of a small run."""
-
-    def make(workdir, mode="distill", **overrides):
-        values = {
-            "model.name": tiny_model,
-            "model.head_deviation": 0.3,
-            "data.source": tiny_corpus,
-            "data.test": "test",
-            "data.length": 8,  # one padded length, so that little is compiled
-            "distill.length": 6,
-            "distill.initial": "k_centers",  # by features that processes compute together
-            "distill.outer_steps": 9,
-            "distill.batch_size": 8,
-            "distill.validate_every": 3,
-            "distill.checkpoint_every": 3,
-            "finetune.batch_size": 8,
-            "finetune.epochs": 0.5,
-            "evaluate.heads": 2,
-            "evaluate.head_texts": 30,
-            "evaluate.selections": "('k_centers',)",
-            "evaluate.selection_draws": 2,
-            "evaluate.selection_rates": "(0.1,)",
-            "runtime.compilation_cache": "",
-            "runtime.join_timeout": 60,
-            **{key.replace("__", "."): value for key, value in overrides.items()},
-        }
-        line = [f"--config={ROOT / 'configs' / 'quickstart.py'}", f"--workdir={tmp_path / workdir}", f"--mode={mode}"]
-        return line + [f"--config.{key}={value}" for key, value in values.items()]
-
-    return make
+def arguments(small_runs, tiny_model, tmp_path):
+    """make(workdir, mode, **overrides) -> command line of a small run in this folder of tmp_path."""
+    make = small_runs(
+        "distill",
+        model__name=tiny_model,
+        data__length=8,  # one padded length, so that little is compiled
+        distill__length=6,
+        distill__initial="k_centers",  # by features that processes compute together
+        distill__outer_steps=9,
+        distill__validate_every=3,
+        distill__checkpoint_every=3,
+        finetune__batch_size=8,
+        finetune__epochs=0.5,
+        evaluate__heads=2,
+        evaluate__head_texts=30,
+        evaluate__selections="('k_centers',)",
+        evaluate__selection_draws=2,
+        evaluate__selection_rates="(0.1,)",
+        runtime__join_timeout=60,
+    )
+    return lambda workdir, mode="distill", **overrides: make(tmp_path / workdir, mode, **overrides)
 
 
 def free_port():

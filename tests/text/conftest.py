@@ -1,13 +1,9 @@
 """A small run that distils text, and what it prepares."""
 
-from pathlib import Path
-
 import pytest
 
 from ddllm.main import parse
 from ddllm.stages import open_run
-
-QUICKSTART = str(Path(__file__).resolve().parents[2] / "configs" / "quickstart.py")
 
 
 @pytest.fixture(scope="session")
@@ -17,41 +13,30 @@ def shallow_model(make_model):
 
 
 @pytest.fixture(scope="session")
-def make_line(shallow_model, tiny_corpus):
+def make_line(small_runs, shallow_model):
     """make(workdir, mode, **overrides) -> command line of a small run."""
-
-    def make(workdir, mode="text", **overrides):
-        values = {
-            "model.name": shallow_model,
-            "model.head_deviation": 0.3,
-            "data.source": tiny_corpus,
-            "data.test": "test",
-            "data.length": 12,
-            "distill.length": 7,
-            "distill.batches": 1,
-            "distill.examples_per_class": 2,
-            "distill.passes": 1,
-            "distill.initial": "real",
-            "distill.head": "redrawn",
-            "distill.outer_steps": 4,
-            "distill.batch_size": 8,
-            "distill.validate_every": 2,
-            "distill.checkpoint_every": 3,
-            "distill.rate_embeddings": 0.1,
-            "evaluate.heads": 1,
-            "text.rounds": 4,
-            "text.candidates": 4,
-            "text.k": 4,
-            "text.pool": 6,
-            "text.search_texts": 32,
-            "runtime.devices": 1,
-            "runtime.compilation_cache": "",
-            "runtime.tensorboard": False,
-            **{key.replace("__", "."): value for key, value in overrides.items()},
-        }
-        return [f"--config={QUICKSTART}", f"--workdir={workdir}", f"--mode={mode}", *(f"--config.{key}={value}" for key, value in values.items())]
-
-    return make
+    return small_runs(
+        "text",
+        model__name=shallow_model,
+        distill__length=7,
+        distill__batches=1,
+        distill__examples_per_class=2,
+        distill__passes=1,
+        distill__initial="real",
+        distill__head="redrawn",
+        distill__outer_steps=4,
+        distill__validate_every=2,
+        distill__checkpoint_every=3,
+        distill__rate_embeddings=0.1,
+        evaluate__heads=1,
+        text__rounds=4,
+        text__candidates=4,
+        text__k=4,
+        text__pool=6,
+        text__search_texts=32,
+        runtime__devices=1,
+        runtime__tensorboard=False,
+    )
 
 
 @pytest.fixture(scope="session")

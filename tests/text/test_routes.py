@@ -1,11 +1,14 @@
 """Every route to text, from the command to its folder, on a tiny model and corpus: real rows of the word table, and what is learned for them."""
 
 import json
+import logging
 
+import jax
 import numpy as np
 import pytest
 
 from ddllm.artefact.folder import load_distilled
+from ddllm.distill import plan
 from ddllm.main import main
 from ddllm.models.pretrained import load_pretrained
 from ddllm.text.checks import ROUTE_NAMES
@@ -47,6 +50,20 @@ def test_a_text_is_the_start_of_another_route(all_routes, make_line, tmp_path):
     for part in ("embeddings", "mask", "labels", "rates"):
         np.testing.assert_array_equal(getattr(ours.data, part), getattr(theirs.data, part))
     assert ours.recipe == theirs.recipe
+
+
+def test_memory_is_accounted_for_before_a_route_starts(make_line, tmp_path, capsys, caplog, monkeypatch):
+    line = make_line(tmp_path / "run", text__route="mixture")
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "free_memory", lambda device: 10)
+        patch.setattr(plan, "METHODS", {"mixed": plan.METHODS["mixed"]})  # others are compiled only for what the sentence says
+        assert main(line) == 2
+    assert "but only 0.0 GB are free" in capsys.readouterr().err.splitlines()[-1]
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        assert main(line) == 0
+    assert "an outer step needs" in capsys.readouterr().err
+    compiled = [record.getMessage() for record in caplog.records if "XLA compilation" in record.getMessage()]
+    assert len([message for message in compiled if "jit(begin)" in message]) == 1, "the account was of another program than ran"
 
 
 def test_what_a_person_reads_is_tokenised_again(prepared):
