@@ -1,11 +1,11 @@
 """Tasks in turn with a memory of at most 100 KB: results/CONTINUAL.md and results/CONTINUAL.json.
 
     python -m benchmarks.continual [--datasets ag_news] [--models embedded] [--methods finetune,random,recipe,joint] [--seeds 0] [--smoke]
-                                   [--outer-steps 300] [--data FOLDER] [--work runs/continual] [--minutes N] [--only-table]
+                                   [--outer-steps 300] [--texts N] [--storage tokens] [--per-class 5] [--data FOLDER] [--work runs/continual] [--minutes N] [--only-table]
 
 The classes of a data set come in two tasks (AG News: World and Sports, then Business and Sci/Tech); accuracy is that on the test texts of all classes
-met so far, among these classes. Real texts are stored in as many bytes as the distilled sets take, whose embeddings have 8 bits. Each seed is a command of
-its own and resumes, as those of the table.
+met so far, among these classes. Real texts are stored in as many bytes as the distilled sets take: embeddings of 8 bits, or with --storage tokens real texts
+of which labels and rates are learned. Each seed is a command of its own and resumes, as those of the table.
 """
 
 import statistics
@@ -20,6 +20,7 @@ from ddllm.report.results import read_results
 
 JSON, MARKDOWN = ROOT / "results" / "CONTINUAL.json", ROOT / "results" / "CONTINUAL.md"
 MEMORY = 100_000  # bytes
+TEXTS = {"train": 1.0, "validation": 0.1, "test": 0.25}  # of each split, as shares of --texts
 SETTING = ("dataset", "model", "storage", "examples_per_class", "after")
 MEASURES = ("accuracy", "average", "forgetting", "transfer")
 
@@ -35,31 +36,45 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument("--outer-steps", default="300", help="of the distillation of each task")
         parser.add_argument("--storage", default="int8", help=f"of distilled sets: {', '.join(STORAGE)}")
         parser.add_argument("--per-class", default="1", help="examples per class of distilled sets")
+        parser.add_argument("--texts", default="0", help="training texts in all; 0: as many as the data set's configuration has")
         add_smoke(parser)
         options = read_options(parser, arguments)
         methods = listed(options.methods, "--methods", METHODS)
         outer_steps, *_ = numbers(options.outer_steps, "--outer-steps", 1)
+        [texts] = numbers(options.texts, "--texts", 0)
         [storage], count = listed(options.storage, "--storage", STORAGE), numbers(options.per_class, "--per-class", 1)[0]
         bases = [Base.below(options.work, dataset, model, options.data) for dataset in options.datasets for model in options.models]
-        jobs = [plan(base, tuple(methods), seed, outer_steps, storage, count, options.smoke) for seed in options.seeds for base in bases]
+        jobs = [plan(base, tuple(methods), seed, outer_steps, storage, count, texts, options.smoke) for seed in options.seeds for base in bases]
         return fill_or_try(options, jobs, JSON, MARKDOWN, enter, write, markdown)
 
     return exit_status(work, "the same command does what is left")
 
 
-def plan(base: Base, methods: tuple[str, ...], seed: int, outer_steps: int, storage: str, count: int, smoke: bool) -> Job:
-    """All methods for one seed, with so many distilled examples per class; those stored as tokens have no direction labels, which would take more."""
+def plan(base: Base, methods: tuple[str, ...], seed: int, outer_steps: int, storage: str, count: int, texts: int, smoke: bool) -> Job:
+    """All methods for one seed.
+
+    Args:
+        base: data set and model.
+        methods: of config.continual.
+        seed: of everything.
+        outer_steps: of the distillation of each task.
+        storage, count: of distilled sets, and their examples per class; those stored as tokens are chosen by herding, and have no direction labels,
+            which would take more bytes than they do.
+        texts: for training in all; 0: as many as the data set's configuration has.
+        smoke: few steps on few texts.
+    """
     changes = {
         "distill.teacher": "",
+        **({f"data.limit_{part}": int(texts * share) for part, share in TEXTS.items()} if texts else {}),
         "continual.memory": MEMORY,
         "continual.storage": storage,
-        **({"distill.direction_labels": False} if storage == TOKENS else {}),
+        **({"distill.direction_labels": False, "distill.initial": "herding"} if storage == TOKENS else {}),
         "continual.way": "join",
         "continual.methods": repr(methods),
-        **({"finetune.epochs": 0.5} if smoke else {"distill.outer_steps": outer_steps}),
+        **({"finetune.epochs": 0.5} if smoke else {"distill.outer_steps": outer_steps, "distill.validate_every": max(outer_steps // 2, 1)}),
     }
     line = ["--mode=continual", *(f"--config.{key}={value}" for key, value in changes.items())]
-    name = "-".join([storage.replace(" ", ""), *(() if len(methods) == len(METHODS) else methods), "smoke" if smoke else str(outer_steps)])
+    name = "-".join([storage.replace(" ", ""), *(() if len(methods) == len(METHODS) else methods), "smoke" if smoke else str(outer_steps), *((str(texts),) if texts else ())])
     return base.job(name, count, (seed,), line, f"recipe=ddllm,examples={count}{',smoke' * smoke}")
 
 
