@@ -30,6 +30,7 @@ from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
 
 SEEDS = 20_000  # of shadows, far from those of the run
+WORK = "work"  # folder of a shadow's checkpoints, until the set is there
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ def distil_shadows(prepared: Prepared, folder: Path, open_metrics: Callable[[], 
             say(f"  shadow set {number} of {count}")
             _distil(of_half(prepared, pool.take(np.flatnonzero(inside)), number), place, open_metrics, f"shadow-{number}")
         sets.append(from_first(partial(load_distilled, place)))
+        if is_first():
+            shutil.rmtree(place.parent / WORK, ignore_errors=True)
     return Shadows(sets, inside_Sn, steps)
 
 
@@ -134,13 +137,12 @@ def _place(folder: Path, steps: int, number: int) -> Path:
 
 
 def _distil(prepared: Prepared, place: Path, open_metrics: Callable[[], Metrics], name: str) -> None:
-    config, work = prepared.config.distill, place.parent / "work"
+    config, work = prepared.config.distill, place.parent / WORK
     teacher = partial(_teach, prepared, work / "finetune", open_metrics, f"{name}-teacher") if config.teacher else None
     data, figures = learn_from_texts(prepared, work / "checkpoints", work / "bodies", open_metrics, name, teacher)
     if is_first():
         base = describe_base(prepared.pretrained, prepared.learner, prepared.config.data.length, bool(prepared.config.data.pair_column))
         save_distilled(place, data, recipe_of(config), prepared.tokens.label_names, config.storage, **base, **figures)
-        shutil.rmtree(work)
 
 
 def _teach(prepared: Prepared, folder: Path, open_metrics: Callable[[], Metrics], name: str) -> Teacher:

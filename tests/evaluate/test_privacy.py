@@ -28,11 +28,11 @@ def test_losses_are_in_the_order_of_the_texts(distilled_run):
     np.testing.assert_allclose(together, alone, rtol=1e-4)
     # Attacks on another model's losses ask of the same texts, with the word table that was trained with it.
     victims = choose_victims(prepared, 20, 0)
-    hard = victims.easy_m, victims.easy_n
+    hard = victims.easy_m + 100, victims.easy_n
     rows, other = (attack_full(prepared, params, factor * prepared.start.words, victims, hard) for factor in (1, 2))
     names = ["loss, full data", "calibrated loss, full data", "difficulty-calibrated loss, full data"]
     assert [row["attack"] for row in rows] == names and rows != other
-    assert rows[2]["auc"] == rows[1]["auc"] != rows[0]["auc"]
+    assert rows[2]["auc"] == 1 > rows[1]["auc"]
     losses = [text_losses(prepared, prepared.learner, params, part) for part in (victims.members, victims.others)]
     assert rows[0]["auc"] == pytest.approx(np.mean(losses[0][:, None] < losses[1][None]))
 
