@@ -101,16 +101,21 @@ def text_logits(prepared: Prepared, learner: Learner, params: Tree, split: Token
 
 def text_losses(prepared: Prepared, learner: Learner, params: Tree, split: TokenSplit, words: jax.Array | None = None) -> np.ndarray:
     """Loss [n] of each text, in the order of the split."""
-    logits = text_logits(prepared, learner, params, split, words)
-    return np.asarray(learner.task.outer_losses(jnp.asarray(logits), jnp.asarray(split.labels)))
+    return losses_of(learner, text_logits(prepared, learner, params, split, words), split)
+
+
+def losses_of(learner: Learner, logits_nC: np.ndarray, split: TokenSplit) -> np.ndarray:
+    """Loss [n] of each text, from its logits."""
+    return np.asarray(learner.task.outer_losses(jnp.asarray(logits_nC), jnp.asarray(split.labels)))
 
 
 def victims_losses(
     prepared: Prepared, learner: Learner, trained: list[Tree], victims: Victims, words: jax.Array | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Losses [model, m] and [model, n] of members and of others under each of some models."""
+    """Losses [m] and [n] of members and of others, means over some models."""
     members, others = (
-        np.stack([text_losses(prepared, learner, params, split, words) for params in trained]) for split in (victims.members, victims.others)
+        np.mean([text_losses(prepared, learner, params, split, words) for params in trained], axis=0)
+        for split in (victims.members, victims.others)
     )
     return members, others
 
@@ -139,7 +144,7 @@ def loss_scores(
 def attack_distilled(prepared: Prepared, distilled: Distilled, victims: Victims, hard: tuple[np.ndarray, np.ndarray]) -> list[Row]:
     """Against training on the distilled set by its recipe; losses are means over heads (or orders) where these are drawn."""
     trained = train_heads(prepared, distilled)
-    losses_m, losses_n = (losses.mean(axis=0) for losses in victims_losses(prepared, prepared.learner, trained, victims))
+    losses_m, losses_n = victims_losses(prepared, prepared.learner, trained, victims)
     note = f"trained by its recipe, {len(trained)} run{'s' if len(trained) > 1 else ''}"
     return attack_rows("distilled", loss_scores(losses_m, losses_n, victims, hard), prepared, note)
 
@@ -156,5 +161,5 @@ def attack_full(
     prepared: Prepared, params: Tree, words: jax.Array, victims: Victims, hard: tuple[np.ndarray, np.ndarray]
 ) -> list[Row]:
     """Against the model that was fine-tuned on all training texts."""
-    [losses_m], [losses_n] = victims_losses(prepared, prepared.learner, [params], victims, words)
+    losses_m, losses_n = victims_losses(prepared, prepared.learner, [params], victims, words)
     return attack_rows("full data", loss_scores(losses_m, losses_n, victims, hard), prepared, "fine-tuned on all training texts")

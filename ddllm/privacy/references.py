@@ -11,7 +11,7 @@ from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner
 from ddllm.prepare import Prepared
 from ddllm.privacy.lira import confidences, mean_where, offline_scores, standardise
-from ddllm.privacy.membership import Victims, attack_rows, loss_scores, text_logits, text_losses, victims_losses
+from ddllm.privacy.membership import Victims, attack_rows, loss_scores, losses_of, text_logits, text_losses
 from ddllm.runtime.progress import Progress
 
 Row = dict[str, Any]
@@ -26,6 +26,7 @@ class References:
         picked: row numbers of each draw's examples among the training texts.
         trained: parameters of each.
         losses_Km, losses_Kn: losses of members and of others.
+        logits_KnC: logits of the others.
         note: how they were trained.
     """
 
@@ -34,6 +35,7 @@ class References:
     trained: list[Tree]
     losses_Km: np.ndarray
     losses_Kn: np.ndarray
+    logits_KnC: np.ndarray
     note: str
 
     def difficulty(self, victims: Victims) -> tuple[np.ndarray, np.ndarray]:
@@ -48,16 +50,19 @@ def train_references(prepared: Prepared, victims: Victims, rate: float, passes: 
     batches, per_class = config.distill.batches, config.distill.examples_per_class
     seeds = range(config.privacy.heads)
     picked = pick_for_seeds(prepared, "random", per_class, seeds)
-    learner, trained = replace(prepared.learner, start="redrawn"), []
+    learner, trained, losses_Km, logits_KnC = replace(prepared.learner, start="redrawn"), [], [], []
     with Progress(len(seeds), "privacy: random real examples") as progress:
         for seed, key in zip(seeds, head_keys(prepared, len(seeds)), strict=True):
             data = draw_selection(prepared, picked[seed], batches, rate)
             [(_, params)] = train_passes(learner, prepared.start, prepared.mesh, data, key, [passes])
             trained.append(params)
+            losses_Km.append(text_losses(prepared, learner, params, victims.members))
+            logits_KnC.append(text_logits(prepared, learner, params, victims.others))
             progress.update(progress.done + 1)
     note = f"plain SGD at the rate {rate:g} for {passes} passes, {len(seeds)} draws"
     rows = [np.sort(np.concatenate(picked[seed])) for seed in seeds]
-    return References(learner, rows, trained, *victims_losses(prepared, learner, trained, victims), note)
+    losses_Kn = np.stack([losses_of(learner, logits_nC, victims.others) for logits_nC in logits_KnC])
+    return References(learner, rows, trained, np.stack(losses_Km), losses_Kn, np.stack(logits_KnC), note)
 
 
 def attack_random(prepared: Prepared, victims: Victims, references: References) -> list[Row]:
@@ -79,10 +84,11 @@ def _attack_examples(prepared: Prepared, victims: Victims, references: Reference
     rows = np.unique(np.concatenate(references.picked))
     inside_KE = np.stack([np.isin(rows, picked) for picked in references.picked])
     examples, others = train.take(rows), victims.others
-    losses_KE = np.stack([text_losses(prepared, learner, params, examples) for params in references.trained])
+    logits_KEC = [text_logits(prepared, learner, params, examples) for params in references.trained]
+    losses_KE = np.stack([losses_of(learner, logits_EC, examples) for logits_EC in logits_KEC])
     confident_KE, confident_Kn = (
-        np.stack([confidences(learner.task, text_logits(prepared, learner, params, split), split.labels) for params in references.trained])
-        for split in (examples, others)
+        np.stack([confidences(learner.task, logits_nC, split.labels) for logits_nC in logits_KnC])
+        for logits_KnC, split in ((logits_KEC, examples), (references.logits_KnC, others))
     )
     confident_KM = standardise(np.concatenate([confident_KE, confident_Kn], axis=1), np.concatenate([examples.labels, others.labels]))
     losses_KM = np.concatenate([losses_KE, references.losses_Kn], axis=1)
