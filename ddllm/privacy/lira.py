@@ -122,8 +122,8 @@ def offline_scores(target_M: np.ndarray, shadows_SM: np.ndarray, inside_SM: np.n
 
 def mean_where(values_SM: np.ndarray, chosen_SM: np.ndarray) -> np.ndarray:
     """Mean [M] over the models that are chosen for each text; over all where none is."""
-    chosen_SM = chosen_SM | ~chosen_SM.any(axis=0)[None]
-    return np.average(values_SM, axis=0, weights=chosen_SM)
+    none_M = np.logical_not(chosen_SM.any(axis=0))
+    return np.average(values_SM, axis=0, weights=chosen_SM | none_M[None])
 
 
 def _gaussians(shadows_SM: np.ndarray, chosen_SM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -59,7 +59,7 @@ def _share(value: float | None) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return NOTHING if value is None else f"{100 * value:.1f}"
+    return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
 VARIED: tuple[Column, ...] = ((FIGURES[ACCURACY], _figure), ("change, points", _change))
@@ -143,8 +143,8 @@ LAYOUTS = {
         (
             ("AUC", lambda row: f"{row['auc']:.3f}"),
             ("95 % interval", lambda row: f"{row['auc_low']:.3f} to {row['auc_high']:.3f}"),
-            ("TPR at 1 % FPR, %", lambda row: _percent(row["tpr_at_1_percent_fpr"])),
-            ("TPR at 0.1 % FPR, %", lambda row: _percent(row.get("tpr_at_0.1_percent_fpr"))),
+            ("TPR, 1 % FPR", lambda row: _percent(row["tpr_at_1_percent_fpr"])),
+            ("TPR, 0.1 % FPR", lambda row: _percent(row.get("tpr_at_0.1_percent_fpr"))),
             ("members", lambda row: _count(row["members"])),
             ("others", lambda row: _count(row["others"])),
         ),

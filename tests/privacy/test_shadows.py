@@ -124,7 +124,7 @@ def test_the_stage_goes_on_where_it_was_stopped(make_run, monkeypatch, capsys):
     ]
     report(run)
     assert "LiRA offline, shadow sets in turn" in (run.workdir.path / "report.html").read_text()
-    assert "| TPR at 0.1 % FPR, % |" in (run.workdir.path / "results.md").read_text()
+    assert "| TPR, 0.1 % FPR |" in (run.workdir.path / "results.md").read_text()
     # Another question in the same folder finds the sets, and does not ask anew what does not depend on it.
     run.workdir.close()
     fewer = make_run(privacy__shadows=2, privacy__shadow_steps=3)
