@@ -218,6 +218,10 @@ def default_config() -> ConfigDict:
     privacy.texts = 2000  # training texts, and as many test texts, that the stage privacy asks about, at most
     privacy.heads = 5  # runs whose losses are averaged, where heads or orders are drawn; and draws of random real examples
     privacy.resamples = 1000  # of the bootstrap behind confidence intervals
+    # Shadow sets for the attack LiRA (see ddllm/privacy/lira.py), an even number; each costs a distillation (and a teacher, where there is one).
+    # 2 or more attack the run's own set; of 4 or more each is attacked by the others too. 0: none.
+    privacy.shadows = 0
+    privacy.shadow_steps = 0  # outer steps of a shadow set; 0: as many as distill.outer_steps
     config.text = text = ConfigDict()
     # What the stage text does, one or several: project | relearn | straight_through | mixture | search | splice (see ddllm/text/routes.py).
     text.route = "straight_through"

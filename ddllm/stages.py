@@ -12,13 +12,9 @@ from ddllm.artefact.export import export_distilled, scores_of
 from ddllm.artefact.folder import add_scores
 from ddllm.artefact.stage import verify
 from ddllm.continual.stage import continual
-from ddllm.data.batches import BatchStream
-from ddllm.distill.bodies import gather_bodies
-from ddllm.distill.dataset import learned_parts
-from ddllm.distill.learn import learn
+from ddllm.distill.learn import learn_from_texts
 from ddllm.distill.outer_loop import STAGE as DISTILL
-from ddllm.distill.outer_step import OuterStep
-from ddllm.distill.plan import check_memory, first_data, make_outer_step, recipe_of
+from ddllm.distill.plan import recipe_of
 from ddllm.distill.teacher import load_teacher
 from ddllm.evaluate.analyses import analyse_distilled
 from ddllm.evaluate.finetune import finetune as finetune_once
@@ -113,22 +109,10 @@ def select(run: Run) -> None:
 def distill(run: Run) -> None:
     """Learn the distilled data set and export what the best validation had."""
     prepared, config = run.prepared, run.config.distill
-    data, recipe = first_data(prepared), recipe_of(config)
-    stream = BatchStream(prepared.tokens.train, config.batch_size, run.config.seed, prepared.buckets, config.balanced)
-    scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
     teacher = partial(load_teacher, prepared, run.teacher_folder, config.teacher_share) if config.teacher else None
-
-    def make_step(unfinished: bool) -> OuterStep:
-        others = gather_bodies(prepared, run.workdir.bodies, run.metrics) if unfinished else ()
-        step = make_outer_step(prepared, data, config.gradient, config.segments, others=others)
-        if unfinished:  # a finished run compiles nothing
-            check_memory(prepared, step, data)
-        return step
-
-    where = run.workdir.checkpoints, run.metrics, DISTILL
-    best, figures = learn(prepared, learned_parts(data, recipe), stream, scorer, *where, make_step, teacher)
+    data, figures = learn_from_texts(prepared, run.workdir.checkpoints, run.workdir.bodies, run.metrics, DISTILL, teacher)
     if is_first():
-        export_distilled(run.workdir.distilled, prepared, data.replace(**best), recipe, **figures)
+        export_distilled(run.workdir.distilled, prepared, data, recipe_of(config), **figures)
 
 
 def evaluate(run: Run) -> None:

@@ -223,6 +223,6 @@ def test_every_task_is_looked_at(make_run, draw, changes, groups):
         assert [value["name"] for value in example["values"]] == list(LABELS)
     else:
         assert "⏐" in example["nearest"][0]["text"]
-    assert len(results["privacy"]) == 5 and all(0 <= row["auc"] <= 1 for row in results["privacy"])
+    assert len(results["privacy"]) == 6 and all(0 <= row["auc"] <= 1 for row in results["privacy"])
     page = (run.workdir.path / "report.html").read_text()
     assert page.count("<article") == found["shown"] and "Membership inference" in page and 'id="rates"' in page

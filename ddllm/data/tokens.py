@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,22 @@ class TokenSplit:
     def take(self, rows: np.ndarray) -> "TokenSplit":
         """The rows of these numbers, in their order."""
         return TokenSplit(self.ids[rows], self.lengths[rows], self.labels[rows], None if self.types is None else self.types[rows])
+
+
+def join_splits(splits: Sequence[TokenSplit]) -> TokenSplit:
+    """All texts of all splits, one split behind the other."""
+    width = max(split.ids.shape[1] for split in splits)
+
+    def wide(array: np.ndarray) -> np.ndarray:
+        return np.pad(array, ((0, 0), (0, width - array.shape[1])))
+
+    typed = any(split.types is not None for split in splits)
+    return TokenSplit(
+        np.concatenate([wide(split.ids) for split in splits]),
+        np.concatenate([split.lengths for split in splits]),
+        np.concatenate([split.labels for split in splits]),
+        np.concatenate([wide(np.zeros_like(split.ids) if split.types is None else split.types) for split in splits]) if typed else None,
+    )
 
 
 @dataclass(frozen=True)

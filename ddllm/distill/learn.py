@@ -1,4 +1,7 @@
-"""A whole piece of outer-loop work, from its checkpoints to what the best validation had: `learn`, for every stage that learns distilled data."""
+"""A whole piece of outer-loop work, from its checkpoints to what the best validation had: `learn`, for every stage that learns distilled data.
+
+`learn_from_texts` is the distillation that a configuration describes: the run's own, and those of shadow sets (privacy/shadows.py).
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from ddllm.data.batches import BatchStream
+from ddllm.distill.bodies import gather_bodies
+from ddllm.distill.dataset import DistilledData, learned_parts
 from ddllm.distill.outer_loop import distil
 from ddllm.distill.outer_step import OuterStep
+from ddllm.distill.plan import check_memory, first_data, make_outer_step, recipe_of
 from ddllm.distill.teacher import Teacher
 from ddllm.prepare import Prepared
 from ddllm.runtime.checkpoints import Checkpoints
@@ -62,3 +69,34 @@ def learn(
     best = jax.tree.map(np.asarray, state.best)
     figures = {f"validation_{prepared.metric}": float(best["accuracy"]), "outer_step": int(best["step"]), "distillation_seconds": seconds}
     return best["learned"], figures
+
+
+def learn_from_texts(
+    prepared: Prepared, folder: Path, bodies: Path, open_metrics: Callable[[], Metrics], name: str, teacher: Callable[[], Teacher] | None = None
+) -> tuple[DistilledData, dict[str, Any]]:
+    """Distil the training texts as config.distill says, chosen on the validation texts.
+
+    Args:
+        prepared: data, model and configuration.
+        folder: of checkpoints.
+        bodies: folder of partly fine-tuned bodies (see bodies.py).
+        open_metrics, name, teacher: see `learn`.
+
+    Returns:
+        The data set in numpy, and {"validation_…", "outer_step", "distillation_seconds"} for its card.
+    """
+    config = prepared.config.distill
+    data = first_data(prepared)
+    stream = BatchStream(prepared.tokens.train, config.batch_size, prepared.config.seed, prepared.buckets, config.balanced)
+    scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
+
+    def make_step(unfinished: bool) -> OuterStep:
+        others = gather_bodies(prepared, bodies, open_metrics) if unfinished else ()
+        step = make_outer_step(prepared, data, config.gradient, config.segments, others=others)
+        if unfinished:  # a finished run compiles nothing
+            check_memory(prepared, step, data)
+        return step
+
+    learned = learned_parts(data, recipe_of(config))
+    best, figures = learn(prepared, learned, stream, scorer, folder, open_metrics, name, make_step, teacher)
+    return data.replace(**best), figures

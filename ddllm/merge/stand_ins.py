@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddllm.data.batches import Batch, BatchStream, compute_rows, length_buckets
-from ddllm.data.tokens import TokenSplit
+from ddllm.data.tokens import TokenSplit, join_splits
 from ddllm.distill.dataset import DistilledData
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner
@@ -116,18 +116,7 @@ def widen(texts: Texts, columns: np.ndarray, outputs: int, one_class: bool = Tru
 
 def join_texts(parts: Sequence[Texts]) -> Texts:
     """All of them, one behind the other."""
-    width = max(part.split.ids.shape[1] for part in parts)
-    typed = any(part.split.types is not None for part in parts)
-
-    def wide(array: np.ndarray) -> np.ndarray:
-        return np.pad(array, ((0, 0), (0, width - array.shape[1])))
-
-    split = TokenSplit(
-        np.concatenate([wide(part.split.ids) for part in parts]),
-        np.concatenate([part.split.lengths for part in parts]),
-        np.concatenate([part.split.labels for part in parts]),
-        np.concatenate([wide(np.zeros_like(p.split.ids) if p.split.types is None else p.split.types) for p in parts]) if typed else None,
-    )
+    split = join_splits([part.split for part in parts])
     return Texts(split, np.concatenate([part.labels for part in parts]), np.concatenate([part.targets for part in parts]))
 
 

@@ -5,6 +5,7 @@ Each part's rows are kept as they are found, so that a start that was killed goe
 
 import json
 from collections.abc import Callable
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,27 @@ from ml_collections import ConfigDict
 from ddllm.artefact.base import Distilled
 from ddllm.errors import UserError
 from ddllm.prepare import Prepared
-from ddllm.privacy.membership import attack_distilled, attack_full, attack_random, choose_victims
+from ddllm.privacy.lira import attack_by_shadows
+from ddllm.privacy.membership import attack_distilled, attack_full, choose_victims
 from ddllm.privacy.nearness import compare_nearness
+from ddllm.privacy.references import References, attack_random, train_references
+from ddllm.privacy.shadows import Shadows
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import Progress, say
 from ddllm.runtime.storage import read_json, write_json
 
 Row = dict[str, Any]
 Rows = list[Row]
-PARTS = ("distilled", "full", "random", "nearness")
+NEARNESS = "nearness"
 
 
 def audit(
-    prepared: Prepared, distilled: Distilled, rows: Rows, finetuned: Callable[[], tuple[Any, Any]] | None, kept: Path | None = None
+    prepared: Prepared,
+    distilled: Distilled,
+    rows: Rows,
+    finetuned: Callable[[], tuple[Any, Any]] | None,
+    kept: Path | None = None,
+    make_shadows: Callable[[], Shadows] | None = None,
 ) -> dict[str, Rows]:
     """Attacks on membership, and nearness to real texts.
 
@@ -36,28 +45,32 @@ def audit(
         rows: of results.json; the row "random" tells the rate and passes of the random real examples.
         finetuned: gives parameters and word table of the fully fine-tuned model; None where there is none.
         kept: file of the parts that have been found before; None to keep nothing.
+        make_shadows: gives the shadow sets of config.privacy; None where there are none.
 
     Returns:
-        {"privacy": rows {"attack", "auc", "auc_low", "auc_high", "tpr_at_1_percent_fpr", "members", "others", "note"}, "nearness": see `compare_nearness`}.
+        {"privacy": rows {"attack", "auc", "auc_low", "auc_high", "tpr_at_1_percent_fpr", "tpr_at_0.1_percent_fpr", "members", "others", "note"}, where
+        rates are None for too few others; "nearness": see `compare_nearness`}.
     """
     config = prepared.config.privacy
     victims = choose_victims(prepared, config.texts, prepared.config.seed)
     tuned = next((row for row in rows if row["name"] == "random" and row.get("rate")), None)
     rate, passes = (tuned["rate"], tuned["passes"]) if tuned else _middle(prepared.config.evaluate)
 
-    def attack_finetuned() -> Rows:
-        assert finetuned is not None
-        return attack_full(prepared, *finetuned(), victims)
+    @cache
+    def references() -> References:
+        return train_references(prepared, victims, rate, passes)
 
     parts: dict[str, Callable[[], Rows]] = {
-        "distilled": lambda: attack_distilled(prepared, distilled, victims),
-        "full": attack_finetuned,
-        "random": lambda: attack_random(prepared, victims, rate, passes),
-        "nearness": lambda: compare_nearness(prepared, distilled, config.texts, prepared.config.seed),
+        "distilled": lambda: attack_distilled(prepared, distilled, victims, references().difficulty(victims))
     }
     if finetuned is None:
         say("  no fully fine-tuned model to compare with: the stage finetune makes it")
-        del parts["full"]
+    else:
+        parts["full"] = lambda: attack_full(prepared, *finetuned(), victims, references().difficulty(victims))
+    parts["random"] = lambda: attack_random(prepared, victims, references())
+    parts[NEARNESS] = lambda: compare_nearness(prepared, distilled, config.texts, prepared.config.seed)
+    if make_shadows is not None:
+        parts[f"{config.shadows} shadows of {config.shadow_steps} steps"] = lambda: attack_by_shadows(prepared, distilled, victims, make_shadows())
     mark = _mark(prepared, distilled, rate, passes)
     found: dict[str, Rows] = from_first(lambda: _read(kept, mark))
     with Progress(len(parts), "privacy", start=len(set(found) & set(parts))) as progress:
@@ -68,8 +81,7 @@ def audit(
             if kept is not None and is_first():
                 write_json(kept, {"mark": mark, "parts": found})
             progress.update(progress.done + 1)
-    attacks = [row for name in PARTS[:3] for row in found.get(name, []) if name in parts]
-    return {"privacy": attacks, "nearness": found["nearness"]}
+    return {"privacy": [row for name in parts if name != NEARNESS for row in found[name]], NEARNESS: found[NEARNESS]}
 
 
 def _middle(evaluate: ConfigDict) -> tuple[float, int]:
@@ -81,7 +93,8 @@ def _middle(evaluate: ConfigDict) -> tuple[float, int]:
 def _mark(prepared: Prepared, distilled: Distilled, rate: float, passes: int) -> str:
     """What kept parts depend on, in short."""
     config = prepared.config
-    facts = [config.privacy.to_dict(), config.seed, rate, passes, distilled.checksum, prepared.tokens.fingerprint]
+    asked = [config.privacy.texts, config.privacy.heads, config.privacy.resamples]
+    facts = [asked, config.seed, rate, passes, distilled.checksum, prepared.tokens.fingerprint]
     return sha256(json.dumps([*facts, prepared.pretrained.fingerprint]).encode()).hexdigest()
 
 

@@ -1,9 +1,11 @@
 """Membership inference against what is trained on a distilled data set, beside the fully fine-tuned model and beside as many random real examples.
 
-The attacker has the distilled data set, trains on it, and asks of a text whether it was among those that the set was learned from: by its loss (Yeom et al.,
-CSF 2018), or by its loss less that of a reference model that has seen neither kind of text (Watson et al., ICLR 2022). Members are training texts, others
-are test texts. Where these differ in kind, as when they are split by film, an attack finds that too: the model trained on random real examples, which has
-seen next to no member, says how much of an area above 0.5 that is.
+The attacker has the distilled data set, trains on it, and asks of a text whether it was among those that the set was learned from: by its loss (Yeom
+et al., CSF 2018), or by its loss less what makes it hard in any case (Watson et al., ICLR 2022, arXiv 2111.08440): the loss of a reference model that
+has seen neither kind of text ("calibrated"), or the mean loss under models trained on random real examples ("difficulty-calibrated", see
+references.py). Members are training texts, others are test texts. Where these differ in kind, as when they are split by film, an attack finds that too:
+the models trained on random real examples, which have seen next to no member, say how much of an area above 0.5 that is. See lira.py for members and
+others of one kind.
 """
 
 from collections.abc import Callable
@@ -17,13 +19,11 @@ import numpy as np
 from ddllm.artefact.base import Distilled
 from ddllm.data.tokens import TokenSplit
 from ddllm.distill.inner_loop import same_every_time
-from ddllm.evaluate.selection import draw_selection, pick_for_seeds, train_passes
 from ddllm.evaluate.small import head_keys, train_small
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner
 from ddllm.prepare import Prepared
-from ddllm.privacy.attacks import attack
-from ddllm.runtime.progress import Progress
+from ddllm.privacy.attacks import FALSE_POSITIVES, Attack, attack
 from ddllm.select.features import compute_features
 
 Row = dict[str, Any]
@@ -37,12 +37,14 @@ class Victims:
     Attributes:
         members, others: training and test texts.
         rows: row numbers of the members among all training texts.
+        other_rows: row numbers of the others among all test texts.
         easy_m, easy_n: losses of the reference model on both.
     """
 
     members: TokenSplit
     others: TokenSplit
     rows: np.ndarray
+    other_rows: np.ndarray
     easy_m: np.ndarray
     easy_n: np.ndarray
 
@@ -54,8 +56,8 @@ def choose_victims(prepared: Prepared, texts: int, seed: int) -> Victims:
     """
     rng, tokens = np.random.default_rng([seed, 53]), prepared.tokens
     count = min(texts, len(tokens.train), len(tokens.test))
-    rows = np.sort(rng.permutation(len(tokens.train))[:count])
-    members, others = tokens.train.take(rows), tokens.test.take(np.sort(rng.permutation(len(tokens.test))[:count]))
+    rows, other_rows = (np.sort(rng.permutation(len(split))[:count]) for split in (tokens.train, tokens.test))
+    members, others = tokens.train.take(rows), tokens.test.take(other_rows)
     size, start, encoder = prepared.config.evaluate.batch_size, prepared.start, prepared.learner.encoder
     known_nD, others_nD = (
         compute_features(encoder, start, split, size, prepared.buckets, prepared.mesh, f"features of {name} texts")
@@ -67,7 +69,7 @@ def choose_victims(prepared: Prepared, texts: int, seed: int) -> Victims:
         np.asarray(losses(jnp.asarray(predict(features)), jnp.asarray(split.labels)))
         for features, split in ((prepared.features[rows], members), (others_nD, others))
     )
-    return Victims(members, others, rows, easy_m, easy_n)
+    return Victims(members, others, rows, other_rows, easy_m, easy_n)
 
 
 def fit_reference(features_nD: np.ndarray, labels: np.ndarray, prepared: Prepared) -> Callable[[np.ndarray], np.ndarray]:
@@ -89,74 +91,75 @@ def fit_reference(features_nD: np.ndarray, labels: np.ndarray, prepared: Prepare
     return predict
 
 
-def text_losses(prepared: Prepared, learner: Learner, params: Tree, split: TokenSplit, words: jax.Array | None = None) -> np.ndarray:
-    """Loss [n] of each text, in the order of the split."""
-    scorer = replace(prepared, learner=learner).scorer(split)
-    losses = np.asarray(learner.task.outer_losses(jnp.asarray(scorer.logits(params, words)), jnp.asarray(scorer.labels)))
-    ordered = np.empty_like(losses)
-    ordered[np.argsort(split.lengths, kind="stable")] = losses  # texts are scored from short to long
+def text_logits(prepared: Prepared, learner: Learner, params: Tree, split: TokenSplit, words: jax.Array | None = None) -> np.ndarray:
+    """Logits [n, C] of each text, in the order of the split."""
+    logits = replace(prepared, learner=learner).scorer(split).logits(params, words)
+    ordered = np.empty_like(logits)
+    ordered[np.argsort(split.lengths, kind="stable")] = logits  # texts are scored from short to long
     return ordered
 
 
-def attack_rows(model: str, losses_m: np.ndarray, losses_n: np.ndarray, victims: Victims, prepared: Prepared, note: str) -> list[Row]:
-    """A row for each attack, from a model's losses of members and of others."""
+def text_losses(prepared: Prepared, learner: Learner, params: Tree, split: TokenSplit, words: jax.Array | None = None) -> np.ndarray:
+    """Loss [n] of each text, in the order of the split."""
+    return losses_of(learner, text_logits(prepared, learner, params, split, words), split)
+
+
+def losses_of(learner: Learner, logits_nC: np.ndarray, split: TokenSplit) -> np.ndarray:
+    """Loss [n] of each text, from its logits."""
+    return np.asarray(learner.task.outer_losses(jnp.asarray(logits_nC), jnp.asarray(split.labels)))
+
+
+def victims_losses(
+    prepared: Prepared, learner: Learner, trained: list[Tree], victims: Victims, words: jax.Array | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Losses [m] and [n] of members and of others, means over some models."""
+    members, others = (
+        np.mean([text_losses(prepared, learner, params, split, words) for params in trained], axis=0)
+        for split in (victims.members, victims.others)
+    )
+    return members, others
+
+
+def attack_rows(model: str, scores: dict[str, tuple[np.ndarray, np.ndarray]], prepared: Prepared, note: str) -> list[Row]:
+    """A row for each attack on a model, from the scores of members and of others."""
     resamples, seed = prepared.config.privacy.resamples, prepared.config.seed
+    return [attack_row(f"{name}, {model}", attack(*pair, resamples, seed), note) for name, pair in scores.items()]
+
+
+def attack_row(name: str, found: Attack, note: str) -> Row:
+    """A row of results.json; its note says where there are too few others for a rate."""
+    few = [f"{100 * rate:g} %" for rate, share in zip(FALSE_POSITIVES, found.found, strict=True) if share is None]
+    few_note = f"; too few others for a false positive rate of {' or '.join(few)}" if few else ""
+    return {"attack": name, **found.row(), "note": note + few_note}
+
+
+def loss_scores(
+    losses_m: np.ndarray, losses_n: np.ndarray, victims: Victims, hard: tuple[np.ndarray, np.ndarray] | None = None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The attacks by loss, calibrated ones among them: the second where models trained on random real examples have told how `hard` texts are."""
     scores = {"loss": (-losses_m, -losses_n), "calibrated loss": (victims.easy_m - losses_m, victims.easy_n - losses_n)}
-    return [
-        {"attack": f"{name}, {model}", **attack(members, others, resamples, seed).row(), "note": note}
-        for name, (members, others) in scores.items()
-    ]
+    return scores | ({"difficulty-calibrated loss": (hard[0] - losses_m, hard[1] - losses_n)} if hard else {})
 
 
-def attack_distilled(prepared: Prepared, distilled: Distilled, victims: Victims) -> list[Row]:
+def attack_distilled(prepared: Prepared, distilled: Distilled, victims: Victims, hard: tuple[np.ndarray, np.ndarray]) -> list[Row]:
     """Against training on the distilled set by its recipe; losses are means over heads (or orders) where these are drawn."""
+    trained = train_heads(prepared, distilled)
+    losses_m, losses_n = victims_losses(prepared, prepared.learner, trained, victims)
+    note = f"trained by its recipe, {len(trained)} run{'s' if len(trained) > 1 else ''}"
+    return attack_rows("distilled", loss_scores(losses_m, losses_n, victims, hard), prepared, note)
+
+
+def train_heads(prepared: Prepared, distilled: Distilled) -> list[Tree]:
+    """Parameters trained on a set by its recipe: from config.privacy.heads heads (or orders) where these are drawn."""
     learner, recipe = prepared.learner, distilled.recipe
     data = jax.tree.map(jnp.asarray, distilled.data)
     keys = head_keys(prepared, 1 if same_every_time(learner, recipe) else prepared.config.privacy.heads)
-    trained = [train_small(learner, recipe, prepared.start, data, key) for key in keys]
-    note = f"trained by its recipe, {len(keys)} run{'s' if len(keys) > 1 else ''}"
-    return _mean_attack(prepared, "distilled", trained, learner, victims, note)
+    return [train_small(learner, recipe, prepared.start, data, key) for key in keys]
 
 
-def attack_full(prepared: Prepared, params: Tree, words: jax.Array, victims: Victims) -> list[Row]:
+def attack_full(
+    prepared: Prepared, params: Tree, words: jax.Array, victims: Victims, hard: tuple[np.ndarray, np.ndarray]
+) -> list[Row]:
     """Against the model that was fine-tuned on all training texts."""
-    losses_m, losses_n = (text_losses(prepared, prepared.learner, params, split, words) for split in (victims.members, victims.others))
-    return attack_rows("full data", losses_m, losses_n, victims, prepared, "fine-tuned on all training texts")
-
-
-def attack_random(prepared: Prepared, victims: Victims, rate: float, passes: int) -> list[Row]:
-    """Against training on as many random real examples: on training texts that they are not among, and on these examples themselves."""
-    config = prepared.config
-    batches, per_class = config.distill.batches, config.distill.examples_per_class
-    seeds = range(config.privacy.heads)
-    picked = pick_for_seeds(prepared, "random", per_class, seeds)
-    learner = replace(prepared.learner, start="redrawn")
-    trained, own = [], []
-    with Progress(len(seeds), "privacy: random real examples") as progress:
-        for seed, key in zip(seeds, head_keys(prepared, len(seeds)), strict=True):
-            data = draw_selection(prepared, picked[seed], batches, rate)
-            [(_, params)] = train_passes(learner, prepared.start, prepared.mesh, data, key, [passes])
-            trained.append(params)
-            rows = np.sort(np.concatenate(picked[seed]))
-            own.append(text_losses(prepared, learner, params, prepared.tokens.train.take(rows)))
-            progress.update(progress.done + 1)
-    note = f"plain SGD at the rate {rate:g} for {passes} passes, {len(seeds)} draws"
-    seen = np.isin(victims.rows, np.concatenate([row for rows in picked.values() for row in rows]))
-    members = replace(victims, members=victims.members.take(~seen), rows=victims.rows[~seen], easy_m=victims.easy_m[~seen])
-    rows = _mean_attack(prepared, "random real examples", trained, learner, members, note + "; members are other training texts")
-    # Losses under different models do not compare: in their place stands the share of the test texts that the same model finds harder.
-    harder = [
-        np.mean(text_losses(prepared, learner, params, victims.others)[None] > losses_k[:, None], axis=1)
-        for params, losses_k in zip(trained, own, strict=True)
-    ]
-    others = (np.arange(len(victims.others)) + 0.5) / len(victims.others)
-    found = attack(np.concatenate(harder), others, config.privacy.resamples, config.seed)
-    rows.append({"attack": "loss, random real examples themselves", **found.row(), "note": note + "; members are the examples"})
-    return rows
-
-
-def _mean_attack(prepared: Prepared, model: str, trained: list[Tree], learner: Learner, victims: Victims, note: str) -> list[Row]:
-    losses_m, losses_n = (
-        np.mean([text_losses(prepared, learner, params, split) for params in trained], axis=0) for split in (victims.members, victims.others)
-    )
-    return attack_rows(model, losses_m, losses_n, victims, prepared, note)
+    losses_m, losses_n = victims_losses(prepared, prepared.learner, [params], victims, words)
+    return attack_rows("full data", loss_scores(losses_m, losses_n, victims, hard), prepared, "fine-tuned on all training texts")

@@ -1,9 +1,11 @@
 """The stage `privacy`: what a distilled data set gives away."""
 
+from functools import partial
 from typing import Any
 
 from ddllm.distill.teacher import load_teacher
 from ddllm.privacy.audit import audit
+from ddllm.privacy.shadows import distil_shadows, plan_shadows
 from ddllm.report.results import read_results
 from ddllm.run import Run, load_scored, record
 from ddllm.runtime.processes import from_first, is_first
@@ -19,4 +21,9 @@ def privacy(run: Run) -> None:
         model = load_teacher(prepared, run.workdir.finetune, 1.0)
         return model.params, model.words
 
-    record(run, [], audit(prepared, distilled, rows, finetuned if there else None, run.workdir.privacy if is_first() else None))
+    shadows = None
+    if run.config.privacy.shadows:
+        plan_shadows(run.prepared, run.workdir.shadows, None if run.distilled else distilled.card.get("distillation_seconds"))
+        shadows = partial(distil_shadows, run.prepared, run.workdir.shadows, run.metrics)
+    kept = run.workdir.privacy if is_first() else None
+    record(run, [], audit(prepared, distilled, rows, finetuned if there else None, kept, shadows))

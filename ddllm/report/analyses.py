@@ -58,6 +58,10 @@ def _share(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.3f}"
 
 
+def _percent(value: float | None) -> str:
+    return NOTHING if value is None else f"{100 * value:.1f} %"
+
+
 VARIED: tuple[Column, ...] = ((FIGURES[ACCURACY], _figure), ("change, points", _change))
 
 
@@ -139,7 +143,8 @@ LAYOUTS = {
         (
             ("AUC", lambda row: f"{row['auc']:.3f}"),
             ("95 % interval", lambda row: f"{row['auc_low']:.3f} to {row['auc_high']:.3f}"),
-            ("TPR at 1 % FPR, %", lambda row: f"{100 * row['tpr_at_1_percent_fpr']:.1f}"),
+            ("TPR, 1 % FPR", lambda row: _percent(row["tpr_at_1_percent_fpr"])),
+            ("TPR, 0.1 % FPR", lambda row: _percent(row.get("tpr_at_0.1_percent_fpr"))),
             ("members", lambda row: _count(row["members"])),
             ("others", lambda row: _count(row["others"])),
         ),

@@ -20,9 +20,10 @@ __all__ = ["Workdir", "guard_storage", "read_json", "write_json"]
 
 # Whether --mode=all has a stage changes nothing of what the stage finds.
 STAGE_SWITCHES = tuple(f"evaluate.{name}" for name in ("text", "robustness", "analyse", "look", "prompt", "privacy"))
-# Keys that may differ between starts in one folder, since no result depends on them, or only rows that say so themselves (prompting); an ending
-# dot stands for a whole section.
-WITHOUT_EFFECT = ("runtime.", "report.", "prompt.", *STAGE_SWITCHES, "distill.checkpoint_every", "distill.checkpoints_kept")
+# What analyses of a finished set are asked for: their lists are found as a whole, and rows say what they come from.
+ANALYSES = ("report.", "prompt.", "privacy.", "evaluate.transfer", "evaluate.variation_draws", "evaluate.adam_rates")
+# Keys that may differ between starts in one folder, since nothing that is kept depends on them; an ending dot stands for a whole section.
+WITHOUT_EFFECT = ("runtime.", *ANALYSES, *STAGE_SWITCHES, "distill.checkpoint_every", "distill.checkpoints_kept")
 MOST_DIFFERENCES = 5
 LOCK = ".lock"
 LOG, MEMBER = "log.txt", "member.json"  # what a sweep puts beside the files of each of its runs
@@ -155,6 +156,11 @@ class Workdir:
     def privacy(self) -> Path:
         """Parts of the stage privacy that have been found."""
         return self.path / "privacy.json"
+
+    @property
+    def shadows(self) -> Path:
+        """Folder of the shadow sets of the stage privacy."""
+        return self.path / "shadows"
 
     @property
     def events(self) -> Path:

@@ -28,8 +28,11 @@ def test_losses_are_in_the_order_of_the_texts(distilled_run):
     np.testing.assert_allclose(together, alone, rtol=1e-4)
     # Attacks on another model's losses ask of the same texts, with the word table that was trained with it.
     victims = choose_victims(prepared, 20, 0)
-    rows, other = (attack_full(prepared, params, factor * prepared.start.words, victims) for factor in (1, 2))
-    assert [row["attack"] for row in rows] == ["loss, full data", "calibrated loss, full data"] and rows != other
+    hard = victims.easy_m + 100, victims.easy_n
+    rows, other = (attack_full(prepared, params, factor * prepared.start.words, victims, hard) for factor in (1, 2))
+    names = ["loss, full data", "calibrated loss, full data", "difficulty-calibrated loss, full data"]
+    assert [row["attack"] for row in rows] == names and rows != other
+    assert rows[2]["auc"] == 1 > rows[1]["auc"]
     losses = [text_losses(prepared, prepared.learner, params, part) for part in (victims.members, victims.others)]
     assert rows[0]["auc"] == pytest.approx(np.mean(losses[0][:, None] < losses[1][None]))
 
@@ -49,7 +52,8 @@ def test_a_set_that_holds_its_members_gives_them_away(distilled_run):
 
     def ask(told):
         members = replace(train.take(rows), labels=told)
-        return attack_distilled(prepared, leaky, replace(victims, members=members, others=others, rows=rows, easy_m=victims.easy_m[:8]))[0]
+        asked = replace(victims, members=members, others=others, rows=rows, easy_m=victims.easy_m[:8])
+        return attack_distilled(prepared, leaky, asked, (asked.easy_m, asked.easy_n))[0]
 
     # Of labels by chance half are right anyway, so that perfect memory would come to 3/4.
     assert ask(labels)["auc"] > 0.68 and ask(labels)["auc_low"] > 0.55 and ask(1 - labels)["auc"] < 0.32
@@ -61,11 +65,13 @@ def test_the_stage(distilled_run, capsys):
     results = read_results(distilled_run.workdir.results)
     found = {row["attack"]: row for row in results["privacy"]}
     assert list(found) == [
-        *("loss, distilled", "calibrated loss, distilled", "loss, random real examples", "calibrated loss, random real examples"),
-        "loss, random real examples themselves",
+        *("loss, distilled", "calibrated loss, distilled", "difficulty-calibrated loss, distilled"),
+        *("loss, random real examples", "calibrated loss, random real examples"),
+        *(f"{name}, random real examples themselves" for name in ("loss", "difficulty-calibrated loss", "LiRA offline")),
     ]
     for row in found.values():
-        assert 0 <= row["auc_low"] <= row["auc"] <= row["auc_high"] <= 1 and row["others"] == 48 and 0 <= row["tpr_at_1_percent_fpr"] <= 1
+        assert 0 <= row["auc_low"] <= row["auc"] <= row["auc_high"] <= 1 and row["others"] == 48
+        assert row["tpr_at_1_percent_fpr"] is None and row["note"].endswith("too few others for a false positive rate of 1 % or 0.1 %")
     near = {row["measure"]: row for row in results["nearness"]}
     real = near["cosine of features, random training texts"]
     assert real["nearest"] == pytest.approx(1) and near["cosine of features, held-out texts"]["nearest"] < 1
@@ -91,7 +97,7 @@ def test_a_start_that_was_killed_goes_on(distilled_run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("ddllm.privacy.audit.attack_distilled", stop)  # is not called again
         whole = audit(prepared, distilled, [], None, kept)
-        assert len(whole["privacy"]) == 5 and whole["nearness"]
+        assert len(whole["privacy"]) == 8 and whole["nearness"]
         other = replace(distilled, card=distilled.card | {"files": {"distilled.safetensors": "another"}})
         with pytest.raises(KeyboardInterrupt):
             audit(prepared, other, [], None, kept)
@@ -99,6 +105,13 @@ def test_a_start_that_was_killed_goes_on(distilled_run, tmp_path, monkeypatch):
 
 def test_values_that_cannot_be_meant(tiny_config):
     config = tiny_config.copy_and_resolve_references()
-    config.privacy.texts = 0
-    with pytest.raises(UserError, match="config.privacy.texts is 0"):
-        validate_privacy(config.privacy)
+    for key, value, message in (
+        ("texts", 0, "config.privacy.texts is 0"),
+        ("shadows", -2, "config.privacy.shadows is -2, but must be a whole number that is not negative"),
+        ("shadow_steps", -1, "config.privacy.shadow_steps is -1"),
+        ("shadows", 3, "config.privacy.shadows is 3, but shadow sets come in pairs"),
+    ):
+        asked = config.privacy.copy_and_resolve_references()
+        asked[key] = value
+        with pytest.raises(UserError, match=message):
+            validate_privacy(asked)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from ddllm.privacy.attacks import area, attack, bootstrap_auc, true_positives
+from ddllm.privacy.attacks import area, attack, attack_in_turn, bootstrap_auc, true_positives
 from ddllm.privacy.nearness import hash_runs, shared_runs
 
 
@@ -35,7 +35,29 @@ def test_the_interval_covers():
         hits += found.low <= 0.5 <= found.high
     assert 178 <= hits <= 199
     clear = attack(np.arange(50) + 100.0, np.arange(50.0), 100, 0)
-    assert clear.auc == clear.low == clear.found == 1.0 and (clear.members, clear.others) == (50, 50)
+    assert clear.auc == clear.low == 1.0 and (clear.members, clear.others) == (50, 50)
+
+
+def test_rates_need_others_enough():
+    members = np.arange(50) + 5000.0
+    for others, found in ((99, (None, None)), (100, (1.0, None)), (999, (1.0, None)), (1000, (1.0, 1.0))):
+        made = attack(members, np.arange(others), 10, 0)
+        assert made.found == found and made.row()["tpr_at_0.1_percent_fpr"] == found[1]
+
+
+def test_targets_in_turn():
+    """Means over targets whose scores do not compare, and an interval that covers: texts, not scores, are drawn anew."""
+    rng, hits = np.random.default_rng(3), 0
+    inside = rng.random((4, 150)) < 0.5
+    for seed in range(100):
+        scores = np.array([[1.0], [10], [100], [5]]) * (rng.standard_normal((4, 150)) + 0.5 * rng.standard_normal(150)[None]) + np.arange(4)[:, None]
+        found = attack_in_turn(scores, inside, 200, seed)
+        hits += found.low <= 0.5 <= found.high
+    assert 86 <= hits <= 100
+    assert found.auc == pytest.approx(np.mean([roc_auc_score(which, row) for which, row in zip(inside, scores, strict=True)]))
+    assert found.members == round(inside.sum() / 4) and found.members + found.others == 150
+    scores[inside] += 1e4
+    assert attack_in_turn(scores, inside, 50, 0).low == 1.0
 
 
 def test_runs_of_tokens():

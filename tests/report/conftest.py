@@ -67,7 +67,7 @@ def make_folder(tmp_path):
             {"variation": name, "accuracy_mean": mean, "accuracy_std": 0.0, "runs": 1, "change": change, "note": ""}
             for name, mean, change in (("as the recipe says", 0.79, 0.0), ("examples shuffled", 0.71, -8.0), ("twice", 0.8, 1.0))
         ]
-        figures = {"auc": 0.53, "auc_low": 0.5, "auc_high": 0.56, "tpr_at_1_percent_fpr": 0.02, "members": 300, "others": 300}
+        figures = {"auc": 0.53, "auc_low": 0.5, "auc_high": 0.56, "tpr_at_1_percent_fpr": 0.02, "tpr_at_0.1_percent_fpr": None, "members": 300, "others": 300}
         lists = {
             "robustness": variations,
             "privacy": [{"attack": "loss, distilled", **figures, "note": "trained by its recipe"}],

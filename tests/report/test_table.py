@@ -4,6 +4,7 @@ import io
 
 from rich.console import Console
 
+from ddllm.report.analyses import print_analyses
 from ddllm.report.table import markdown_table, print_table
 
 ROWS = [
@@ -99,3 +100,13 @@ def test_markdown():
     assert lines[4] == "| full | – | – | – | 82.1 ± – | 100.0 | 412 |"
     assert all(line.count("|") == 8 for line in lines[2:8])
     assert lines[-1] == "- distilled: the head is the same every time"
+
+
+def test_attacks_fit_a_terminal_of_eighty_columns():
+    rates = {"tpr_at_1_percent_fpr": 1.0, "tpr_at_0.1_percent_fpr": None}
+    row = {"attack": "LiRA offline, distilled", "auc": 1.0, "auc_low": 0.998, "auc_high": 1.0, **rates, "members": 1821, "others": 1821}
+    out = io.StringIO()
+    print_analyses({"privacy": [{"name": "distilled", **row}]}, Console(file=out, width=80))
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    assert "LiRA 1.000 0.998 to 1.000 100.0 % – 1,821 1,821" in lines and "offline," in lines and "distilled" in lines
+    assert "…" not in out.getvalue()

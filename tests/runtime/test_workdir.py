@@ -38,6 +38,15 @@ def test_keys_without_effect_may_differ(tmp_path: Path):
     Workdir.open(tmp_path, changed(runtime__devices=3, distill__checkpoint_every=7, distill__checkpoints_kept=9), "").close()
 
 
+def test_what_analyses_are_asked_for_may_differ(tmp_path: Path):
+    earlier = copy.deepcopy(CONFIG)
+    del earlier["privacy"]["shadows"]  # a key that came later
+    Workdir.open(tmp_path, earlier, "").close()
+    Workdir.open(tmp_path, changed(privacy__shadows=8, privacy__texts=10, evaluate__transfer=["x"], evaluate__variation_draws=2), "").close()
+    with pytest.raises(UserError, match=r"configuration: evaluate\.heads is 100 there and 7 here\. Use"):
+        Workdir.open(tmp_path, changed(privacy__shadows=8, evaluate__heads=7), "")
+
+
 def test_another_configuration_is_refused_by_its_keys(tmp_path: Path):
     Workdir.open(tmp_path, CONFIG, "").close()
     with pytest.raises(UserError, match=r"distill\.outer_steps is 3000 there and 7 here\. Use another --workdir or remove the folder"):
