@@ -22,7 +22,7 @@ __all__ = ["Workdir", "guard_storage", "read_json", "write_json"]
 STAGE_SWITCHES = tuple(f"evaluate.{name}" for name in ("text", "robustness", "analyse", "look", "prompt", "privacy"))
 # Keys that may differ between starts in one folder, since no result depends on them, or only rows that say so themselves (prompting); an ending
 # dot stands for a whole section.
-WITHOUT_EFFECT = ("runtime.", "report.", "prompt.", *STAGE_SWITCHES, "distill.checkpoint_every", "distill.checkpoints_kept")
+WITHOUT_EFFECT = ("runtime.", "report.", "prompt.", *STAGE_SWITCHES, "text.judge", "distill.checkpoint_every", "distill.checkpoints_kept")
 MOST_DIFFERENCES = 5
 LOCK = ".lock"
 LOG, MEMBER = "log.txt", "member.json"  # what a sweep puts beside the files of each of its runs

@@ -71,6 +71,8 @@ def test_mistakes_are_one_sentence(make_line, tiny_corpus, tmp_path, capsys):
             ({"text__metric": "cosin"}, "did you mean cosine?"),
             ({"text__final_temperature": 2.0}, "make it lower"),
             ({"text__fluency_weight": 0.1}, "only the route search counts fluency"),
+            ({"text__fluency_model": "embedded"}, "say how much fluency counts"),
+            ({"text__route": "search", "text__fluency_weight": 1.0, "text__fluency_model": "embedded", "text__fluency_candidates": 2}, "fewer than config.text"),
             ({"text__start": tmp_path / "nowhere"}, "there is no such folder"),
             ({"text__start": tmp_path / "plain"}, "is not a distilled data set"),
             ({"text__route": "relearn"}, "run --mode=distill first"),
