@@ -6,8 +6,7 @@ with a lower loss on a fixed set of training texts; with config.text.fluency_wei
 language model (see fluency.py): bigrams of the training texts, or with config.text.fluency_model a causal one.
 
 The gradient and the bigrams know every token in every place. A causal model does not: it ranks their config.text.fluency_candidates best exchanges, by the
-estimated loss and its own, before any is tried in truth. A round costs it these texts, and a few joint ones, in two calls; with the embedded model about a third
-of a second for a text of 32 tokens on one core.
+estimated loss and its own, before any is tried in truth. A round costs it these texts, each once, and a few joint ones, in two calls of batched passes.
 """
 
 from collections.abc import Callable
