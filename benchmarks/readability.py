@@ -14,9 +14,11 @@ from typing import Any
 from benchmarks.entries import Entry
 from benchmarks.jobs import Job
 from ddllm.artefact.folder import load_distilled
+from ddllm.artefact.rows import TEXT
 from ddllm.evaluate.selection import pick_for_seeds
 from ddllm.evaluate.submission import read_sets
 from ddllm.prepare import Prepared, prepare
+from ddllm.runtime.storage import read_json
 from ddllm.runtime.workdir import Workdir
 from ddllm.text.distilled_text import text_of
 from ddllm.text.judge import judge_texts, selected_texts
@@ -24,6 +26,7 @@ from ddllm.text.likelihood import open_language_model
 from ddllm.text.routes import project
 
 SELECTED = ("random", "k_centers")
+GIVEN = "--distilled="
 ALL = "all"  # in the place of a seed, where a run has the texts of all of them
 HEADINGS = ("training data", "per class", "accuracy, %", "perplexity", "× real", "per word, × real")
 HEADINGS += ("distinct-2", "repeated 4-grams, %", "mistakes in 100 words")
@@ -52,39 +55,52 @@ class Reader:
             return
         prepared = prepare(job.member.config, Workdir(job.member.folder, None).tokens)  # from the run's own cache
         for name, cell in cells.items():
-            sets = sets_of(prepared, job, name, next((row for row, other in names.items() if other == name), name))
+            file = file_of(job, next((row for row, other in names.items() if other == name), name))
+            if name == "projected" and file is None:  # of another run, which had a distilled set
+                continue
+            sets = sets_of(prepared, job, name, file)
             mark = hashlib.sha256(json.dumps([self.judge.name, sets]).encode()).hexdigest()[:16]
             seed = ALL if job.kind == "select" or name == "dilm" else str(job.seeds[0])
             known = cell.setdefault("fluency", {})
             if known.get(seed, {}).get("texts") == mark:
                 continue
             found = judge_texts(prepared, sets, self.judge)
-            took_part = name == "text" and cell["settings"].get("text.fluency_model") == self.name
-            known[seed] = found | {"texts": mark, "judge_took_part": took_part}
+            known[seed] = found | {"texts": mark, "judge_took_part": file is not None and searched_with(file) == self.name}
 
 
-def sets_of(prepared: Prepared, job: Job, name: str, row: str) -> list[list[str]]:
+def file_of(job: Job, row: str) -> Path | None:
+    """The file of texts behind a row of a run: what it wrote, or was given (of a projection, the distilled folder); None where there is none."""
+    if row.startswith("text ("):
+        return job.member.folder / "text" / row.removeprefix("text (").removesuffix(")") / TEXT
+    return next((Path(part.removeprefix(GIVEN)) for part in job.member.line if part.startswith(GIVEN)), None)
+
+
+def searched_with(file: Path) -> str:
+    """The language model that a search asked for the texts of a file; empty where none did."""
+    config = file.parents[2] / "config.json"
+    if (file.parent.name, file.name) != ("search", TEXT) or not config.is_file():
+        return ""
+    return read_json(config)["text"].get("fluency_model", "")
+
+
+def sets_of(prepared: Prepared, job: Job, name: str, file: Path | None) -> list[list[str]]:
     """The texts behind a cell, in sets that are trained on together.
 
     Args:
         prepared: data and model.
         job: the run.
         name: of the cell.
-        row: of the run's results.
+        file: of `file_of`; None for selections.
     """
     if name in SELECTED:
         assert job.per_class is not None
         picked = pick_for_seeds(prepared, name, job.per_class, range(len(job.seeds)))
         sets = [selected_texts(prepared, rows) for rows in picked.values()]
         return sets[:1] if sets == sets[:1] * len(sets) else sets
-    given = next((Path(part.removeprefix("--distilled=")) for part in job.member.line if part.startswith("--distilled=")), None)
+    assert file is not None
     if name == "projected":
-        assert given is not None
-        return [text_of(prepared, project(prepared, load_distilled(given)))]
-    if row.startswith("text ("):
-        given = job.member.folder / "text" / row.removeprefix("text (").removesuffix(")") / "text.jsonl"
-    assert given is not None
-    return [made.texts for made in read_sets(given, prepared.tokens.label_names)]
+        return [text_of(prepared, project(prepared, load_distilled(file)))]
+    return [made.texts for made in read_sets(file, prepared.tokens.label_names)]
 
 
 def mean_fluency(cell: Entry) -> dict[str, Any]:

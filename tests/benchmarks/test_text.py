@@ -99,35 +99,36 @@ def test_cells_keep_apart_what_is_trained_in_another_way(parts):
 
 
 def test_texts_are_judged_where_runs_left_them(embedded, tiny_corpus, make_decoder, tmp_path):
-    for part in ("train", "test"):
-        rows = (tiny_corpus / f"{part}.jsonl").read_text()
-        (tmp_path / "data" / "sst2").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "data" / "sst2").mkdir(parents=True)
+    train, test = ((tiny_corpus / f"{part}.jsonl").read_text() for part in ("train", "test"))
+    for part, rows in (("train", train), ("validation", "".join(train.splitlines(keepends=True)[:20])), ("test", test)):
         (tmp_path / "data" / "sst2" / f"{part}.jsonl").write_text(rows)
-    rows = rows.splitlines(keepends=True)
-    (tmp_path / "data" / "sst2" / "validation.jsonl").write_text("".join(rows[:20]))
     (tmp_path / "data" / "dilm_synthetic").mkdir()
     theirs = [{"text": f"{word} film", "label": label, "set": number} for number in (0, 1) for label, word in (("positive", "good"), ("negative", "dull"))]
     (tmp_path / "data" / "dilm_synthetic" / "sst2_dpc1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in theirs))
     base = Base.below(tmp_path / "work", "sst2", "embedded", tmp_path / "data")
-    parts = text.plan(base, [], ["text", "random", "dilm"], [1], ["splice"], 0, [0, 1], [], taught=False)
+    parts = text.plan(base, [], ["text", "random", "dilm"], [1], ["search"], 0, [0, 1], [], taught=False)
     select, dilm, ours, plain = (part.job for part in parts)
-    file = ours.member.folder / "text" / "splice" / "text.jsonl"
+    file = ours.member.folder / "text" / "search" / "text.jsonl"
     file.parent.mkdir(parents=True)
     file.write_text("".join(json.dumps({"text": line, "label": label}) + "\n" for line, label in (("a good plot", 1), ("a dull plot", 0))))
     folder = str(make_decoder())
-    reader, cells = Reader(folder), {job: {"settings": {"text.fluency_model": folder}} for job in (select, dilm, ours, plain)}
-    for job, part, name in zip((select, dilm, ours, plain), parts, ("random", "dilm", "text", "text"), strict=True):
-        reader.enter({name: cells[job]}, job, part.names)
-    found = {job.kind: cell["fluency"] for job, cell in cells.items()}
+    (ours.member.folder / "config.json").write_text(json.dumps({"text": {"fluency_model": folder}}))
+    reader, cells = Reader(folder), [{}, {}, {}, {}]
+    for cell, part, name in zip(cells, parts, ("random", "dilm", "text", "text"), strict=True):
+        reader.enter({name: cell}, part.job, part.names)
+    found = {part.job.kind: cell["fluency"] for part, cell in zip(parts, cells, strict=True)}
     assert list(found["select"]) == list(found["dilm"]) == ["all"] and list(found[ours.kind]) == ["0"]
     both = measure([["good film", "dull film"]] * 2, reader.judge)
     assert {name: found["dilm"]["all"][name] for name in both} == pytest.approx(both)
     assert found[ours.kind]["0"]["perplexity"] == found[plain.kind]["0"]["perplexity"] == measure([["a good plot", "a dull plot"]], reader.judge)["perplexity"]
-    assert found[ours.kind]["0"]["judge_took_part"] and not found["select"]["all"]["judge_took_part"]
+    assert {kind: one["judge_took_part"] for kind, cell in found.items() for one in cell.values()} == {
+        select.kind: False, dilm.kind: False, ours.kind: True, plain.kind: True
+    }
     # What has not changed is not judged again; what has changed is.
-    before = cells[ours]["fluency"]["0"]
-    reader.enter({"text": cells[ours]}, ours, parts[2].names)
-    assert cells[ours]["fluency"]["0"] is before
+    before = cells[2]["fluency"]["0"]
+    reader.enter({"text": cells[2]}, ours, parts[2].names)
+    assert cells[2]["fluency"]["0"] is before
     file.write_text(file.read_text().replace("plot", "story"))
-    reader.enter({"text": cells[ours]}, ours, parts[2].names)
-    assert cells[ours]["fluency"]["0"]["perplexity"] != before["perplexity"]
+    reader.enter({"text": cells[2]}, ours, parts[2].names)
+    assert cells[2]["fluency"]["0"]["perplexity"] != before["perplexity"]
