@@ -59,8 +59,8 @@ def judge_texts(prepared: Prepared, sets: Sequence[Sequence[str]], judge: Langua
         sets: readable texts.
         judge: scores them.
     """
-    read, real = [as_read(prepared, texts) for texts in sets], real_sets(prepared, max(len(texts) for texts in sets))
-    figures, real = from_first(lambda: (measure(read, judge), measure(real, judge)))
+    read, sentences = [as_read(prepared, texts) for texts in sets], real_sets(prepared, max(len(texts) for texts in sets))
+    figures, real = from_first(lambda: (measure(read, judge), measure(sentences, judge)))
     return figures | {f"{name}_real": value for name, value in real.items()} | {"judge": judge.name}
 
 
