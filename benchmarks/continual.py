@@ -1,7 +1,8 @@
 """Tasks in turn with a memory of at most 100 KB: results/CONTINUAL.md and results/CONTINUAL.json.
 
     python -m benchmarks.continual [--datasets ag_news] [--models embedded] [--methods finetune,random,recipe,joint] [--seeds 0] [--smoke]
-                                   [--outer-steps 300] [--texts N] [--storage tokens] [--per-class 5] [--data FOLDER] [--work runs/continual] [--minutes N] [--only-table]
+                                   [--outer-steps 300] [--texts N] [--storage tokens] [--per-class 5] [--data FOLDER] [--work runs/continual]
+                                   [--minutes N] [--only-table]
 
 The classes of a data set come in two tasks (AG News: World and Sports, then Business and Sci/Tech); accuracy is that on the test texts of all classes
 met so far, among these classes. Real texts are stored in as many bytes as the distilled sets take: embeddings of 8 bits, or with --storage tokens real texts
@@ -74,7 +75,8 @@ def plan(base: Base, methods: tuple[str, ...], seed: int, outer_steps: int, stor
         **({"finetune.epochs": 0.5} if smoke else {"distill.outer_steps": outer_steps, "distill.validate_every": max(outer_steps // 2, 1)}),
     }
     line = ["--mode=continual", *(f"--config.{key}={value}" for key, value in changes.items())]
-    name = "-".join([storage.replace(" ", ""), *(() if len(methods) == len(METHODS) else methods), "smoke" if smoke else str(outer_steps), *((str(texts),) if texts else ())])
+    some = () if len(methods) == len(METHODS) else methods
+    name = "-".join([storage, *some, "smoke" if smoke else str(outer_steps), *((str(texts),) if texts else ())])
     return base.job(name, count, (seed,), line, f"recipe=ddllm,examples={count}{',smoke' * smoke}")
 
 

@@ -9,7 +9,7 @@ from ddllm.config import default_config, resolve
 from ddllm.runtime.storage import read_json, write_atomically, write_json
 
 Entry = dict[str, Any]
-APART = ("name", "seed", "runtime", "data.source", "distill.teacher", "distill.checkpoint_every", "distill.checkpoints_kept")
+APART = ("name", "seed", "runtime", "data.source", "distill.teacher", "distill.checkpoint_every", "distill.checkpoints_kept", "text.judge")
 # Sections that a kind of run does not depend on, and what selections take of one of them.
 WITHOUT_EFFECT = {"full": ("distill", "evaluate"), "select": ("distill", "finetune")}
 SIZES = ("distill.examples_per_class", "distill.batches")

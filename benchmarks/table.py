@@ -105,11 +105,11 @@ def share_of_full(cells: list[Entry]) -> None:
         cell["percent_of_full"] = round(100 * cell["accuracy_mean"] / full["accuracy_mean"], 1) if full and cell["runs"] else None
 
 
-def begin_section(here: list[Entry]) -> tuple[list[int], list[str], list[str]]:
-    """Numbers of examples per class in a section's cells, its columns, and the lines with which it begins."""
+def begin_section(here: list[Entry], beside: tuple[str, ...] = ()) -> tuple[list[int], list[str], list[str]]:
+    """Numbers of examples per class in a section's cells, its columns (for each number one, and those beside it), and the lines with which it begins."""
     dataset, model, texts = (here[0][part] for part in ("dataset", "model", "texts"))
     counts = sorted({cell["examples_per_class"] for cell in here if cell["examples_per_class"]})
-    columns = [f"{count} per class" for count in counts] or ["accuracy"]
+    columns = [column for count in counts for column in (f"{count} per class", *beside)] or ["accuracy"]
     lines = ["", f"## {dataset}, {model}", ""]
     lines += [f"{texts['train']:,} training, {texts['validation']:,} validation, {texts['test']:,} test texts.", ""]
     lines += [f"| training data | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]

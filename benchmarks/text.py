@@ -2,11 +2,12 @@
 
     python -m benchmarks.text [--datasets sst2] [--per-class 5,10,20] [--routes straight_through] [--transfer MODEL,…] [--models embedded] [--seeds 0,1,2]
                               [--names full,distilled,text,random,k_centers,dilm] [--data FOLDER] [--work runs/text] [--minutes N] [--only-table]
-                              [--untaught]
+                              [--untaught] [--judge embedded]
 
 Cell by cell, as the table: every run is a command of its own in a folder below --work and resumes there. The texts of a route are scored twice: with the
 labels, rates and head that were learned for them, and as plain texts with a label each, read from text.jsonl and tokenised again, with a rate and passes tuned
-on validation texts. The latter is how published texts are scored, and how a text goes to the models of --transfer.
+on validation texts. The latter is how published texts are scored, and how a text goes to the models of --transfer. With --judge a language model says how
+readable the texts are (readability.py), those of earlier runs too, which are not run again.
 """
 
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
 from benchmarks.jobs import DISTILLED, ROOT, Base, Job
 from benchmarks.options import listed, make_parser, numbers, read_options, work_through
+from benchmarks.readability import Reader, markdown_curve, told
 from benchmarks.table import REDRAWN, begin_section, figure, share_of_full, summarise
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
@@ -69,7 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument("--outer-steps", default="0", help="of distilled sets and texts; 0: as the data set's configuration says")
         parser.add_argument("--untaught", action="store_true", help="learn from labels, without the fully fine-tuned model as the teacher")
         parser.add_argument("--text-options", default="", help="of config.text for every route, such as whole_words=True;pull=0.2")
+        parser.add_argument("--judge", default="", metavar="MODEL", help="language model that says how readable texts are: 'embedded', hub name, folder, GGUF")
         options = read_options(parser, arguments)
+        reader = Reader(options.judge) if options.judge else None
         routes, per_class = listed(options.routes, "--routes", ROUTE_NAMES[1:]), numbers(options.per_class, "--per-class", 1)
         names, [steps] = listed(options.names, "--names", NAMES), numbers(options.outer_steps, "--outer-steps", 0)
         changes = [f"--config.text.{option.strip()}" for option in options.text_options.split(";") if option.strip()]
@@ -85,7 +89,10 @@ def main(arguments: list[str] | None = None) -> int:
         cells = read_entries(JSON, "cells")
 
         def finished(job: Job) -> None:
-            enter(cells, by_folder[job.member.folder])
+            part = by_folder[job.member.folder]
+            enter(cells, part)
+            if reader:
+                reader.enter(cells_of(cells, part), job, part.names)
             write(cells)
 
         write(cells)
@@ -157,6 +164,20 @@ def scoring(base: Base, kind: str, count: int, seed: int, file: Path, name: str)
     return base.job(kind, count, (seed,), ["--mode=evaluate", f"--distilled={file}", f"--name={name}"], f"examples={count}")
 
 
+def key_of(part: Part, name: str) -> Entry:
+    """What tells a cell of a run's from all others."""
+    job = part.job
+    key = {"dataset": job.dataset, "model": job.model, "name": name, "examples_per_class": job.per_class, "protocol": part.protocol}
+    return key | {"route": part.route if name == "text" else ""}
+
+
+def cells_of(cells: list[Entry], part: Part) -> dict[str, Entry]:
+    """The cells that a run has entered, by their names."""
+    keys = {name or row: key_of(part, name or row) for row, name in part.names.items()}
+    found = {name: next((cell for cell in cells if all(cell[field] == value for field, value in key.items())), None) for name, key in keys.items()}
+    return {name: cell for name, cell in found.items() if cell is not None}
+
+
 def enter(cells: list[Entry], part: Part) -> None:
     """Put a finished run's figures into the cells, in the place of those that other settings gave."""
     job, results = part.job, read_results(part.job.member.folder / "results.json")
@@ -168,11 +189,10 @@ def enter(cells: list[Entry], part: Part) -> None:
         if name not in part.names:
             continue
         name = part.names[name] or name
-        key = {"dataset": job.dataset, "model": job.model, "name": name, "examples_per_class": job.per_class, "protocol": part.protocol}
-        key |= {"route": part.route if name == "text" else ""}
+        key = key_of(part, name)
         # What is projected depends on no route.
         counted = {part: value for part, value in settings.items() if name == "text" or not part.startswith("text.") or part in PROJECTED}
-        cell = find_entry(cells, key, counted, ("values", "redrawn", "again"))
+        cell = find_entry(cells, key, counted, ("values", "redrawn", "again", "fluency"))
         if again:
             if not row["name"].endswith(REDRAWN):
                 cell["again"][first] = row["accuracy_mean"]
@@ -215,21 +235,29 @@ def markdown(cells: list[Entry]) -> str:
         "`python -m benchmarks.text`; settings, commands and single figures are in TEXT.json. Rows with a recipe start from their own head; behind the",
         "stroke, in brackets, the same from redrawn heads. Texts scored as plain ones are read from text.jsonl, tokenised anew, and trained on with their",
         "hard labels, a constant rate and a number of passes tuned on validation texts, from redrawn heads, as real sentences and published texts are.",
+        "Perplexities are shares of that of random real sentences, by the language model that --judge names.",
     ]
     for dataset, model in sorted({(cell["dataset"], cell["model"]) for cell in cells}):
         here = [cell for cell in cells if (cell["dataset"], cell["model"]) == (dataset, model) and cell["runs"]]
         if not here:
             continue
-        counts, columns, begin = begin_section(here)
+        judged = any(cell.get("fluency") for cell in here)
+        counts, _, begin = begin_section(here, ("perplexity, × real",) if judged else ())
         lines += begin
         order = {name: place for place, name in enumerate(NAMES)}
         kinds = sorted({(order[cell["name"]], cell["route"], cell["protocol"]) for cell in here})
         for place, route, protocol in kinds:
             mine = {c["examples_per_class"]: c for c in here if (order[c["name"]], c["route"], c["protocol"]) == (place, route, protocol)}
-            title = TITLES.get(NAMES[place]) or f"our text ({route})" + (", as plain text" if protocol == TUNED else "")
-            shown = [figure(mine[None])] * len(columns) if None in mine else [figure(mine[c]) if c in mine else "–" for c in counts]
-            lines.append(f"| {title} | {' | '.join(shown)} |")
+            found = [mine.get(None) or mine.get(count) for count in counts or [None]]
+            shown = [part for cell in found for part in ((figure(cell), told(cell)) if cell else ("–", "–"))[: 1 + bool(judged and counts)]]
+            lines.append(f"| {title_of(next(iter(mine.values())))} | {' | '.join(shown)} |")
+        lines += markdown_curve(here, title_of)
     return "\n".join(lines) + "\n"
+
+
+def title_of(cell: Entry) -> str:
+    """What a cell's row is called."""
+    return TITLES.get(cell["name"]) or f"our text ({cell['route']})" + (", as plain text" if cell["protocol"] == TUNED else "")
 
 
 if __name__ == "__main__":

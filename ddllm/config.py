@@ -245,8 +245,13 @@ def default_config() -> ConfigDict:
     text.candidates = 32  # exchanges that are tried in truth in each round
     text.together = 1  # of them trained at the same time
     text.search_texts = 128  # training texts whose loss a search lowers
-    text.fluency_weight = 0.0  # of a text's surprise to a language model of the training texts, beside the loss that a search lowers
+    text.fluency_weight = 0.0  # of a text's surprise to a language model (nats for each token), beside the loss that a search lowers
+    # That model: hub name, local folder, GGUF file or "embedded" (as config.prompt.model); empty: bigrams of the training texts
+    text.fluency_model = ""
+    text.fluency_candidates = 64  # exchanges of each round that fluency_model ranks, text.candidates of which are tried in truth
     text.pool = 50  # sentences of each class that are spliced from
+    # Language model that says how readable texts are, beside as many real ones: named as fluency_model, but better another one; empty: not measured
+    text.judge = ""
 
     config.runtime = runtime = ConfigDict()
     runtime.devices = 0  # devices used, the heads and the real batch are spread over them; 0: all

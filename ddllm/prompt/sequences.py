@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from ddllm.errors import UserError
 
+END_OF_TEXT = "<|endoftext|>"  # between documents in the pretraining of GPT-2, of what came after it, and of SmolLM2
+
 
 class Target(NamedTuple):
     """Where one continuation of one prompt is scored.
@@ -79,12 +81,40 @@ def arrange(tokenizer: Any, prompts: Sequence[str], continuations: Sequence[str]
     return Sequences(ids, targets, owners)
 
 
+def whole_texts(tokenizer: Any, texts: Sequence[str]) -> Sequences:
+    """Every text from its first token on, as what follows the beginning of a document.
+
+    That beginning is what documents were separated by when the model was pretrained: the tokenizer's own first token where it puts one before a text, else
+    `<|endoftext|>` where it knows that, else its BOS or EOS token.
+
+    Raises:
+        UserError: a text has no token, or there is no token to begin with.
+    """
+    rows, begin = _encode(tokenizer, list(texts)), _begin(tokenizer)
+    opened = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    if opened:
+        rows, begin = [row[1:] for row in rows], tokenizer.bos_token_id
+    elif END_OF_TEXT in (known := tokenizer.get_vocab()):
+        begin = known[END_OF_TEXT]
+    if begin is None:
+        raise UserError("the language model's tokenizer has no token that a text begins with (BOS or EOS); choose another model.")
+    for text, row in zip(texts, rows, strict=True):
+        if not text.strip() or not row:
+            raise UserError(f"{text!r} has no token for the language model, so that it cannot be scored; leave empty texts out.")
+    ids = [[begin, *row[:-1]] for row in rows]
+    return Sequences(ids, [[Target(number, 0, tuple(row))] for number, row in enumerate(rows)], list(range(len(rows))))
+
+
+def _begin(tokenizer: Any) -> int | None:
+    return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+
+
 def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     rows = [list(row) for row in tokenizer(texts, add_special_tokens=True)["input_ids"]]
     end = tokenizer.eos_token_id
     # Some tokenizers close a text, which a prompt must not be; all need a beginning, be it that of an empty text.
     ended = end is not None and tokenizer("a")["input_ids"][-1] == end
-    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end
+    begin = _begin(tokenizer)
     rows = [row[:-1] if ended else row for row in rows]
     return [row if row or begin is None else [begin] for row in rows]
 

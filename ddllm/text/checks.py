@@ -10,7 +10,7 @@ from ddllm.errors import UserError
 ROUTE_NAMES = ("project", "relearn", "straight_through", "mixture", "search", "splice")
 NEEDS_DISTILLED = ("project", "relearn")
 METRICS = ("cosine", "dot", "euclidean")
-POSITIVE = ("k", "temperature", "final_temperature", "rate_mixture", "rounds", "candidates", "together", "search_texts", "pool")
+POSITIVE = ("k", "temperature", "final_temperature", "rate_mixture", "rounds", "candidates", "together", "search_texts", "pool", "fluency_candidates")
 NOT_NEGATIVE = ("steps", "passes", "rate_embeddings", "fluency_weight")
 
 
@@ -43,6 +43,15 @@ def validate_text(text: ConfigDict) -> None:
         raise UserError(
             f"config.text.fluency_weight is {text.fluency_weight!r}, but only the route search counts fluency; "
             "set config.text.route=search, or the weight to 0."
+        )
+    if text.fluency_model and not text.fluency_weight:
+        raise UserError(
+            f"config.text.fluency_model is {text.fluency_model!r}, but config.text.fluency_weight is 0; say how much fluency counts, or name no model."
+        )
+    if text.fluency_model and text.fluency_candidates < text.candidates:
+        raise UserError(
+            f"config.text.fluency_candidates is {text.fluency_candidates}, fewer than config.text.candidates={text.candidates}, which are taken of them; "
+            "raise the one or lower the other."
         )
     if text.start and not Path(text.start).is_dir():
         raise UserError(f"config.text.start is {text.start!r}, but there is no such folder; give a distilled folder, or another route's text.")

@@ -85,13 +85,17 @@ def read_texts(tokenizer: Any, ids_MNT: np.ndarray, mask_MNT: Any) -> list[str]:
     return tokenizer.batch_decode(used, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
+def text_of(prepared: Prepared, text: DistilledText) -> list[str]:
+    """The readable text of every example."""
+    return read_texts(load_tokenizer(prepared.pretrained.folder), text.ids, text.data.mask)
+
+
 def read_again(prepared: Prepared, text: DistilledText) -> tuple[DistilledText, float]:
     """The text as a tokenizer makes it of what a person reads, and the share of examples that come back token for token.
 
     It differs where word pieces stand side by side that the tokenizer would have joined or cut in another way.
     """
-    tokenizer = load_tokenizer(prepared.pretrained.folder)
-    texts = read_texts(tokenizer, text.ids, text.data.mask)
+    tokenizer, texts = load_tokenizer(prepared.pretrained.folder), text_of(prepared, text)
     length = text.ids.shape[-1]
     tokens, _ = tokenize_texts(tokenizer, Split.unlabelled(texts), length)
     shape = text.ids.shape[:2]
@@ -122,7 +126,7 @@ def describe_examples(prepared: Prepared, text: DistilledText) -> list[dict[str,
     task, names = prepared.learner.task, prepared.tokens.label_names
     labels = np.asarray(text.data.labels).reshape(-1, text.data.labels.shape[-1])
     targets = np.asarray(jax.nn.softmax(jnp.asarray(labels))) if text.recipe.labels == "soft" and task.one_class else labels
-    texts = read_texts(load_tokenizer(prepared.pretrained.folder), text.ids, text.data.mask)
+    texts = text_of(prepared, text)
     rows, masks = (np.asarray(array).reshape(len(texts), -1) for array in (text.ids, text.data.mask))
     return [
         {"text": read, "label": label, "soft_label": [round(float(x), 6) for x in soft], "ids": row[mask > 0].tolist()}

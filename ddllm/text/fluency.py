@@ -1,4 +1,5 @@
-"""How fluent a text is by a small language model of the training texts: hands on `Bigrams`, which a search keeps its texts fluent with.
+"""How fluent a text is: hands on `Bigrams`, a small language model of the training texts, and `Causal`, a pretrained one, which a search keeps its texts
+fluent with.
 
 The probability of a token after another is its share among what follows there in the training texts, smoothed by its share among all tokens (Dirichlet
 smoothing with `PRIOR` observations; Zhai and Lafferty, 2004). Counts of pairs are sparse, so that a vocabulary of 30,000 tokens takes a few megabytes.
@@ -11,6 +12,10 @@ import numpy as np
 from scipy import sparse
 
 from ddllm.data.tokens import TokenSplit
+from ddllm.runtime.processes import from_first
+from ddllm.text.distilled_text import read_texts
+from ddllm.text.likelihood import LanguageModel
+from ddllm.text.repetition import tidy
 
 PRIOR = 5.0  # observations that all tokens' shares stand for
 
@@ -76,3 +81,25 @@ class Bigrams:
                     total += self.log_previous(row[place + 1])
                 found[number, place] = (total - total[row[place]]) / pairs
         return found.reshape(-1, len(self.shares))
+
+
+@dataclass(frozen=True)
+class Causal:
+    """A causal language model with a vocabulary of its own, which therefore scores what tokens read like.
+
+    Attributes:
+        model: scores texts.
+        tokenizer: of the encoder.
+    """
+
+    model: LanguageModel
+    tokenizer: Any
+
+    def surprises(self, texts: list[np.ndarray], mask_MNT: Any) -> np.ndarray:
+        """Mean loss of each of K texts [M, N, T] for one of its used positions, in nats [K].
+
+        Of all texts together those examples that are new go through the model, in one call: K of them where each text has another token in one place.
+        """
+        read = [[tidy(example) for example in read_texts(self.tokenizer, ids, mask_MNT)] for ids in texts]
+        losses, _ = from_first(lambda: self.model.losses([example for examples in read for example in examples]))
+        return losses.reshape(len(texts), -1).sum(axis=1) / np.sum(np.asarray(mask_MNT) > 0)

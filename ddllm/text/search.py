@@ -3,7 +3,10 @@
 A round takes the meta-gradient with respect to the embeddings, estimates by it how the loss would change with each token in each place (HotFlip, Ebrahimi et
 al., 2018, arXiv 1712.06751), trains on the most promising texts in truth, and joins the best exchanges of different places. A text is only ever replaced by one
 with a lower loss on a fixed set of training texts; with config.text.fluency_weight, with a lower sum of that loss and how much the text would surprise a
-language model of the training texts (see fluency.py).
+language model (see fluency.py): bigrams of the training texts, or with config.text.fluency_model a causal one.
+
+The gradient and the bigrams know every token in every place. A causal model does not: it ranks their config.text.fluency_candidates best exchanges, by the
+estimated loss and its own, before any is tried in truth. A round costs it these texts, each once, and a few joint ones, in two calls of batched passes.
 """
 
 from collections.abc import Callable
@@ -16,6 +19,7 @@ import numpy as np
 
 from ddllm.artefact.base import Distilled
 from ddllm.data.batches import Batch, BatchStream
+from ddllm.data.tokens import load_tokenizer
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.inner_loop import train
 from ddllm.distill.outer_step import OuterStep
@@ -26,8 +30,9 @@ from ddllm.prepare import Prepared
 from ddllm.runtime.checkpoints import Checkpoints
 from ddllm.runtime.loop import Loop, keep_best, no_best
 from ddllm.text.distilled_text import FREE, DistilledText, frame_of, make_text
-from ddllm.text.fluency import Bigrams
+from ddllm.text.fluency import Bigrams, Causal
 from ddllm.text.learn import Desk, allowed_by, plan_texts
+from ddllm.text.likelihood import open_language_model
 from ddllm.text.projection import index_table
 from ddllm.text.straight import snap
 
@@ -62,6 +67,7 @@ class Search:
         allowed: bool [V], tokens that may be taken.
         batch: real texts of the outer loss.
         bigrams: a language model; None where fluency does not count.
+        causal: another, whose judgement then counts, while bigrams say what is worth its time.
     """
 
     def __init__(
@@ -73,14 +79,17 @@ class Search:
         allowed: np.ndarray,
         batch: Batch,
         bigrams: Bigrams | None = None,
+        causal: Causal | None = None,
     ) -> None:
         config = prepared.config.text
         self.prepared, self.data, self.recipe, self.batch = prepared, jax.tree.map(jnp.asarray, data), recipe, batch
-        self.bigrams, self.fluency = bigrams, config.fluency_weight
+        self.bigrams, self.causal, self.fluency = bigrams, causal, config.fluency_weight
         self.free, self.allowed = jnp.asarray(frame == FREE), jnp.asarray(allowed)
         self.key = jax.random.key(prepared.config.seed)
         self.step: OuterStep = make_outer_step(prepared, data, prepared.config.distill.gradient, prepared.config.distill.segments)
         self.candidates = min(config.candidates, int(self.free.sum()) * min(config.k, int(allowed.sum()) - 1))
+        # Exchanges that a round looks at, the tried ones among them.
+        self.looked_at = max(config.fluency_candidates if causal else 0, self.candidates)
         self.each, self.together = min(config.k, int(allowed.sum()) - 1), config.together
 
     def losses(self, texts: list[np.ndarray]) -> np.ndarray:
@@ -90,21 +99,36 @@ class Search:
         common = (self.prepared.learner, self.recipe, self.prepared.start, self.data, self.key, self.batch)
         found = [_losses(*common, jnp.asarray(ids), together=min(self.together, size)) for ids in filled]
         losses = np.concatenate([np.asarray(losses) for losses in found])[: len(texts)]
-        if self.bigrams is None:
-            return losses
-        surprise = np.array([self.bigrams.surprise(ids, self.data.mask) for ids in texts], np.float32)
-        return losses + self.fluency * surprise
+        return losses if self.bigrams is None else losses + self.fluency * self.surprises(texts).astype(np.float32)
+
+    def surprises(self, texts: list[np.ndarray]) -> np.ndarray:
+        """How much each text [M, N, T] surprises the language model."""
+        if self.causal:
+            return self.causal.surprises(texts, self.data.mask)
+        assert self.bigrams is not None
+        return np.array([self.bigrams.surprise(ids, self.data.mask) for ids in texts])
 
     def promising(self, ids_MNT: np.ndarray, skip: int) -> list[tuple[int, int]]:
-        """The next (place, token) exchanges by the first-order estimate, `skip` of them left out; places are counted through all texts."""
+        """The next (place, token) exchanges by the first-order estimate, `skip` of them left out; places are counted through all texts.
+
+        A causal model has the last word: of `looked_at` exchanges the `candidates` with the lowest sum of estimated loss and surprise.
+        """
         embeddings = self.prepared.start.words[jnp.asarray(ids_MNT)]
         _, _, gradient = self.step.gradient({"embeddings": embeddings}, self.batch, self.key)
         more_PV = None if self.bigrams is None else self.fluency * self.bigrams.gains(ids_MNT, self.data.mask)
         inputs = (gradient["embeddings"], self.prepared.start.words, jnp.asarray(ids_MNT), self.free, self.allowed)
         tokens, gains = _estimate(*inputs, more_PV, each=self.each)
         tokens, gains = np.asarray(tokens).ravel(), np.asarray(gains).ravel()
-        order = np.argsort(-gains, kind="stable")[skip : skip + self.candidates]
-        return [(int(number) // self.each, int(tokens[number])) for number in order if np.isfinite(gains[number])]
+        order = np.argsort(-gains, kind="stable")[skip : skip + self.looked_at]
+        order = order[np.isfinite(gains[order])]
+        exchanges = [(int(number) // self.each, int(tokens[number])) for number in order]
+        if self.causal is None or not exchanges:
+            return exchanges
+        assert more_PV is not None
+        by_bigrams = np.array([more_PV[place, token] for place, token in exchanges])
+        surprises = self.surprises([exchange(ids_MNT, [each]) for each in exchanges])
+        ranked = np.argsort(self.fluency * surprises - (gains[order] - by_bigrams), kind="stable")[: self.candidates]
+        return [exchanges[place] for place in ranked]
 
     def advance(self, state: SearchState, index: int) -> tuple[SearchState, dict[str, jax.Array]]:
         """One round."""
@@ -124,7 +148,7 @@ class Search:
             state.step + 1,
             jnp.asarray(texts[lowest] if better else ids),
             jnp.asarray(found[lowest] if better else loss, jnp.float32),
-            jnp.asarray(0 if better else int(state.tried) + len(exchanges), jnp.int32),
+            jnp.asarray(0 if better else int(state.tried) + self.looked_at, jnp.int32),
             state.best,
         )
         changed = int(np.sum(np.asarray(new.ids) != ids))
@@ -205,7 +229,8 @@ def search(
     teacher = desk.teacher() if desk.teacher and unfinished else None
     batch = stream.batch(0)
     bigrams = Bigrams.of(train_texts, len(allowed)) if config.fluency_weight else None
-    work = Search(prepared, data, recipe, frame, allowed, teacher.teach(batch) if teacher else batch, bigrams)
+    causal = Causal(open_language_model(config.fluency_model), load_tokenizer(prepared.pretrained.folder)) if config.fluency_model else None
+    work = Search(prepared, data, recipe, frame, allowed, teacher.teach(batch) if teacher else batch, bigrams, causal)
     loss = jnp.asarray(work.losses([np.asarray(first)])[0] if unfinished else 0.0, jnp.float32)
     zero = jnp.asarray(0, jnp.int32)
     state = SearchState(zero, first, loss, zero, no_best({"ids": first}))

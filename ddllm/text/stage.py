@@ -4,16 +4,21 @@ import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
+from typing import Any
 
 from ddllm.config import resolve
 from ddllm.distill.teacher import load_teacher
 from ddllm.evaluate.texts import evaluate_text
+from ddllm.prepare import Prepared
 from ddllm.run import Run, load_scored, record
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
 from ddllm.runtime.storage import write_atomically, write_json
 from ddllm.text.checks import NEEDS_DISTILLED, route_names
+from ddllm.text.distilled_text import DistilledText, text_of
+from ddllm.text.judge import judge_texts, tell
 from ddllm.text.learn import Desk
+from ddllm.text.likelihood import LanguageModel, open_language_model
 from ddllm.text.look import look_at, markdown_look, print_look
 from ddllm.text.routes import project, write_text
 
@@ -21,16 +26,27 @@ from ddllm.text.routes import project, write_text
 def text(run: Run) -> None:
     """Text that trains, by each route of config.text.route: a folder below `text`, and rows "projected" and "text (route)" beside "distilled"."""
     names, config = route_names(run.config.text), run.config
+    judge = open_language_model(config.text.judge) if config.text.judge else None
     own = load_scored(run) if run.distilled or from_first(run.workdir.distilled.exists) else None
     begun = load_scored(replace(run, distilled=Path(config.text.start), _prepared=run.prepared)) if config.text.start else None
     if own and "project" not in names:
-        record(run, evaluate_text(own[0], project(*own), "projected"))
+        record(run, score(own[0], project(*own), "projected", judge))
     for name in names:
         prepared, start = begun or (own if name in NEEDS_DISTILLED else None) or (run.prepared, None)
         teacher = partial(load_teacher, prepared, run.teacher_folder, config.distill.teacher_share) if config.distill.teacher else None
         folder = run.workdir.text / name
         made = write_text(name, prepared, start, Desk(run.workdir.text_work, run.metrics, teacher), folder, resolve(config))
-        record(run, evaluate_text(prepared, made, "projected" if name == "project" else f"text ({name})"))
+        record(run, score(prepared, made, "projected" if name == "project" else f"text ({name})", judge))
+
+
+def score(prepared: Prepared, made: DistilledText, name: str, judge: LanguageModel | None) -> list[dict[str, Any]]:
+    """Rows of a text's test figures and, where there is a judge, of how readable it is (judge.py)."""
+    rows = evaluate_text(prepared, made, name)
+    if judge is None:
+        return rows
+    figures = judge_texts(prepared, [text_of(prepared, made)], judge)
+    figures["judge_took_part"] = name == "text (search)" and prepared.config.text.fluency_model == prepared.config.text.judge
+    return [row | figures | {"note": f"{row['note']}; {tell(figures)}"} for row in rows]
 
 
 def look(run: Run) -> None:

@@ -1,11 +1,15 @@
 """The table of texts: which runs it asks for, in which order, and what their rows enter."""
 
+import json
+
 import pytest
 
 from benchmarks import text
 from benchmarks.jobs import Base
+from benchmarks.readability import Reader
 from ddllm.config import resolve
 from ddllm.report.results import add_rows
+from ddllm.text.judge import measure
 
 ENVIRONMENT = {"texts": {"rows": {"train": 90, "validation": 9, "test": 30}}, "cpu": "some"}
 
@@ -80,3 +84,51 @@ def test_cells_keep_apart_what_is_trained_in_another_way(parts):
     assert found["dilm", text.TUNED]["accuracy_std"] == pytest.approx(0.1414, abs=1e-3) and found["k_centers", text.TUNED]["runs"] == 2
     lines = text.markdown(cells)
     assert "| our text (search) | 70.0 ± 14.1 (2) / [50.0 ± 0.0] |" in lines and "| our text (search), as plain text | 65.0 (1) |" in lines
+    assert "perplexity, × real" not in lines and "Accuracy against fluency" not in lines
+    # Judged later: one cell has figures, the others go on without.
+    figures = {"perplexity": 300.0, "nll_per_word": 6.0, "distinct_1": 0.9, "distinct_2": 0.95, "repeated_4": 0.01}
+    real = {"perplexity": 100.0, "nll_per_word": 5.0, "distinct_1": 0.8, "distinct_2": 0.9, "repeated_4": 0.0}
+    one = figures | {f"{name}_real": value for name, value in real.items()} | {"judge": "SomeLM", "texts": "mark", "judge_took_part": False}
+    ours["fluency"] = {"0": one, "1": one | {"perplexity": 500.0, "judge_took_part": True}}
+    lines = text.markdown(cells)
+    assert "| training data | 5 per class | perplexity, × real |" in lines
+    assert "| our text (search) | 70.0 ± 14.1 (2) / [50.0 ± 0.0] | 4.0* |" in lines and "| their nearest tokens | 51.0 ± 1.4 (2) | – |" in lines
+    assert "judged by SomeLM (*: took part in making the text)" in lines
+    assert "| our text (search) | 5 | 70.0 | 400 | 4.0* | 2.7 | 0.95 | 1.0 | – |" in lines
+    assert "| any real sentences | 5 | – | 100 | 1.0 | 1.0 | 0.90 | 0.0 | – |" in lines
+
+
+def test_texts_are_judged_where_runs_left_them(embedded, tiny_corpus, make_decoder, tmp_path):
+    (tmp_path / "data" / "sst2").mkdir(parents=True)
+    train, test = ((tiny_corpus / f"{part}.jsonl").read_text() for part in ("train", "test"))
+    for part, rows in (("train", train), ("validation", "".join(train.splitlines(keepends=True)[:20])), ("test", test)):
+        (tmp_path / "data" / "sst2" / f"{part}.jsonl").write_text(rows)
+    (tmp_path / "data" / "dilm_synthetic").mkdir()
+    theirs = [{"text": f"{word} film", "label": label, "set": number} for number in (0, 1) for label, word in (("positive", "good"), ("negative", "dull"))]
+    (tmp_path / "data" / "dilm_synthetic" / "sst2_dpc1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in theirs))
+    base = Base.below(tmp_path / "work", "sst2", "embedded", tmp_path / "data")
+    parts = text.plan(base, [], ["text", "random", "dilm"], [1], ["search"], 0, [0, 1], [], taught=False)
+    select, dilm, ours, plain = (part.job for part in parts)
+    file = ours.member.folder / "text" / "search" / "text.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("".join(json.dumps({"text": line, "label": label}) + "\n" for line, label in (("a good plot", 1), ("a dull plot", 0))))
+    folder = str(make_decoder())
+    (ours.member.folder / "config.json").write_text(json.dumps({"text": {"fluency_model": folder}}))
+    reader, cells = Reader(folder), [{}, {}, {}, {}]
+    for cell, part, name in zip(cells, parts, ("random", "dilm", "text", "text"), strict=True):
+        reader.enter({name: cell}, part.job, part.names)
+    found = {part.job.kind: cell["fluency"] for part, cell in zip(parts, cells, strict=True)}
+    assert list(found["select"]) == list(found["dilm"]) == ["all"] and list(found[ours.kind]) == ["0"]
+    both = measure([["good film", "dull film"]] * 2, reader.judge)
+    assert {name: found["dilm"]["all"][name] for name in both} == pytest.approx(both)
+    assert found[ours.kind]["0"]["perplexity"] == found[plain.kind]["0"]["perplexity"] == measure([["a good plot", "a dull plot"]], reader.judge)["perplexity"]
+    assert {kind: one["judge_took_part"] for kind, cell in found.items() for one in cell.values()} == {
+        select.kind: False, dilm.kind: False, ours.kind: True, plain.kind: True
+    }
+    # What has not changed is not judged again; what has changed is.
+    before = cells[2]["fluency"]["0"]
+    reader.enter({"text": cells[2]}, ours, parts[2].names)
+    assert cells[2]["fluency"]["0"] is before
+    file.write_text(file.read_text().replace("plot", "story"))
+    reader.enter({"text": cells[2]}, ours, parts[2].names)
+    assert cells[2]["fluency"]["0"]["perplexity"] != before["perplexity"]

@@ -81,6 +81,7 @@ def test_what_a_person_reads_is_tokenised_again(prepared):
 
 def test_mistakes_are_one_sentence(make_line, tiny_corpus, tmp_path, capsys):
     (tmp_path / "plain").mkdir()
+    ranked = {"text__route": "search", "text__fluency_weight": 1.0, "text__fluency_model": "embedded"}
     for number, (changes, message) in enumerate(
         [
             ({"text__route": "straightthrough"}, "did you mean straight_through?"),
@@ -88,6 +89,8 @@ def test_mistakes_are_one_sentence(make_line, tiny_corpus, tmp_path, capsys):
             ({"text__metric": "cosin"}, "did you mean cosine?"),
             ({"text__final_temperature": 2.0}, "make it lower"),
             ({"text__fluency_weight": 0.1}, "only the route search counts fluency"),
+            ({"text__fluency_model": "embedded"}, "say how much fluency counts"),
+            ({**ranked, "text__fluency_candidates": 2}, "fewer than config.text.candidates"),
             ({"text__start": tmp_path / "nowhere"}, "there is no such folder"),
             ({"text__start": tmp_path / "plain"}, "is not a distilled data set"),
             ({"text__route": "relearn"}, "run --mode=distill first"),

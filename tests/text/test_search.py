@@ -8,14 +8,16 @@ import optax
 import pytest
 
 from ddllm.data.batches import BatchStream
+from ddllm.data.tokens import load_tokenizer
 from ddllm.distill.gradients import Mixed
 from ddllm.distill.outer_step import OuterStep
 from ddllm.models.scoring import real_loss
 from ddllm.runtime.metrics import Metrics
-from ddllm.text.distilled_text import FREE, frame_of, make_text
-from ddllm.text.fluency import Bigrams
+from ddllm.text.distilled_text import FREE, frame_of, make_text, read_texts
+from ddllm.text.fluency import Bigrams, Causal
 from ddllm.text.learn import Desk, plan_texts
-from ddllm.text.search import exchange, search
+from ddllm.text.likelihood import open_language_model
+from ddllm.text.search import Search, exchange, search
 
 
 def test_a_search_never_loses_and_goes_on_where_it_was_stopped(prepared, tmp_path):
@@ -72,3 +74,32 @@ def test_a_weight_on_fluency_makes_texts_more_fluent(prepared, tmp_path):
     _, data, _ = plan_texts(weighted)
     surprise = [bigrams.surprise(np.asarray(state.ids), data.mask) for state in states]
     assert surprise == sorted(surprise, reverse=True) and surprise[-1] < surprise[0]
+
+
+def test_a_causal_model_has_the_last_word(prepared, make_decoder, tmp_path):
+    config = prepared.config.copy_and_resolve_references()
+    config.text.fluency_weight, config.text.fluency_model, config.text.fluency_candidates, config.text.rounds = 5.0, str(make_decoder()), 12, 3
+    weighted, states = replace(prepared, config=config), []
+    search(weighted, None, Desk(tmp_path / "causal", lambda: Metrics(None)), states.append)
+    planned, data, recipe = plan_texts(weighted)
+    tokenizer = load_tokenizer(prepared.pretrained.folder)
+    causal = Causal(open_language_model(config.text.fluency_model), tokenizer)
+    surprises = causal.surprises([np.asarray(state.ids) for state in states], data.mask)
+    assert surprises[-1] < surprises[0]
+    # What is lowered is the loss of the text and its surprise: both anew, outside the search.
+    losses, _ = causal.model.losses(read_texts(tokenizer, np.asarray(states[-1].ids), data.mask))
+    assert surprises[-1] == pytest.approx(losses.sum() / data.mask.sum())
+    frame, batch = frame_of(planned, data.mask), BatchStream(prepared.tokens.train, 32, config.seed, prepared.buckets).batch(0)
+    size = len(prepared.pretrained.words)
+    work = Search(planned, data, recipe, frame, np.arange(size) > 3, batch, Bigrams.of(prepared.tokens.train, size), causal)
+    plain = Search(planned, data, recipe, frame, np.arange(size) > 3, batch)
+    ids = np.asarray(states[-1].ids)
+    assert float(states[-1].loss) == pytest.approx(float(plain.losses([ids])[0]) + 5 * surprises[-1], rel=1e-5)
+    # Of the looked-at exchanges those are tried whose estimated loss and surprise are lowest; with a great weight, the most fluent ones.
+    work.fluency = 1e6
+    work.looked_at, work.candidates = 12, 12
+    everything = work.promising(ids, 0)
+    work.candidates = 4
+    chosen = work.promising(ids, 0)
+    fluent = causal.surprises([exchange(ids, [each]) for each in everything], data.mask)
+    assert len(everything) == 12 and chosen == [everything[place] for place in np.argsort(fluent, kind="stable")[:4]]
