@@ -228,10 +228,7 @@ def default_config() -> ConfigDict:
     # What routes begin with: a distilled folder or another route's text. Empty: the run's distilled set for project and relearn, else as config.distill says
     text.start = ""
     text.steps = 0  # outer steps of a route; 0: as many as config.distill.outer_steps
-    # Times all texts are gone through in the inner loop: tokens hold less than free embeddings, and want more steps. 0: as config.distill.passes; what is
-    # begun with has its own number
-    text.passes = 3
-    text.rate_embeddings = 2e-2  # outer learning rate of straight-through embeddings, which must reach another token; 0: as config.distill.rate_embeddings
+    text.passes = 0  # times all texts are gone through in the inner loop; 0: as config.distill.passes; what is begun with has its own number
     text.auxiliary = False  # keep labels of the body (config.distill.direction_labels, …), which are no text
     text.whole_words = True  # take whole words alone, no pieces, so that what a person reads is tokenised again as it was
     text.metric = "cosine"  # what is nearest: cosine | dot | euclidean

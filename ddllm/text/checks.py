@@ -11,7 +11,7 @@ ROUTE_NAMES = ("project", "relearn", "straight_through", "mixture", "search", "s
 NEEDS_DISTILLED = ("project", "relearn")
 METRICS = ("cosine", "dot", "euclidean")
 POSITIVE = ("k", "temperature", "final_temperature", "rate_mixture", "rounds", "candidates", "together", "search_texts", "pool", "fluency_candidates")
-NOT_NEGATIVE = ("steps", "passes", "rate_embeddings", "fluency_weight")
+NOT_NEGATIVE = ("steps", "passes", "fluency_weight")
 
 
 def route_names(text: ConfigDict) -> list[str]:

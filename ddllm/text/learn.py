@@ -66,7 +66,6 @@ def plan_texts(prepared: Prepared, distilled: Distilled | None = None) -> tuple[
     if dropped:
         distill.attention_labels, distill.feature_labels, distill.direction_labels = "none", False, False
     distill.passes = text.passes or distill.passes
-    distill.rate_embeddings = text.rate_embeddings or distill.rate_embeddings
     if distilled is None:
         prepared = replace(prepared, config=config)
         return prepared, first_data(prepared), recipe_of(distill)
