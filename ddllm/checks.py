@@ -6,12 +6,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddllm.artefact.schema import STORAGES
-from ddllm.config import suggest
 from ddllm.continual.checks import validate_continual
 from ddllm.errors import UserError
 from ddllm.merge.checks import validate_merge
 from ddllm.privacy.checks import validate_privacy
 from ddllm.text.checks import validate_text
+from ddllm.values import check_choice, check_choices, check_not_negative, check_positive
 
 POSITIVE = (
     "data.length",
@@ -116,17 +116,10 @@ INITIAL = ("noise", "normal", "real", *SELECTIONS[1:])
 
 def validate(config: ConfigDict) -> None:
     """Raise `UserError` for the first value that cannot be meant."""
-    for key in POSITIVE:
-        if not _get(config, key) > 0:
-            raise UserError(f"config.{key} is {_get(config, key)!r}, but must be greater than 0.")
-    for key in NOT_NEGATIVE:
-        if not _get(config, key) >= 0:
-            raise UserError(f"config.{key} is {_get(config, key)!r}, but must not be negative.")
+    check_positive({key: _get(config, key) for key in POSITIVE})
+    check_not_negative({key: _get(config, key) for key in NOT_NEGATIVE})
     for key, choices in CHOICES.items():
-        if _get(config, key) not in choices:
-            raise UserError(
-                f"config.{key} is {_get(config, key)!r}{suggest(str(_get(config, key)), choices)}; it must be one of {', '.join(choices)}."
-            )
+        check_choice(key, _get(config, key), choices)
     distill = config.distill
     if distill.examples_per_class % distill.batches:
         raise UserError(
@@ -147,11 +140,8 @@ def validate(config: ConfigDict) -> None:
         )
     if not 0 <= distill.teacher_share <= 1:
         raise UserError(f"config.distill.teacher_share is {distill.teacher_share!r}, but must lie between 0 and 1.")
-    if distill.initial not in INITIAL and not PurePath(distill.initial).suffix:
-        raise UserError(
-            f"config.distill.initial is {distill.initial!r}{suggest(distill.initial, INITIAL)}; it must be one of {', '.join(INITIAL)}, "
-            "or a file with text and label."
-        )
+    if not PurePath(distill.initial).suffix:
+        check_choice("distill.initial", distill.initial, INITIAL, ", or a file with text and label")
     _validate_inner_loop(distill)
     if 0 < distill.adaptive_clip <= 1:
         raise UserError(
@@ -172,12 +162,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def _validate_selections(evaluate: ConfigDict) -> None:
-    for name in evaluate.selections:
-        if name not in SELECTIONS:
-            raise UserError(
-                f"config.evaluate.selections has {name!r}{suggest(str(name), SELECTIONS)}; it may have {', '.join(SELECTIONS)}, "
-                "as in \"('random','k_centers')\"."
-            )
+    check_choices("evaluate.selections", evaluate.selections, SELECTIONS, ", as in \"('random','k_centers')\"")
     if not evaluate.selection_rates or min(evaluate.selection_rates) <= 0:
         raise UserError("config.evaluate.selection_rates needs at least one rate, and rates must be greater than 0.")
     if not evaluate.adam_rates or min(evaluate.adam_rates) <= 0:
@@ -211,9 +196,7 @@ def _validate_inner_loop(distill: ConfigDict) -> None:
         raise UserError(
             f"config.distill.order is {distill.order!r}, but there is only one inner batch; set config.distill.batches to 2 or more."
         )
-    for kind in distill.robust:
-        if kind not in ROBUST:
-            raise UserError(f"config.distill.robust has {kind!r}{suggest(str(kind), ROBUST)}; it may have {', '.join(ROBUST)}.")
+    check_choices("distill.robust", distill.robust, ROBUST)
     if "order" in distill.robust and (distill.order != "fixed" or distill.batches == 1):
         raise UserError(
             "config.distill.robust has 'order', which needs config.distill.order=fixed and config.distill.batches of 2 or more; "

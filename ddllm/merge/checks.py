@@ -2,8 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from ddllm.config import suggest
 from ddllm.errors import UserError
+from ddllm.values import check_choice, check_choices, check_not_negative, check_positive, named
 
 LEARNED_AGAIN = ("relearn", "fewer", "update")
 HOW = ("concatenate", "interleave", "join", "union", "heads", *LEARNED_AGAIN)
@@ -15,16 +15,12 @@ PARTS = ("rates", "labels", "embeddings", "directions", "attention", "features",
 def validate_merge(merge: ConfigDict) -> None:
     """Raise `UserError` for the first value that cannot be meant."""
     for key, known in (("how", HOW), ("order", ORDERS), ("learn_on", SOURCES)):
-        if merge[key] not in known:
-            raise UserError(f"config.merge.{key} is {merge[key]!r}{suggest(str(merge[key]), known)}; it must be one of {', '.join(known)}.")
-    for part in merge.learn:
-        if part not in PARTS:
-            raise UserError(f"config.merge.learn has {part!r}{suggest(str(part), PARTS)}; it may have {', '.join(PARTS)}.")
+        check_choice(f"merge.{key}", merge[key], known)
+    check_choices("merge.learn", merge.learn, PARTS)
     if not merge.learn:
         raise UserError("config.merge.learn is empty; make it \"('rates','labels')\", or choose a config.merge.how that learns nothing.")
-    for key in ("examples_per_class", "passes", "outer_steps", "variants"):
-        if merge[key] < (0 if key in ("outer_steps", "variants", "passes") else 1):
-            raise UserError(f"config.merge.{key} is {merge[key]!r}, which is too small.")
+    check_positive(named("merge", merge, ("examples_per_class",)))
+    check_not_negative(named("merge", merge, ("passes", "outer_steps", "variants")))
     if not 0 < merge.old_share < 1:
         raise UserError(f"config.merge.old_share is {merge.old_share!r}, but must lie between 0 and 1.")
     if merge.how == "heads" and merge.learn_on == "texts":

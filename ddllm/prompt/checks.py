@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 
 from ml_collections import ConfigDict
 
-from ddllm.config import suggest
 from ddllm.errors import UserError
+from ddllm.values import check_choice, check_choices, check_not_negative, check_positive, named
 
 POSITIVE = (
     "batch_size",
@@ -31,14 +31,9 @@ FIELDS = ("text", "pair", "label")
 
 def validate_prompt(prompt: ConfigDict) -> None:
     """Raise `UserError` for the first value that cannot be meant."""
-    for key in POSITIVE:
-        if not prompt[key] > 0:
-            raise UserError(f"config.prompt.{key} is {prompt[key]!r}, but must be greater than 0.")
-    for key in NOT_NEGATIVE:
-        if not prompt[key] >= 0:
-            raise UserError(f"config.prompt.{key} is {prompt[key]!r}, but must not be negative.")
-    if prompt.ask not in ASK:
-        raise UserError(f"config.prompt.ask is {prompt.ask!r}{suggest(prompt.ask, ASK)}; it must be one of {', '.join(ASK)}.")
+    check_positive(named("prompt", prompt, POSITIVE))
+    check_not_negative(named("prompt", prompt, NOT_NEGATIVE))
+    check_choice("prompt.ask", prompt.ask, ASK)
     if not all(isinstance(count, int) and count > 0 for count in prompt.per_class):
         raise UserError(f"config.prompt.per_class is {tuple(prompt.per_class)}, but must have whole numbers greater than 0, as in '(1,2)'.")
     _validate_examples(prompt)
@@ -68,12 +63,8 @@ def _validate_examples(prompt: ConfigDict) -> None:
 
     if not prompt.model:
         raise UserError("config.prompt.model is empty; give a hub name, a folder, a GGUF file or 'embedded'.")
-    known = (OWN, ROUTES, *SELECTIONS)
-    for name in prompt.examples:
-        if name not in known and not PurePath(name).suffix:
-            raise UserError(
-                f"config.prompt.examples has {name!r}{suggest(str(name), known)}; it may have {', '.join(known)}, or files of texts and labels."
-            )
+    names = [name for name in prompt.examples if not PurePath(name).suffix]
+    check_choices("prompt.examples", names, (OWN, ROUTES, *SELECTIONS), ", or files of texts and labels")
     if len(set(prompt.examples)) < len(prompt.examples):
         raise UserError("config.prompt.examples has a name twice; name each once.")
 

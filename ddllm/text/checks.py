@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ddllm.config import suggest
 from ddllm.errors import UserError
+from ddllm.values import check_choice, check_choices, check_not_negative, check_positive, named
 
 ROUTE_NAMES = ("project", "relearn", "straight_through", "mixture", "search", "splice")
 NEEDS_DISTILLED = ("project", "relearn")
@@ -21,17 +21,10 @@ def route_names(text: ConfigDict) -> list[str]:
 
 def validate_text(text: ConfigDict) -> None:
     """Raise `UserError` for the first value that cannot be meant."""
-    for name in route_names(text):
-        if name not in ROUTE_NAMES:
-            raise UserError(f"config.text.route has {name!r}{suggest(name, ROUTE_NAMES)}; it may have {', '.join(ROUTE_NAMES)}, as in project,search.")
-    if text.metric not in METRICS:
-        raise UserError(f"config.text.metric is {text.metric!r}{suggest(text.metric, METRICS)}; it must be one of {', '.join(METRICS)}.")
-    for key in POSITIVE:
-        if not text[key] > 0:
-            raise UserError(f"config.text.{key} is {text[key]!r}, but must be greater than 0.")
-    for key in NOT_NEGATIVE:
-        if not text[key] >= 0:
-            raise UserError(f"config.text.{key} is {text[key]!r}, but must not be negative.")
+    check_choices("text.route", route_names(text), ROUTE_NAMES, ", as in project,search")
+    check_choice("text.metric", text.metric, METRICS)
+    check_positive(named("text", text, POSITIVE))
+    check_not_negative(named("text", text, NOT_NEGATIVE))
     if not 0 <= text.pull <= 1:
         raise UserError(f"config.text.pull is {text.pull!r}, but must lie between 0 and 1: it is a share of the way to the nearest token.")
     if text.final_temperature > text.temperature:

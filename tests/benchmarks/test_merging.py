@@ -33,11 +33,12 @@ def test_the_share_of_the_whole(base):
 
 
 def test_tasks_in_turn_are_one_run_of_each_seed(base):
-    job = continual.plan(base, ("finetune", "joint"), 3, 90, "tokens", 5, smoke=False)
+    job = continual.plan(base, ("finetune", "joint"), 3, 90, "tokens", 5, 4000, smoke=False)
     config = job.member.config
     assert job.member.stages == ["continual"] and config.seed == 3 and config.distill.outer_steps == 90
     assert tuple(config.continual.methods) == ("finetune", "joint") and config.continual.memory <= 100_000
-    assert not config.distill.direction_labels and config.distill.examples_per_class == 5
+    assert not config.distill.direction_labels and config.distill.examples_per_class == 5 and config.distill.initial == "herding"
+    assert (config.data.limit_train, config.data.limit_validation, config.data.limit_test) == (4000, 400, 1000)
     common = {"dataset": "d", "model": "m", "storage": "tokens", "examples_per_class": 5, "after": 2, "tasks": 2, "bytes": 70, "note": "n"}
     figures = {"average": 0.5, "forgetting": 0.25, "transfer": -0.25}
     rows = [common | {"method": name, "values": {"0": {"accuracy": value, **figures}}} for name, value in (("finetune", 0.4), ("joint", 0.8))]

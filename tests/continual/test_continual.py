@@ -76,7 +76,7 @@ def corpus(tmp_path_factory):
         lines = []
         while len(lines) < rows:
             label = list(KINDS)[len(lines) % 4]
-            text = " ".join(rng.permutation([*rng.choice(others, rng.integers(2, 8)), rng.choice(KINDS[label].split())]))
+            text = " ".join(rng.permutation([*rng.choice(others, rng.integers(2, 6)), rng.choice(KINDS[label].split())]))
             if text not in seen:
                 seen.add(text)
                 lines.append(json.dumps({"text": text, "label": label}))
@@ -91,7 +91,8 @@ def line(small_runs, make_model, corpus):
         "continual,report",
         model__name=make_model(8, 1),
         data__source=corpus,
-        distill__length=12,
+        data__length=8,  # one padded length, so that little is compiled
+        distill__length=8,
         distill__examples_per_class=6,
         distill__batches=1,
         distill__passes=2,

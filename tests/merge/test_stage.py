@@ -18,6 +18,7 @@ def line(small_runs, make_model):
     make = small_runs(
         "merge",
         model__name=make_model(8, 1),
+        data__length=8,  # one padded length, so that little is compiled
         distill__length=6,
         distill__examples_per_class=2,
         distill__batches=1,
@@ -47,7 +48,7 @@ def sets(line, tmp_path_factory):
         run = open_run(parse(line(folder / "run", "prepare", seed=number, distill__length=5 + number)).config, folder / "run")
         names = ("negative", "positive") if number < 2 else ("dull", "clever")
         prepared = run.prepared
-        card = describe_base(prepared.pretrained, prepared.learner, 12)
+        card = describe_base(prepared.pretrained, prepared.learner, run.config.data.length)
         save_distilled(folder / f"set{number}", first_data(prepared), recipe_of(run.config.distill), names, **card)
         run.workdir.close()
         folders.append(folder / f"set{number}")

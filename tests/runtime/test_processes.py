@@ -9,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import matplotlib
 import numpy as np
 import pytest
 
 from ddllm.artefact.folder import load_distilled
 from ddllm.main import main
+from ddllm.report.results import read_results
 from ddllm.runtime.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,7 +74,7 @@ def start(tmp_path):
         process.communicate()
 
 
-def finish(processes, seconds=120):
+def finish(processes, seconds=300):
     """(status, standard error) of each."""
     errors = [process.communicate(timeout=seconds)[1] for process in processes]
     return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
@@ -80,8 +82,9 @@ def finish(processes, seconds=120):
 
 def assert_same(first, second):
     one, other = (load_distilled(folder / "distilled") for folder in (first, second))
-    for name in ("embeddings", "labels", "rates"):
-        np.testing.assert_allclose(getattr(one.data, name), getattr(other.data, name), rtol=0, atol=1e-5)
+    parts = [jax.tree.leaves((data.embeddings, data.labels, data.rates, data.head)) for data in (one.data, other.data)]
+    for ours, theirs in zip(*parts, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
     assert one.card["validation_accuracy"] == other.card["validation_accuracy"]
     return one.data
 
@@ -93,25 +96,31 @@ def forget_the_end(folder):
 
 def test_two_processes_give_what_one_gives_and_continue_each_other(arguments, start, tmp_path):
     two, one, devices = (tmp_path / name for name in ("two", "one", "devices"))
-    results = finish(start(*[arguments(two, mode="all")] * 2))
+    # A head and labels that processes compute together before the first step.
+    probed = {"distill__head": "learned", "distill__probe_texts": 40, "distill__initial_labels": "model"}
+    results = finish(start(*[arguments(two, mode="all", **probed)] * 2))
     assert [status for status, _ in results] == [0, 0], results
     assert "distill 9/9" in results[0][1] and "distill" not in results[1][1]
     # Process 1 has written its tokens, and nothing else anywhere.
     assert {path.suffix for path in (tmp_path / "cache" / "ddllm").rglob("*") if path.is_file()} == {".safetensors"}
     assert {"results.json", "results.md", "distilled", "curve.png"} <= {path.name for path in two.iterdir()}
     assert len([line for line in read_metrics(two / "metrics.jsonl") if line["stage"] == "distill"]) == 9
-    assert main(arguments(one, runtime__devices=1)) == 0
-    assert main(arguments(devices, runtime__devices=2)) == 0
+    assert main(arguments(one, mode="select,distill", runtime__devices=1, **probed)) == 0
+    assert main(arguments(devices, runtime__devices=2, **probed)) == 0
     assert_same(two, devices)
     learned = assert_same(two, one)
     assert not np.allclose(learned.labels, np.round(learned.labels), atol=1e-3), "nothing was learned that could differ"
+    assert np.abs(learned.head["out"]["kernel"]).max() > 1e-2, "no head was probed"
+    selected = [next(row for row in read_results(folder / "results.json")["rows"] if row["name"] == "k_centers") for folder in (two, one)]
+    ours, theirs = ([row["note"], row["runs"], row["accuracy_mean"], row["accuracy_std"]] for row in selected)
+    assert ours == theirs
     # Each goes on from the other's checkpoint of step 6.
     again = shutil.copytree(two, tmp_path / "again")
     forget_the_end(again)
-    assert main(arguments(again, runtime__devices=1)) == 0
+    assert main(arguments(again, runtime__devices=1, **probed)) == 0
     assert_same(again, one)
     forget_the_end(one)
-    results = finish(start(*[arguments(one)] * 2))
+    results = finish(start(*[arguments(one, **probed)] * 2))
     assert [status for status, _ in results] == [0, 0], results
     assert_same(two, one)
 
