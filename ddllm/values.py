@@ -6,6 +6,8 @@ Without jax and numpy, since the command line checks before they are loaded.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from ddllm.config import suggest
 from ddllm.errors import UserError
 
@@ -37,6 +39,6 @@ def check_choices(key: str, values: Iterable[Any], known: tuple[str, ...], more:
             raise UserError(f"config.{key} has {value!r}{suggest(str(value), known)}; it may have {', '.join(known)}{more}.")
 
 
-def named(section: str, values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+def named(section: str, values: ConfigDict, keys: Iterable[str]) -> dict[str, Any]:
     """Some values of a section by their whole keys."""
     return {f"{section}.{key}": values[key] for key in keys}
