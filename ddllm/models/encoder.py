@@ -16,7 +16,6 @@ Parameter tree of a body (nested dicts of arrays, nothing else; a `dense` is `{"
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -174,8 +173,6 @@ def attend(
     return out_NTD, scores_NHTU[:, :, :rows] - top_NHT1[:, :, :rows] - log_total_NHR1
 
 
-# A program of its own, so that it is traced once and not for every layer; the compiler puts it in its place again.
-@partial(jax.jit, static_argnames=("config", "rows"))
 def encode_layer(
     params: Tree, config: EncoderConfig, x_NTD: jax.Array, bias_N11T: jax.Array, rows: int = 0
 ) -> tuple[jax.Array, jax.Array | None]:
