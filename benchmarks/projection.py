@@ -5,8 +5,7 @@
 Both search in one process with as many threads, in turns, medians are reported, and what each found is compared: the share of queries with the same
 rows in the same order, and, where they differ, how far apart in cosine the differing rows are. Memory is what a process of its own
 holds at the search's peak beyond what it held at its start: libraries, table, index, queries and result. It is read from
-Linux's /proc. Results go to
-benchmarks/results/projection.json, beside those of other numbers there.
+Linux's /proc. Results go to benchmarks/results/projection.json, beside those of other numbers there.
 """
 
 import argparse

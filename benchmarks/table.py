@@ -22,6 +22,7 @@ from ddllm.runtime.storage import read_json
 
 JSON, MARKDOWN, PUBLISHED = ROOT / "results" / "TABLE.json", ROOT / "results" / "TABLE.md", ROOT / "benchmarks" / "published.json"
 REDRAWN = "redrawn heads"
+PROTOCOL = "test split scored once at the end; every choice made on validation texts taken out of train or given with the data"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,6 +71,7 @@ def enter(cells: list[Entry], job: Job) -> None:
             continue
         key = {"dataset": job.dataset, "model": job.model, "name": name, "examples_per_class": job.per_class}
         cell = find_entry(cells, key, settings, ("values", "redrawn"))
+        cell["protocol"] = PROTOCOL
         if row["name"].endswith(REDRAWN):
             cell["redrawn"][first] = [row["accuracy_mean"], row["accuracy_std"], row["runs"], row["texts"]]
             summarise(cell)
@@ -92,7 +94,6 @@ def summarise(cell: Entry) -> None:
     cell["runs"] = len(values)
     cell["accuracy_mean"] = statistics.fmean(values) if values else None
     cell["accuracy_std"] = statistics.stdev(values) if len(values) > 1 else None
-    cell["protocol"] = "test split scored once at the end; every choice made on validation texts taken out of train or given with the data"
     if cell["redrawn"]:
         cell["redrawn_mean"] = statistics.fmean(mean for mean, *_ in cell["redrawn"].values())
         cell["redrawn_std"] = statistics.fmean(deviation for _, deviation, *_ in cell["redrawn"].values())

@@ -200,7 +200,6 @@ def enter(cells: list[Entry], part: Part) -> None:
         if row["name"].endswith(REDRAWN):
             cell["redrawn"][first] = [row["accuracy_mean"], row["accuracy_std"], row["runs"], row["texts"]]
             summarise(cell)
-            cell["protocol"] = part.protocol
             continue
         if name in REAL and len(job.seeds) > 1:
             cell["values"] = dict(zip(map(str, job.seeds), row["accuracies"], strict=True))
@@ -213,7 +212,6 @@ def enter(cells: list[Entry], part: Part) -> None:
         cell |= {field: row[field] for field in ("inner_steps", "tokens", "read_again", "distillation_seconds", "sets") if row.get(field) is not None}
         cell |= {"cpu": results["environment"]["cpu"], "command": job.command}
         summarise(cell)
-        cell["protocol"] = part.protocol
 
 
 def write(cells: list[Entry]) -> None:

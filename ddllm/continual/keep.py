@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 
 from ddllm.artefact.base import Distilled
 from ddllm.artefact.folder import load_distilled, save_distilled
@@ -17,9 +16,8 @@ from ddllm.continual.checks import TOKENS
 from ddllm.continual.lessons import Lesson
 from ddllm.data.batches import BatchStream, length_buckets
 from ddllm.distill.dataset import DistilledData, Recipe, learned_parts
-from ddllm.distill.teacher import Teacher
+from ddllm.distill.teacher import make_teacher
 from ddllm.errors import UserError
-from ddllm.evaluate.finetune import finetune
 from ddllm.evaluate.small import head_key, train_small
 from ddllm.evaluate.storage import stored_bytes
 from ddllm.merge.learn import learn_again
@@ -27,8 +25,6 @@ from ddllm.merge.relearn import Work, as_distilled, relearn_on_sets, update
 from ddllm.merge.sets import UNION, Merged, merge_sets
 from ddllm.models.encoder import Tree
 from ddllm.prepare import Prepared
-from ddllm.runtime.checkpoints import Checkpoints
-from ddllm.runtime.mesh import BATCH
 from ddllm.runtime.metrics import Metrics
 from ddllm.runtime.processes import from_first, is_first
 
@@ -98,7 +94,7 @@ def distil_lesson(prepared: Prepared, lesson: Lesson, folder: Path, open_metrics
     if not from_first(place.is_dir):
         prepared, config = of_lesson(prepared, lesson), prepared.config.distill
         fresh = as_distilled(prepared)
-        teacher = _teach(prepared, folder / "teacher", open_metrics, f"continual-teacher-{mark}") if config.teacher else None
+        teacher = make_teacher(prepared, folder / "teacher", open_metrics, f"continual-teacher-{mark}") if config.teacher else None
         stream = BatchStream(prepared.tokens.train, config.batch_size, prepared.config.seed, prepared.buckets, config.balanced)
         scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
         parts = kept_parts(fresh.data, fresh.recipe, prepared.config.continual.storage)
@@ -149,17 +145,3 @@ def _save(prepared: Prepared, fresh: Distilled, data: DistilledData, place: Path
         return
     card: dict[str, Any] = {key: value for key, value in fresh.card.items() if key != "label_names"} | figures
     save_distilled(place, compress(data, prepared.config.continual.storage), fresh.recipe, fresh.label_names, **card)
-
-
-def _teach(prepared: Prepared, folder: Path, open_metrics: Callable[[], Metrics], name: str) -> Teacher:
-    """A model fine-tuned on the lesson's texts alone."""
-    checkpoints, metrics = Checkpoints(folder, keep=1), open_metrics()
-    try:
-        state, _ = finetune(prepared, prepared.config.seed, checkpoints, metrics, name)
-    finally:
-        checkpoints.close()
-        metrics.close()
-    params = jax.tree.map(jnp.asarray, state.best["params"])
-    params = {part: params[part] for part in ("body", "head")}
-    share = prepared.config.distill.teacher_share
-    return Teacher(params, prepared.start.words, prepared.learner, share, NamedSharding(prepared.mesh, BATCH))

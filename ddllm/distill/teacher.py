@@ -4,6 +4,7 @@ A label is one bit of noisy evidence; the probabilities (or numbers) of a model 
 2015, arXiv 1503.02531). The gradient of the outer loss varies less with the batch, and labels that are wrong do less harm.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,14 +16,16 @@ from jax.sharding import NamedSharding
 
 from ddllm.data.batches import Batch
 from ddllm.errors import UserError
+from ddllm.evaluate.finetune import finetune
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner
 from ddllm.models.scoring import batch_logits
 from ddllm.models.task import AS_THEY_STAND, Task
 from ddllm.prepare import Prepared
-from ddllm.runtime.checkpoints import restore_for_analysis
+from ddllm.runtime.checkpoints import Checkpoints, restore_for_analysis
 from ddllm.runtime.devices import place
 from ddllm.runtime.mesh import BATCH, place_parameters
+from ddllm.runtime.metrics import Metrics
 from ddllm.runtime.processes import from_first
 
 OWN = "full"
@@ -56,6 +59,24 @@ class Teacher:
 @partial(jax.jit, static_argnums=0)
 def _mix(task: Task, logits_BC: jax.Array, labels_B: jax.Array, share: float) -> jax.Array:
     return share * task.opinion(logits_BC, AS_THEY_STAND) + (1 - share) * task.targets(labels_B, logits_BC.shape[-1])
+
+
+def make_teacher(prepared: Prepared, folder: Path, open_metrics: Callable[[], Metrics], name: str) -> Teacher:
+    """A teacher of texts of one's own: a model fine-tuned on what is prepared, or loaded where it is there.
+
+    Args:
+        prepared: data and model; config.finetune and config.distill.teacher_share say how.
+        folder: of its checkpoints: a start that was killed goes on there.
+        open_metrics: opens where figures are written.
+        name: of the work, on its progress bar and in metrics.jsonl.
+    """
+    checkpoints, metrics = Checkpoints(folder / f"seed-{prepared.config.seed}", keep=1), open_metrics()
+    try:
+        finetune(prepared, prepared.config.seed, checkpoints, metrics, name)
+    finally:
+        checkpoints.close()
+        metrics.close()
+    return load_teacher(prepared, folder, prepared.config.distill.teacher_share)
 
 
 def load_teacher(prepared: Prepared, folder: Path, share: float) -> Teacher:

@@ -20,11 +20,9 @@ from ddllm.data.splits import strata
 from ddllm.data.tokens import TokenSplit, join_splits
 from ddllm.distill.learn import learn_from_texts
 from ddllm.distill.plan import recipe_of
-from ddllm.distill.teacher import Teacher, load_teacher
+from ddllm.distill.teacher import make_teacher
 from ddllm.errors import UserError
-from ddllm.evaluate.finetune import finetune
 from ddllm.prepare import Prepared
-from ddllm.runtime.checkpoints import Checkpoints
 from ddllm.runtime.metrics import Metrics
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
@@ -138,19 +136,8 @@ def _place(folder: Path, steps: int, number: int) -> Path:
 
 def _distil(prepared: Prepared, place: Path, open_metrics: Callable[[], Metrics], name: str) -> None:
     config, work = prepared.config.distill, place.parent / WORK
-    teacher = partial(_teach, prepared, work / "finetune", open_metrics, f"{name}-teacher") if config.teacher else None
+    teacher = partial(make_teacher, prepared, work / "finetune", open_metrics, f"{name}-teacher") if config.teacher else None
     data, figures = learn_from_texts(prepared, work / "checkpoints", work / "bodies", open_metrics, name, teacher)
     if is_first():
         base = describe_base(prepared.pretrained, prepared.learner, prepared.config.data.length, bool(prepared.config.data.pair_column))
         save_distilled(place, data, recipe_of(config), prepared.tokens.label_names, config.storage, **base, **figures)
-
-
-def _teach(prepared: Prepared, folder: Path, open_metrics: Callable[[], Metrics], name: str) -> Teacher:
-    """A teacher fine-tuned on the shadow's texts."""
-    checkpoints, metrics = Checkpoints(folder / f"seed-{prepared.config.seed}", keep=1), open_metrics()
-    try:
-        finetune(prepared, prepared.config.seed, checkpoints, metrics, name)
-    finally:
-        checkpoints.close()
-        metrics.close()
-    return load_teacher(prepared, folder, prepared.config.distill.teacher_share)

@@ -66,7 +66,7 @@ def judge_texts(prepared: Prepared, sets: Sequence[Sequence[str]], judge: Langua
 
 def as_read(prepared: Prepared, texts: Sequence[str]) -> list[str]:
     """Texts as the encoder's tokenizer gives them back, cut to config.data.length tokens."""
-    tokenizer, split = load_tokenizer(prepared.pretrained.folder), Split(list(texts), np.zeros(len(texts), np.int32))
+    tokenizer, split = load_tokenizer(prepared.pretrained.folder), Split.unlabelled(list(texts))
     return _decode(prepared, tokenize_texts(tokenizer, split, prepared.config.data.length)[0])
 
 

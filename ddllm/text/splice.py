@@ -2,8 +2,8 @@
 
 First the whole pool is trained on at once, each sentence with a share of the loss in every inner step that is learned with the rates: the learned order of
 distill/order.py, with a sentence for every inner batch. The sentences with the largest shares of their class are kept, and their labels and rates learned
-anew without the others. What comes out are sentences that somebody wrote,
-whole ones where the corpus has enough that fit config.distill.length: as fluent as the corpus, without a language model.
+anew without the others. What comes out are sentences that somebody wrote, whole ones where the corpus has enough that fit config.distill.length: as
+fluent as the corpus, without a language model.
 """
 
 from dataclasses import replace

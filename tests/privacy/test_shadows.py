@@ -138,7 +138,7 @@ def test_the_stage_goes_on_where_it_was_stopped(make_run, monkeypatch, capsys):
 
 def test_a_teacher_sees_the_half_alone(make_run, monkeypatch):
     run, seen = make_run(distill__teacher="full", privacy__shadows=2, privacy__shadow_steps=1), []
-    monkeypatch.setattr("ddllm.privacy.shadows.finetune", partial(watch, seen))
+    monkeypatch.setattr("ddllm.distill.teacher.finetune", partial(watch, seen))
     pool = pool_texts(run.prepared)
     shadows = distil_shadows(run.prepared, run.workdir.shadows, run.metrics)
     assert [len(texts) for texts in seen] == shadows.inside.sum(axis=1).tolist() and shadows.outer_steps == 1
