@@ -16,6 +16,7 @@ Parameter tree of a body (nested dicts of arrays, nothing else; a `dense` is `{"
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -173,6 +174,8 @@ def attend(
     return out_NTD, scores_NHTU[:, :, :rows] - top_NHT1[:, :, :rows] - log_total_NHR1
 
 
+# Traced once and not for every layer and derivative. Inlined, since as a call of its own XLA on the CPU (jaxlib 0.10.2) gave a wrong gradient in a test.
+@partial(jax.jit, static_argnames=("config", "rows"), inline=True)
 def encode_layer(
     params: Tree, config: EncoderConfig, x_NTD: jax.Array, bias_N11T: jax.Array, rows: int = 0
 ) -> tuple[jax.Array, jax.Array | None]:
