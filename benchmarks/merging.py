@@ -40,7 +40,7 @@ WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
         "side by side, everything learned again on texts",
         ("how=relearn", "order=join", "learn=('rates','labels','embeddings','directions')"),
     ),
-    "fewer": ("re-distilled to half as many examples, on texts", ("how=fewer",)),
+    "fewer": ("re-distilled to half as many examples, on texts", ("how=fewer", "order=interleave")),
 }
 ROWS = {WHOLE: "all texts distilled at once", HALF[0]: "half of the texts, half of the examples", HALF[1]: "the other half"}
 ROWS |= {way: told for way, (told, _) in WAYS.items()}

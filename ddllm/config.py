@@ -180,10 +180,12 @@ def default_config() -> ConfigDict:
     prompt.soft_validations = 4
     config.merge = merge = ConfigDict()
     merge.sets = ()  # distilled folders that the stage merge makes one of; set by --sets A,B
-    # concatenate | interleave | join (of one task, unchanged) | union (of different classes) | heads (a head for each set)
-    # | relearn (parts learned again) | fewer (learned again with fewer examples) | update (one set, changed by new texts); see ddllm/merge/stage.py
-    merge.how = "interleave"
-    merge.order = "interleave"  # concatenate | interleave | join: how the steps of the sets stand where `how` does not say
+    # auto (join where the sets have as many steps, else interleave) | concatenate | interleave | join (of one task, unchanged)
+    # | union (of different classes) | heads (a head for each set) | relearn (parts learned again) | fewer (learned again with fewer examples)
+    # | update (one set, changed by new texts); see ddllm/merge/stage.py
+    merge.how = "auto"
+    # concatenate | interleave | join: how the steps of the sets stand where `how` does not say; auto: as above for relearn, else interleave
+    merge.order = "auto"
     merge.learn_on = "auto"  # texts (config.data's) | sets (their own examples, without data) | nothing; auto: texts where `how` learns
     merge.learn = ("rates", "labels")  # parts learned again by relearn: rates | labels | embeddings | directions | head | …
     merge.examples_per_class = 1  # of fewer

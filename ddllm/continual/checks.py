@@ -4,12 +4,12 @@ from ml_collections import ConfigDict
 
 from ddllm.artefact.schema import STORAGES
 from ddllm.errors import UserError
+from ddllm.merge.checks import WAYS
 from ddllm.values import check_choice, check_choices, check_not_negative, check_positive, named
 
 METHODS = ("finetune", "ewc", "random", "herding", "distilled", "recipe", "update", "joint")
 TOKENS = "tokens"  # what is stored are texts: real ones, of which labels and rates alone are learned
 STORAGE = (*STORAGES, TOKENS)
-WAYS = ("concatenate", "interleave", "join")
 
 
 def validate_continual(continual: ConfigDict) -> None:

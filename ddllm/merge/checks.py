@@ -5,9 +5,10 @@ from ml_collections import ConfigDict
 from ddllm.errors import UserError
 from ddllm.values import check_choice, check_choices, check_not_negative, check_positive, named
 
+WAYS = ("concatenate", "interleave", "join")
 LEARNED_AGAIN = ("relearn", "fewer", "update")
-HOW = ("concatenate", "interleave", "join", "union", "heads", *LEARNED_AGAIN)
-ORDERS = ("concatenate", "interleave", "join")
+HOW = ("auto", *WAYS, "union", "heads", *LEARNED_AGAIN)
+ORDERS = ("auto", *WAYS)
 SOURCES = ("auto", "texts", "sets", "nothing")
 PARTS = ("rates", "labels", "embeddings", "directions", "attention", "features", "head", "order")
 

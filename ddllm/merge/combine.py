@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ddllm.artefact.base import Distilled
 from ddllm.distill.curriculum import ABSENT
 from ddllm.distill.dataset import FED, DistilledData, Recipe, raw_rates, raw_share
 from ddllm.distill.optimizers import SGD
@@ -25,7 +26,11 @@ from ddllm.errors import UserError
 from ddllm.merge.align import ONE
 from ddllm.models.encoder import Tree
 
-WAYS = ("concatenate", "interleave", "join")
+
+def choose_way(sets: Sequence[Distilled]) -> str:
+    """`join` where the sets can be joined, which keeps more of their accuracy than taking turns (results/MERGING.md); else `interleave`."""
+    sizes = {(d.data.mask.shape[0], d.data.steps) for d in sets}
+    return "join" if len(sizes) == 1 and all(d.recipe.order != "learned" for d in sets) else "interleave"
 
 
 def combine(sets: list[DistilledData], recipe: Recipe, way: str, classes: int = 1) -> tuple[DistilledData, Recipe]:
@@ -34,7 +39,7 @@ def combine(sets: list[DistilledData], recipe: Recipe, way: str, classes: int = 
     Args:
         sets: with the same sizes and with `order` (see align.py).
         recipe: theirs, but for passes and order.
-        way: one of `WAYS`.
+        way: one of the table above.
         classes: over how many classes examples are dealt out; they stay together in joined batches.
 
     Raises:

@@ -4,6 +4,7 @@
 
 | how | what comes out | learned again on |
 |---|---|---|
+| `auto`: `join` where sets have as many steps, else `interleave` | all sets of one task | nothing |
 | `concatenate`, `interleave`, `join` | all sets of one task, in an order (combine.py) | nothing |
 | `union` | sets of different classes, in one head | nothing |
 | `heads` | sets of different classifications, a head for each | nothing |
@@ -22,6 +23,8 @@ from ddllm.config import resolve
 from ddllm.distill.dataset import learned_parts
 from ddllm.distill.teacher import load_teacher
 from ddllm.errors import UserError
+from ddllm.merge.checks import ORDERS
+from ddllm.merge.combine import choose_way
 from ddllm.merge.relearn import Work, relearn_on_sets, relearn_on_texts, update, without_texts
 from ddllm.merge.sets import HEADS, SAME, UNION, Merged, merge_sets, reduce_set
 from ddllm.models.pretrained import load_pretrained
@@ -55,12 +58,15 @@ def merge_as_asked(run: Run, sets: list[Distilled], folders: list[str]) -> Merge
     config, distill = run.config.merge, run.config.distill
     work = Work(run.workdir.path / "merge", run.metrics, config.outer_steps or distill.outer_steps, config.variants)
     if config.how == "update":
-        return update(run.prepared, sets[0], folders[0], config.order, config.old_share, work)
+        way = "interleave" if config.order == "auto" else config.order
+        return update(run.prepared, sets[0], folders[0], way, config.old_share, work)
     source = config.learn_on
     if source == "auto":
         source = "texts" if config.how in ("relearn", "fewer") else "nothing"
     pretrained = run.prepared.pretrained if source == "texts" else load_pretrained(run.config.model.name)
-    way = config.how if config.how in ("concatenate", "interleave", "join") else config.order
+    way = config.how if config.how in ORDERS else config.order
+    if way == "auto":
+        way = choose_way(sets) if config.how in ("auto", "relearn") else "interleave"
     names = tuple(run.config.data.label_names) or (run.prepared.tokens.label_names if source == "texts" else ())
     merged = merge_sets(sets, folders, way, pretrained, OVER.get(config.how, SAME), names)
     parts: Any = tuple(config.learn)

@@ -10,7 +10,7 @@ from ddllm.distill.dataset import actual_rates
 from ddllm.distill.inner_loop import inner_loss, unroll
 from ddllm.errors import UserError
 from ddllm.merge.align import align, headed_classes, same_classes, united_classes
-from ddllm.merge.combine import combine
+from ddllm.merge.combine import choose_way, combine
 from ddllm.merge.fit import check_sets
 from ddllm.models.heads import HeadConfig, init_head
 
@@ -48,6 +48,14 @@ def test_concatenated_sets_train_as_one_after_the_other(layerless, make_set, cha
     if recipe.order == "learned":  # the order does make a difference, or the comparison would say nothing
         moved = unroll(learner, other, params, turned)
         assert max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(expected), strict=True)) > 1e-4
+
+
+def test_sets_are_joined_where_they_can_be(make_set):
+    alike, longer, more = make_set(1, passes=2), make_set(2, passes=3), make_set(3, batches=2)
+    assert choose_way([alike, make_set(4, passes=2)]) == "join"
+    assert choose_way([alike, longer]) == choose_way([alike, more]) == "interleave"
+    learned = replace(alike, recipe=replace(alike.recipe, order="learned"))
+    assert choose_way([alike, learned]) == "interleave"
 
 
 def test_sets_of_the_same_shape_take_turns_in_a_fixed_order(layerless, make_set):

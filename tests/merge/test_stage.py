@@ -60,7 +60,7 @@ def rows_of(folder):
 
 
 def test_merged_folders_are_like_any_other(line, sets, tmp_path):
-    for how, examples, steps in (("interleave", 8, 4), ("concatenate", 8, 4), ("join", 8, 2)):
+    for how, examples, steps in (("interleave", 8, 4), ("concatenate", 8, 4), ("join", 8, 2), ("auto", 8, 2)):
         assert main(line(tmp_path / how, "merge", sets[:2], merge__how=how)) == 0
         merged = load_distilled(tmp_path / how / "distilled")
         assert (merged.data.examples, merged.data.steps) == (examples, steps) and merged.data.mask.shape[2] == 6
