@@ -7,7 +7,8 @@
 Cell by cell, as the table: every run is a command of its own in a folder below --work and resumes there. The texts of a route are scored twice: with the
 labels, rates and head that were learned for them, and as plain texts with a label each, read from text.jsonl and tokenised again, with a rate and passes tuned
 on validation texts. The latter is how published texts are scored, and how a text goes to the models of --transfer. With --judge a language model says how
-readable the texts are (readability.py), those of earlier runs too, which are not run again.
+readable the texts are (readability.py), those of earlier runs too, which are not run again. A route's name with +auxiliary keeps the labels of the body
+that the recipe has (directions), which stand beside the texts as their labels and rates do; they are left out where the text is scored as a plain one.
 """
 
 import sys
@@ -38,6 +39,8 @@ TITLES = {
     "dilm": "texts published for DiLM",
 }
 AGAIN, PLAIN = ", read again", "plain_text"
+BESIDE = "+auxiliary"  # after a route's name
+ROUTES = (*ROUTE_NAMES[1:], *(f"{name}{BESIDE}" for name in ROUTE_NAMES[1:]))
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser = make_parser("benchmarks.text", "runs/text")
         parser.set_defaults(datasets="sst2")
         parser.add_argument("--per-class", default="5,10,20", help="examples per class")
-        parser.add_argument("--routes", default="straight_through", help=f"of {', '.join(ROUTE_NAMES[1:])}")
+        parser.add_argument("--routes", default="straight_through", help=f"of {', '.join(ROUTE_NAMES[1:])}, also with {BESIDE}")
         parser.add_argument("--transfer", default="", help="other models that the texts are trained on")
         parser.add_argument("--names", default=",".join(NAMES), help=f"rows, of {', '.join(NAMES)}")
         parser.add_argument("--outer-steps", default="0", help="of distilled sets and texts; 0: as the data set's configuration says")
@@ -74,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument("--judge", default="", metavar="MODEL", help="language model that says how readable texts are: 'embedded', hub name, folder, GGUF")
         options = read_options(parser, arguments)
         reader = Reader(options.judge) if options.judge else None
-        routes, per_class = listed(options.routes, "--routes", ROUTE_NAMES[1:]), numbers(options.per_class, "--per-class", 1)
+        routes, per_class = listed(options.routes, "--routes", ROUTES), numbers(options.per_class, "--per-class", 1)
         names, [steps] = listed(options.names, "--names", NAMES), numbers(options.outer_steps, "--outer-steps", 0)
         changes = [f"--config.text.{option.strip()}" for option in options.text_options.split(";") if option.strip()]
         changes += [f"--config.distill.outer_steps={steps}"] if steps else []
@@ -139,15 +142,17 @@ def plan(
         if "dilm" in names and first and (file := published(base, count)):
             parts.append(Part(scoring(base, "dilm", count, seed, file, "dilm"), {"dilm": "dilm"}, TUNED))
         distilled = base.distilling(DISTILLED, count, seed, steps, f"{DISTILLED}{mark}")
-        if from_distilled or ("text" in names and "relearn" in routes):
+        if from_distilled or ("text" in names and {"relearn", f"relearn{BESIDE}"} & set(routes)):
             parts.append(Part(distilled, {DISTILLED: DISTILLED}))
         for route in routes if {"projected", "text"} & set(names) else ():
-            line = ["--mode=text", f"--config.text.route={route}", *changes, teacher]
-            if from_distilled or route == "relearn":
+            goes = route.removesuffix(BESIDE)
+            line = ["--mode=text", f"--config.text.route={goes}", *changes, teacher]
+            line += ["--config.text.auxiliary=True"] if route != goes else []
+            if from_distilled or goes == "relearn":
                 line.append(f"--distilled={distilled.member.folder / 'distilled'}")
             job = base.job(f"text-{route}{mark}", count, (seed,), line, f"recipe=ddllm,examples={count}")
-            parts.append(Part(job, {"projected": "projected", f"text ({route})": "text"}, LEARNED, route))
-            file = job.member.folder / "text" / route / "text.jsonl"
+            parts.append(Part(job, {"projected": "projected", f"text ({goes})": "text"}, LEARNED, route))
+            file = job.member.folder / "text" / goes / "text.jsonl"
             for place in (base, *away):
                 parts.append(Part(scoring(place, f"as-text-{route}{mark}", count, seed, file, PLAIN), {PLAIN: "text"}, TUNED, route))
     return parts
@@ -255,7 +260,11 @@ def markdown(cells: list[Entry]) -> str:
 
 def title_of(cell: Entry) -> str:
     """What a cell's row is called."""
-    return TITLES.get(cell["name"]) or f"our text ({cell['route']})" + (", as plain text" if cell["protocol"] == TUNED else "")
+    if cell["name"] in TITLES:
+        return TITLES[cell["name"]]
+    route = cell["route"].removesuffix(BESIDE)
+    beside = " with directions" if route != cell["route"] else ""
+    return f"our text ({route}){beside}" + (", as plain text" if cell["protocol"] == TUNED else "")
 
 
 if __name__ == "__main__":

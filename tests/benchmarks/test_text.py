@@ -55,6 +55,23 @@ def test_texts_can_be_learned_without_a_teacher_and_without_a_distilled_set(part
     assert parts["sst2-embedded/text-search-5-seed0"].job.member.config.distill.teacher.endswith("full-seed0")
 
 
+def test_a_route_may_keep_labels_of_the_body(tmp_path):
+    base, cells = Base.below(tmp_path / "work", "sst2", "embedded", tmp_path / "data"), []
+    both = text.plan(base, [], ["text"], [5], ["search", "search+auxiliary"], 0, [0], [], taught=False)
+    for part, figure in zip(both, (0.6, 0.55, 0.8, 0.65), strict=True):
+        finish(part, {"name": list(part.names)[-1], "accuracy_mean": figure})
+        text.enter(cells, part)
+    assert [part.job.member.config.text.auxiliary for part in both] == [False, False, True, False]
+    assert both[3].job.member.line[-2] == f"--distilled={both[2].job.member.folder}/text/search/text.jsonl"
+    lines = text.markdown(cells).splitlines()[-4:]
+    assert [line.split(" |")[0].removeprefix("| ") for line in lines] == [
+        "our text (search)",
+        "our text (search), as plain text",
+        "our text (search) with directions",
+        "our text (search) with directions, as plain text",
+    ]
+
+
 def test_cells_keep_apart_what_is_trained_in_another_way(parts):
     cells = []
 
