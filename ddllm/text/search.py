@@ -23,7 +23,7 @@ from ddllm.data.tokens import load_tokenizer
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.inner_loop import train
 from ddllm.distill.outer_step import OuterStep
-from ddllm.distill.plan import make_outer_step
+from ddllm.distill.plan import check_memory, make_outer_step
 from ddllm.models.learner import Learner, Start
 from ddllm.models.scoring import real_loss
 from ddllm.prepare import Prepared
@@ -212,6 +212,9 @@ def search(
         distilled: whose nearest tokens are begun with, its labels and rates; None: what config.distill begins with.
         desk: where to work.
         watch: is shown the state after each round.
+
+    Raises:
+        UserError: a round needs more memory than there is.
     """
     prepared, data, recipe = plan_texts(prepared, distilled)
     config, distill = prepared.config.text, prepared.config.distill
@@ -221,7 +224,7 @@ def search(
     train_texts = prepared.tokens.train
     # As many as the devices can share out evenly.
     shares = prepared.mesh.shape["data"]
-    size = max(min(config.search_texts, len(train_texts)) // shares, 1) * shares
+    size = distill.batch_size = max(min(config.search_texts, len(train_texts)) // shares, 1) * shares
     stream = BatchStream(train_texts, size, prepared.config.seed, prepared.buckets, distill.balanced)
     scorer = prepared.scorer(prepared.tokens.validation, distill.validation_texts)
     checkpoints = Checkpoints(desk.folder / "search", distill.checkpoints_kept)
@@ -231,6 +234,8 @@ def search(
     bigrams = Bigrams.of(train_texts, len(allowed)) if config.fluency_weight else None
     causal = Causal(open_language_model(config.fluency_model), load_tokenizer(prepared.pretrained.folder)) if config.fluency_model else None
     work = Search(prepared, data, recipe, frame, allowed, teacher.teach(batch) if teacher else batch, bigrams, causal)
+    if unfinished:
+        check_memory(prepared, work.step, data, ("embeddings",))
     loss = jnp.asarray(work.losses([np.asarray(first)])[0] if unfinished else 0.0, jnp.float32)
     zero = jnp.asarray(0, jnp.int32)
     state = SearchState(zero, first, loss, zero, no_best({"ids": first}))

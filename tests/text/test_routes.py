@@ -52,8 +52,9 @@ def test_a_text_is_the_start_of_another_route(all_routes, make_line, tmp_path):
     assert ours.recipe == theirs.recipe
 
 
-def test_memory_is_accounted_for_before_a_route_starts(make_line, tmp_path, capsys, caplog, monkeypatch):
-    line = make_line(tmp_path / "run", text__route="mixture")
+@pytest.mark.parametrize("route", ["mixture", "search"])
+def test_memory_is_accounted_for_before_a_route_starts(route, make_line, tmp_path, capsys, caplog, monkeypatch):
+    line = make_line(tmp_path / "run", text__route=route)
     with monkeypatch.context() as patch:
         patch.setattr(plan, "free_memory", lambda device: 10)
         patch.setattr(plan, "METHODS", {"mixed": plan.METHODS["mixed"]})  # others are compiled only for what the sentence says
