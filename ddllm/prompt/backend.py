@@ -19,13 +19,16 @@ class Backend(Protocol):
 
     Attributes:
         name: what it is called in results.
-        how: what the scores are, in a few words.
         calibrated: whether they are log-likelihoods, which can be calibrated.
     """
 
     name: str
-    how: str
     calibrated: bool
+
+    @property
+    def how(self) -> str:
+        """What the scores are, in a few words; known for certain once there are some."""
+        ...
 
     def score(self, prompts: Sequence[str], continuations: Sequence[str], done: Callable[[int], None]) -> np.ndarray:
         """Log-likelihoods [n, C] of continuations after prompts that begin alike; `done` is told how many more prompts have been answered."""

@@ -1,8 +1,8 @@
 """Requests to an OpenAI-compatible server: tried again after what passes, never more than was allowed, and with clear words for the rest.
 
 Tried again with back-off: 408, 409, 425, 429 and every 5xx (as long as Retry-After asks for, where it is given), time-outs, dropped connections, and answers
-that are no JSON. Newer chat models call the limit of the answer by another name than older ones, and each refuses the other's: the second is tried where the
-first is refused. The key comes from the environment and goes nowhere but into the request's header.
+that are no JSON. Newer chat models call the limit of the answer by another name than older ones, and some take no temperature but their own: what a server
+refuses is put in the other way, once (`Dialect`). The key comes from the environment and goes nowhere but into the request's header.
 """
 
 import os
@@ -11,17 +11,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from ddllm.errors import UserError
-from ddllm.prompt.cache import Answers
+from ddllm.prompt.cache import Answers, key_of
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds of back-off
 PATIENCE = 300.0  # longest that a server may ask to wait
 PASSING = (408, 409, 425, 429)
-LIMIT, NEWER_LIMIT = LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
+LIMIT, NEWER_LIMIT = ("max_tokens", "max_completion_tokens")
+TEMPERATURE = "temperature"
 CHARACTERS = 3.0  # of a token, at least, where a request's cost has to be guessed
 
 
@@ -29,8 +30,34 @@ class Refused(Exception):
     """The server understood and does not do that: a status of 400, 404, 405, 422 or 501, or an answer without what was asked for."""
 
 
-class LimitRefused(Refused):
-    """The server does not take the limit of the answer by the name that it was given."""
+class WordRefused(Refused):
+    """The server does not take a part of the request as it was put: the limit of the answer, by its name, or a temperature."""
+
+    def __init__(self, said: str, word: str):
+        super().__init__(said)
+        self.word = word
+
+
+class Dialect(NamedTuple):
+    """How a server wants to be asked.
+
+    Attributes:
+        limit: what it calls the limit of the answer.
+        temperature: whether it lets itself be told one.
+    """
+
+    limit: str = LIMIT
+    temperature: bool = True
+
+    def put(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A request in this dialect."""
+        return {self.limit if key == LIMIT else key: value for key, value in body.items() if key != TEMPERATURE or self.temperature}
+
+    def without(self, word: str) -> "Dialect":
+        """The dialect to try where a word was refused."""
+        if word == TEMPERATURE:
+            return self._replace(temperature=False)
+        return self._replace(limit=LIMIT if self.limit == NEWER_LIMIT else NEWER_LIMIT)
 
 
 @dataclass(frozen=True)
@@ -68,7 +95,6 @@ class Client:
         self._answers, self._sleep = answers, sleep
         self._lock = threading.Lock()
         self._open_requests, self._open_tokens = 0, 0.0
-        self._limit_names: dict[str, str] = {}  # what each path has accepted
         key = os.environ.get(self._variable, "") if self._variable else ""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx2.Client(headers=headers, timeout=prompt.timeout, trust_env=False, follow_redirects=False)
@@ -78,29 +104,33 @@ class Client:
 
         Args:
             path: below the server's address.
-            body: the request; its "max_tokens" is sent by the name that the server accepts.
+            body: the request; its "max_tokens" and "temperature" are sent as the server accepts them.
 
         Raises:
             Refused: it does not offer that.
             UserError: see above.
         """
         guess = len(str(body.get("prompt") or body.get("messages"))) / CHARACTERS + body.get(LIMIT, 1)
-        failed, name, refusal = 0, self._limit_names.get(path, LIMIT), None
+        failed, known = 0, self.dialect(path, str(body.get("model")))
+        dialect = known
+        refusals: dict[Dialect, WordRefused] = {}
         while True:
             self._reserve(guess)
             spent = 0
             try:
-                answer, wait, trouble = self._try(path, {name if key == LIMIT else key: value for key, value in body.items()})
+                answer, wait, trouble = self._try(path, dialect.put(body))
                 spent = _tokens(answer, guess) if answer is not None else 0
-            except LimitRefused as error:
-                if refusal:  # both names were: it is about something else
-                    raise refusal from None
-                refusal, name = error, LIMIT if name == NEWER_LIMIT else NEWER_LIMIT
+            except WordRefused as error:
+                refusals[dialect] = error
+                dialect = dialect.without(error.word)
+                if dialect in refusals:  # it is about something else
+                    raise next(iter(refusals.values())) from None
                 continue
             finally:
                 self._settle(guess, spent)
             if answer is not None:
-                self._limit_names[path] = name
+                if dialect != known:
+                    self._answers.put(key_of("dialect", self._url, str(body.get("model")), path), list(dialect))
                 return answer
             failed += 1
             if failed > self._retries:
@@ -111,6 +141,11 @@ class Client:
             if wait is not None and wait > PATIENCE:
                 raise UserError(f"{self._url} asks to wait for {wait:.0f} seconds ({trouble}); answers so far are kept, start the same command again then.")
             self._sleep(wait if wait is not None else min(FIRST_WAIT * 2 ** (failed - 1), LONGEST_WAIT))
+
+    def dialect(self, path: str, model: str) -> Dialect:
+        """How a model wants to be asked, as far as is known."""
+        known = self._answers.get(key_of("dialect", self._url, model, path))
+        return Dialect(*known) if known else Dialect()
 
     def close(self) -> None:
         self._http.close()
@@ -135,8 +170,8 @@ class Client:
             raise UserError(f"{self._url} wants a key (status {status}), and the one in the environment variable {self._variable or '(none)'} {has}; set it.")
         if status >= 300:
             message = _message(response)
-            about_limit = status in (400, 422) and any(name in message for name in LIMIT_NAMES)
-            raise (LimitRefused if about_limit else Refused)(f"status {status}: {message}")
+            said, words = f"status {status}: {message}", [word for word in (LIMIT, NEWER_LIMIT, TEMPERATURE) if word in message and word in body]
+            raise WordRefused(said, words[0]) if words and status in (400, 422) else Refused(said)
         try:
             answer = response.json()
         except ValueError:

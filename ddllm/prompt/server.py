@@ -48,8 +48,14 @@ class ServerModel:
 
     def __init__(self, name: str, client: Client, answers: Answers, way: tuple[str, int], place: str, parallel: int):
         self.name, self.way = name, way
-        self.how, self.calibrated = HOW[way[0].removeprefix("chat_")], not way[0].endswith("text")
+        self.calibrated = not way[0].endswith("text")
         self._client, self._answers, self._place, self._parallel = client, answers, place, parallel
+
+    @property
+    def how(self) -> str:
+        """What was asked for, and whether the server lets its temperature be set to 0."""
+        own = not self._client.dialect(path_of(self.way[0]), self.name).temperature
+        return HOW[self.way[0].removeprefix("chat_")] + ", at the server's own temperature" * own
 
     def score(self, prompts: Sequence[str], continuations: Sequence[str], done: Callable[[int], None] = lambda count: None) -> np.ndarray:
         """Log-likelihoods [n, C], or what stands for them; see `Backend`."""
@@ -138,13 +144,18 @@ def ask(client: Client, model: str, way: tuple[str, int], prompt: str, continuat
     body |= {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
     if wanted == "first":
         body |= {"logprobs": True, "top_logprobs": count} if chat else {"logprobs": count}
-    choice = client.post("chat/completions" if chat else "completions", body)["choices"][0]
+    choice = client.post(path_of(kind), body)["choices"][0]
     if wanted == "first":
         return score_first(_likeliest(choice), continuations)
     text = (choice.get("message") or {}).get("content") if chat else choice.get("text")
     if not isinstance(text, str):
         raise Refused("no text in the answer")
     return score_text(text, continuations)
+
+
+def path_of(kind: str) -> str:
+    """Where a way of asking is offered, below the server's address."""
+    return "chat/completions" if kind.startswith("chat_") else "completions"
 
 
 def _echoed(client: Client, model: str, prompt: str, continuation: str) -> float:

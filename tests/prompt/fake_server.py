@@ -24,12 +24,13 @@ class FakeServer:
         requests: bodies of all requests.
         shifted: whether log-probabilities of a prompt's tokens are given one token too late.
         limits: names of the limit of an answer that it takes.
+        temperatures: whether it takes others than 1.
     """
 
     def __init__(self, folder, ways=("echo",), key=""):
         self.tokenizer, self.model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
         self.ways, self.key, self.faults, self.requests, self.shifted = ways, key, [], [], False
-        self.limits = ("max_tokens",)
+        self.limits, self.temperatures = ("max_tokens",), True
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
@@ -89,6 +90,9 @@ class FakeServer:
         kind = "chat_" * chat + ("echo" if body.get("echo") else "first" if body.get("logprobs") else "text")
         if kind not in self.ways:
             return 400, {"error": {"message": f"{kind} is not offered"}}
+        if body.get("temperature", 1) != 1 and not self.temperatures:
+            said = "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported."
+            return 400, {"error": {"message": said, "param": "temperature", "code": "unsupported_value"}}
         for name in ("max_tokens", "max_completion_tokens"):
             if name in body and name not in self.limits:
                 said = f"Unsupported parameter: '{name}' is not supported with this model. Use '{''.join(self.limits)}' instead."

@@ -95,6 +95,24 @@ def test_the_limit_is_called_as_the_server_calls_it(folder, opened, way):
         assert len(server.requests) == (4 if way == "chat_first" else 2)  # two numbers of alternatives, two names
 
 
+@pytest.mark.parametrize("way", ["chat_first", "text"])
+def test_a_server_may_insist_on_its_own_temperature(folder, opened, way):
+    with FakeServer(folder, (way,)) as server:
+        first = opened(server, file="any", ask=way)
+        wanted = first.score(PROMPTS, LABELS)
+        assert "temperature" not in first.how
+        server.temperatures, server.limits, server.requests = False, ("max_completion_tokens",), []
+        backend = opened(server, file="own", ask=way)
+        np.testing.assert_array_equal(backend.score(PROMPTS, LABELS), wanted)
+        # The first request is refused for its temperature, the second for its limit's name, and everything after is as it should be.
+        assert ["temperature" in body for body in server.requests] == [True, False, *[False] * (1 + len(PROMPTS))]
+        assert all("max_completion_tokens" in body for body in server.requests[2:])
+        backend.close()
+        server.requests = []
+        again = opened(server, file="own", ask=way)
+        assert again.how.endswith("at the server's own temperature") and not server.requests
+
+
 def test_faults_pass(folder, opened):
     with FakeServer(folder) as server:
         waited = []
