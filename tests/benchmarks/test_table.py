@@ -17,10 +17,10 @@ ENVIRONMENT = {"texts": {"rows": {"train": 90, "validation": 9, "test": 30}}, "c
 
 @pytest.fixture
 def jobs(tmp_path):
-    """make(seeds, names) -> the runs of one data set with the embedded encoder, by their kind, examples per class and first seed."""
+    """make(seeds, names, …) -> the runs of one data set with one encoder, by their kind, examples per class and first seed."""
 
-    def make(seeds=(0, 1), names=("full", "random", "herding", "distilled"), per_class=(1, 5)):
-        made = plan_jobs(["sst2"], ["embedded"], list(names), list(per_class), list(seeds), None, tmp_path / "work")
+    def make(seeds=(0, 1), names=("full", "random", "herding", "distilled"), per_class=(1, 5), model="embedded"):
+        made = plan_jobs(["sst2"], [model], list(names), list(per_class), list(seeds), None, tmp_path / "work")
         return {(job.kind, job.per_class, job.seeds[0]): job for job in made}
 
     return make
@@ -55,9 +55,11 @@ def test_runs_are_those_that_the_cells_need(jobs):
     select = made["select", 5, 0].member
     assert tuple(select.config.evaluate.selections) == ("random", "herding") and select.config.evaluate.selection_draws == 2
     assert len({job.member.folder for job in made.values()}) == len(made)
-    # A published recipe has no teacher, and so needs no run on full data.
-    [peer] = jobs(seeds=(0,), names=("maekawa2023",), per_class=(1,)).values()
+    # A published recipe has no teacher, and so needs no run on full data; on the embedded encoder it has been tuned.
+    [peer] = jobs(seeds=(0,), names=("maekawa2023",), per_class=(1,), model="org/other").values()
     assert not peer.member.config.distill.teacher and peer.member.config.distill.attention_weight == 100
+    [peer] = jobs(seeds=(0,), names=("maekawa2023",), per_class=(1,)).values()
+    assert peer.member.config.distill.attention_weight == 1 and "--config.distill.initial=real" in peer.command
     assert peer.member.config.distill.outer_steps == distilled.config.distill.outer_steps
 
 
