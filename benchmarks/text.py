@@ -142,10 +142,10 @@ def plan(
         if "dilm" in names and first and (file := published(base, count)):
             parts.append(Part(scoring(base, "dilm", count, seed, file, "dilm"), {"dilm": "dilm"}, TUNED))
         distilled = base.distilling(DISTILLED, count, seed, steps, f"{DISTILLED}{mark}")
-        if from_distilled or ("text" in names and {"relearn", f"relearn{BESIDE}"} & set(routes)):
+        if from_distilled or ("text" in names and "relearn" in map(bare, routes)):
             parts.append(Part(distilled, {DISTILLED: DISTILLED}))
         for route in routes if {"projected", "text"} & set(names) else ():
-            goes = route.removesuffix(BESIDE)
+            goes = bare(route)
             line = ["--mode=text", f"--config.text.route={goes}", *changes, teacher]
             line += ["--config.text.auxiliary=True"] if route != goes else []
             if from_distilled or goes == "relearn":
@@ -156,6 +156,11 @@ def plan(
             for place in (base, *away):
                 parts.append(Part(scoring(place, f"as-text-{route}{mark}", count, seed, file, PLAIN), {PLAIN: "text"}, TUNED, route))
     return parts
+
+
+def bare(route: str) -> str:
+    """A route's own name, whatever is kept beside its texts."""
+    return route.removesuffix(BESIDE)
 
 
 def published(base: Base, count: int) -> Path | None:
@@ -262,7 +267,7 @@ def title_of(cell: Entry) -> str:
     """What a cell's row is called."""
     if cell["name"] in TITLES:
         return TITLES[cell["name"]]
-    route = cell["route"].removesuffix(BESIDE)
+    route = bare(cell["route"])
     beside = " with directions" if route != cell["route"] else ""
     return f"our text ({route}){beside}" + (", as plain text" if cell["protocol"] == TUNED else "")
 

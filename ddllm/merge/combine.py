@@ -10,7 +10,7 @@ What comes out has a fixed order where one says the same, and otherwise a learne
 of its steps then costs as many batches as there are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,8 +29,7 @@ from ddllm.models.encoder import Tree
 
 def choose_way(sets: Sequence[Distilled]) -> str:
     """`join` where the sets can be joined, which keeps more of their accuracy than taking turns (results/MERGING.md); else `interleave`."""
-    sizes = {(d.data.mask.shape[0], d.data.steps) for d in sets}
-    return "join" if len(sizes) == 1 and all(d.recipe.order != "learned" for d in sets) else "interleave"
+    return "join" if len(_sizes(d.data for d in sets)) == 1 and all(d.recipe.order != "learned" for d in sets) else "interleave"
 
 
 def combine(sets: list[DistilledData], recipe: Recipe, way: str, classes: int = 1) -> tuple[DistilledData, Recipe]:
@@ -116,7 +115,7 @@ def join_batches(sets: list[DistilledData], recipe: Recipe, classes: int) -> tup
     Raises:
         UserError: the sets have other numbers of batches or steps, or learned orders.
     """
-    sizes = {(s.mask.shape[0], s.steps) for s in sets}
+    sizes = _sizes(sets)
     if len(sizes) > 1:
         listed = ", ".join(f"{batches} batches in {steps} steps" for batches, steps in sorted(sizes))
         raise UserError(f"only sets of as many inner batches and steps can be joined, and these have {listed}; set config.merge.order to interleave.")
@@ -155,6 +154,11 @@ def merge_heads(sets: list[DistilledData], first: bool = False) -> Tree | None:
     mean = [jax.tree.map(lambda *leaves: np.mean(leaves[:1] if first else leaves, axis=0), *dense)] if dense else []
     merged = {"out": out, **({"dense": mean[0]} if mean else {})}
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), merged)
+
+
+def _sizes(sets: Iterable[DistilledData]) -> set[tuple[int, int]]:
+    """The numbers of inner batches and steps that sets have."""
+    return {(s.mask.shape[0], s.steps) for s in sets}
 
 
 def _first_uses(sets: list[DistilledData], steps: list[tuple[int, int]]) -> list[int]:

@@ -57,16 +57,15 @@ def merge_as_asked(run: Run, sets: list[Distilled], folders: list[str]) -> Merge
     """The merged set that config.merge describes; checkpoints of what is learned lie in the working directory."""
     config, distill = run.config.merge, run.config.distill
     work = Work(run.workdir.path / "merge", run.metrics, config.outer_steps or distill.outer_steps, config.variants)
+    way = config.how if config.how in ORDERS else config.order
+    if way == "auto":
+        way = choose_way(sets) if config.how in ("auto", "relearn") else "interleave"
     if config.how == "update":
-        way = "interleave" if config.order == "auto" else config.order
         return update(run.prepared, sets[0], folders[0], way, config.old_share, work)
     source = config.learn_on
     if source == "auto":
         source = "texts" if config.how in ("relearn", "fewer") else "nothing"
     pretrained = run.prepared.pretrained if source == "texts" else load_pretrained(run.config.model.name)
-    way = config.how if config.how in ORDERS else config.order
-    if way == "auto":
-        way = choose_way(sets) if config.how in ("auto", "relearn") else "interleave"
     names = tuple(run.config.data.label_names) or (run.prepared.tokens.label_names if source == "texts" else ())
     merged = merge_sets(sets, folders, way, pretrained, OVER.get(config.how, SAME), names)
     parts: Any = tuple(config.learn)

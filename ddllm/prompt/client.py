@@ -111,7 +111,8 @@ class Client:
             UserError: see above.
         """
         guess = len(str(body.get("prompt") or body.get("messages"))) / CHARACTERS + body.get(LIMIT, 1)
-        failed, known = 0, self.dialect(path, str(body.get("model")))
+        failed, model = 0, str(body.get("model"))
+        known = self.dialect(path, model)
         dialect = known
         refusals: dict[Dialect, WordRefused] = {}
         while True:
@@ -130,7 +131,7 @@ class Client:
                 self._settle(guess, spent)
             if answer is not None:
                 if dialect != known:
-                    self._answers.put(key_of("dialect", self._url, str(body.get("model")), path), list(dialect))
+                    self._answers.put(self._dialect_key(path, model), list(dialect))
                 return answer
             failed += 1
             if failed > self._retries:
@@ -144,8 +145,11 @@ class Client:
 
     def dialect(self, path: str, model: str) -> Dialect:
         """How a model wants to be asked, as far as is known."""
-        known = self._answers.get(key_of("dialect", self._url, model, path))
+        known = self._answers.get(self._dialect_key(path, model))
         return Dialect(*known) if known else Dialect()
+
+    def _dialect_key(self, path: str, model: str) -> str:
+        return key_of("dialect", self._url, model, path)
 
     def close(self) -> None:
         self._http.close()

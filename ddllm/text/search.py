@@ -224,7 +224,7 @@ def search(
     train_texts = prepared.tokens.train
     # As many as the devices can share out evenly.
     shares = prepared.mesh.shape["data"]
-    size = distill.batch_size = max(min(config.search_texts, len(train_texts)) // shares, 1) * shares
+    size = max(min(config.search_texts, len(train_texts)) // shares, 1) * shares
     stream = BatchStream(train_texts, size, prepared.config.seed, prepared.buckets, distill.balanced)
     scorer = prepared.scorer(prepared.tokens.validation, distill.validation_texts)
     checkpoints = Checkpoints(desk.folder / "search", distill.checkpoints_kept)
@@ -235,6 +235,7 @@ def search(
     causal = Causal(open_language_model(config.fluency_model), load_tokenizer(prepared.pretrained.folder)) if config.fluency_model else None
     work = Search(prepared, data, recipe, frame, allowed, teacher.teach(batch) if teacher else batch, bigrams, causal)
     if unfinished:
+        distill.batch_size = size  # of the real batch whose step is accounted for
         check_memory(prepared, work.step, data, ("embeddings",))
     loss = jnp.asarray(work.losses([np.asarray(first)])[0] if unfinished else 0.0, jnp.float32)
     zero = jnp.asarray(0, jnp.int32)
