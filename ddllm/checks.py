@@ -90,7 +90,7 @@ NOT_NEGATIVE = (
 
 ROBUST = ("rates", "positions", "order")
 CHOICES = {
-    "model.head": ("auto", "bert", "roberta", "distilbert", "mean"),
+    "model.head": ("auto", "bert", "roberta", "distilbert", "mpnet", "mean"),
     "model.products": ("float32", "bfloat16"),
     "data.task": ("auto", "classification", "regression", "multilabel"),
     "distill.labels": ("hard", "soft", "unrestricted"),

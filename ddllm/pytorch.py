@@ -155,7 +155,7 @@ def _head_modules(model: Any, kind: str) -> dict[str, Any]:
     """The dense layer and the last layer of a family's own head."""
     if kind == "bert":
         return {"dense": model.base_model.pooler.dense, "out": model.classifier}
-    if kind == "roberta":
+    if kind in ("roberta", "mpnet"):
         return {"dense": model.classifier.dense, "out": model.classifier.out_proj}
     return {"dense": model.pre_classifier, "out": model.classifier}
 
@@ -192,11 +192,16 @@ def _groups(model: Any, head: dict[str, Any]) -> list[tuple[str, list[torch.nn.P
     groups = [("embeddings", [table.LayerNorm.bias]), ("embeddings", [table.LayerNorm.weight]), ("embeddings", [table.position_embeddings.weight])]
     if hasattr(table, "token_type_embeddings"):
         groups.append(("embeddings", [table.token_type_embeddings.weight]))
+    if base.config.model_type == "mpnet":  # the layers share its bias by distance
+        groups.insert(0, ("embeddings", [base.encoder.relative_attention_bias.weight]))
     short = hasattr(base, "transformer")
     for index, layer in enumerate(base.transformer.layer if short else base.encoder.layer):
         if short:
             attention, up, down = layer.attention, layer.ffn.lin1, layer.ffn.lin2
             projections, out, norms = (attention.q_lin, attention.k_lin, attention.v_lin), attention.out_lin, (layer.sa_layer_norm, layer.output_layer_norm)
+        elif base.config.model_type == "mpnet":
+            attention, up, down = layer.attention.attn, layer.intermediate.dense, layer.output.dense
+            projections, out, norms = (attention.q, attention.k, attention.v), attention.o, (layer.attention.LayerNorm, layer.output.LayerNorm)
         else:
             inner, outer = layer.attention.self, layer.attention.output
             projections, out, norms = (inner.query, inner.key, inner.value), outer.dense, (outer.LayerNorm, layer.output.LayerNorm)
@@ -307,6 +312,8 @@ def _attention_divergence(labels: torch.Tensor, attentions: tuple[torch.Tensor, 
 
 def _check_width(model: Any, mean: torch.nn.Linear) -> None:
     classes, width = mean.weight.shape
+    if model.config.model_type == "mpnet":
+        raise ValueError("transformers cannot pool the mean of an MPNet, and its attention, which knows distances, cannot either; train with ddllm itself.")
     if max(classes + 3, 2 * classes if hasattr(model.base_model, "transformer") else 0) > width:
         raise ValueError(f"{classes} classes are too many for a layer of width {width} that pools the mean; train with ddllm itself.")
 

@@ -1,6 +1,6 @@
 """One BERT-family encoder, written as a pure function of a parameter tree.
 
-BERT, RoBERTa, DistilBERT and MiniLM-type BERTs are the same function with other constants, which `EncoderConfig` holds. The encoder takes
+BERT, RoBERTa, DistilBERT, MPNet and MiniLM-type BERTs are the same function with other constants, which `EncoderConfig` holds. The encoder takes
 *input embeddings*, because those are what is distilled: token ids are looked up outside, so the word table needs no gradient in an inner
 loop.
 
@@ -8,7 +8,8 @@ Parameter tree of a body (nested dicts of arrays, nothing else; a `dense` is `{"
 `{"scale": [D], "bias": [D]}`):
 
     embeddings/position [P, D]      the row of position t is t + config.position_offset
-    embeddings/token_type [Y, D]    absent where the family has none (DistilBERT)
+    embeddings/token_type [Y, D]    absent where the family has none (DistilBERT, MPNet)
+    embeddings/distance [B, H]      what a head adds to the scores of keys so far away; absent but for MPNet
     embeddings/norm
     layers/00, layers/01, …         one dict a layer, names zero-padded so that their order is the layers' order
         attention/qkv (dense D to 3D: query, key, value side by side), attention/out (dense), attention/norm
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Tree = dict[str, Any]
 
@@ -30,20 +32,21 @@ class EncoderConfig:
     """The constants of an encoder.
 
     Attributes:
-        family: "bert", "roberta" or "distilbert" (a MiniLM of BERT's architecture is "bert").
+        family: "bert", "roberta", "distilbert" or "mpnet" (a MiniLM of BERT's architecture is "bert").
         vocabulary: rows V of the word table.
         hidden: width D of a position's vector.
         layers: number of layers L.
         heads: attention heads H; the head size is D / H.
         feed_forward: inner width F of the feed-forward part.
         positions: most positions a sequence may have (after the family's offset is taken off).
-        position_offset: row of the position table that belongs to the first position (RoBERTa: 2).
+        position_offset: row of the position table that belongs to the first position (RoBERTa and MPNet: 2).
         token_types: rows of the token-type table; 0 where there is none.
         activation: "gelu" (exact), "gelu_new" (tanh approximation) or "relu".
         norm_epsilon: added to the variance in layer norms.
         pad_token: id that fills up short sequences.
         products: "float32", or "bfloat16": operands of the layers' dense products and of their derivatives are rounded to it, whereas sums,
             parameters, attention and everything else stay float32.
+        distances: rows of the table of distances; 0 where there is none.
     """
 
     family: str
@@ -59,6 +62,7 @@ class EncoderConfig:
     norm_epsilon: float
     pad_token: int
     products: str = "float32"
+    distances: int = 0
 
 
 @jax.custom_jvp
@@ -150,17 +154,18 @@ def apply_norm(params: Tree, x: jax.Array, epsilon: float) -> jax.Array:
 
 
 def attend(
-    params: Tree, config: EncoderConfig, x_NTD: jax.Array, bias_N11T: jax.Array, rows: int = 0
+    params: Tree, config: EncoderConfig, x_NTD: jax.Array, bias_NHTU: jax.Array, rows: int = 0
 ) -> tuple[jax.Array, jax.Array | None]:
     """Multi-head self-attention, without its residual and norm; and the logarithms of its probabilities [N, H, rows, T], for the first `rows` queries.
 
+    `bias_NHTU` is added to the scores; axes along which it is the same may have the size 1.
     Written out rather than through a fused kernel: the fused ones cannot be differentiated twice.
     """
     batch, length, hidden = x_NTD.shape
     size = hidden // config.heads
     parts = jnp.split(apply_dense(params["qkv"], x_NTD, config.products), 3, axis=-1)
     q_NTHK, k_NTHK, v_NTHK = (part.reshape(batch, length, config.heads, size) for part in parts)
-    scores_NHTU = jnp.einsum("nthk,nuhk->nhtu", q_NTHK * size**-0.5, k_NTHK) + bias_N11T
+    scores_NHTU = jnp.einsum("nthk,nuhk->nhtu", q_NTHK * size**-0.5, k_NTHK) + bias_NHTU
     top_NHT1 = jax.lax.stop_gradient(jnp.max(scores_NHTU, axis=-1, keepdims=True))
     weights_NHTU = jnp.exp(scores_NHTU - top_NHT1)
     # Normalised after the product: K numbers to divide for each query and head instead of T, in every derivative.
@@ -177,11 +182,11 @@ def attend(
 # Traced once and not for every layer and derivative. Inlined, since as a call of its own XLA on the CPU (jaxlib 0.10.2) gave a wrong gradient in a test.
 @partial(jax.jit, static_argnames=("config", "rows"), inline=True)
 def encode_layer(
-    params: Tree, config: EncoderConfig, x_NTD: jax.Array, bias_N11T: jax.Array, rows: int = 0
+    params: Tree, config: EncoderConfig, x_NTD: jax.Array, bias_NHTU: jax.Array, rows: int = 0
 ) -> tuple[jax.Array, jax.Array | None]:
     """One post-norm transformer layer, [N, T, D] to [N, T, D]; and what `attend` hands out beside."""
     attention, feed_forward = params["attention"], params["feed_forward"]
-    attended, log_attention = attend(attention, config, x_NTD, bias_N11T, rows)
+    attended, log_attention = attend(attention, config, x_NTD, bias_NHTU, rows)
     x_NTD = apply_norm(attention["norm"], x_NTD + attended, config.norm_epsilon)
     inner_NTF = ACTIVATIONS[config.activation](apply_dense(feed_forward["up"], x_NTD, config.products))
     down_NTD = apply_dense(feed_forward["down"], inner_NTF, config.products)
@@ -251,10 +256,12 @@ def observe(
             types = table["token_type"][jax.lax.stop_gradient(token_types_NT).astype(jnp.int32)]
         x_NTD = x_NTD + types
     x_NTD = apply_norm(table["norm"], x_NTD, config.norm_epsilon)
-    bias_N11T = jnp.where(mask_NT > 0, 0.0, jnp.finfo(x_NTD.dtype).min / 2).astype(x_NTD.dtype)[:, None, None, :]
+    bias_NHTU = jnp.where(mask_NT > 0, 0.0, jnp.finfo(x_NTD.dtype).min / 2).astype(x_NTD.dtype)[:, None, None, :]
+    if config.distances:
+        bias_NHTU = bias_NHTU + table["distance"][distance_rows(length)].transpose(2, 0, 1)[None]
     attentions, states = [], []
     for index in range(config.layers):
-        x_NTD, log_attention = encode_layer(body["layers"][layer_name(index)], config, x_NTD, bias_N11T, rows)
+        x_NTD, log_attention = encode_layer(body["layers"][layer_name(index)], config, x_NTD, bias_NHTU, rows)
         attentions.append(log_attention)
         states.append(mean_over_positions(x_NTD, mask_NT) if means else None)
     return Observed(
@@ -262,6 +269,20 @@ def observe(
         jnp.stack(attentions, axis=1) if rows and attentions else None,
         jnp.stack(states, axis=1) if means and states else None,
     )
+
+
+def distance_rows(length: int) -> np.ndarray:
+    """Row of the table of distances for every query and key, [T, T] (Raffel et al., arXiv 1910.10683, section 2.1, as MPNet has it).
+
+    Keys before the query and at it have rows 0 to 15, those behind it 16 to 31: up to 7 positions away a row each, farther away one for a range that grows
+    with the distance, and from 128 on the last one.
+    """
+    half, exact, farthest = 16, 8, 128
+    away = np.arange(length)[None] - np.arange(length)[:, None]
+    # In float32, as PyTorch has it: where a range begins, one bit decides.
+    far = np.log(np.maximum(np.abs(away), 1).astype(np.float32) / np.float32(exact)) / np.float32(np.log(farthest / exact)) * np.float32(half - exact)
+    rows = np.where(np.abs(away) < exact, np.abs(away), np.minimum(exact + far.astype(np.int32), half - 1))
+    return rows + half * (away > 0)
 
 
 def mean_over_positions(hidden_NTD: jax.Array, mask_NT: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What sets BERT, RoBERTa and DistilBERT checkpoints apart: translates their config.json to an
+"""What sets BERT, RoBERTa, DistilBERT and MPNet checkpoints apart: translates their config.json to an
 `EncoderConfig` and their tensor names to tree paths.
 
 Both directions read the same list of `Leaf`s, one for each array of a parameter tree: loading joins Hugging
@@ -21,6 +21,7 @@ FAMILIES = {
     "xlm-roberta": "roberta",
     "camembert": "roberta",
     "distilbert": "distilbert",
+    "mpnet": "mpnet",
 }
 CLASSES = {
     "bert": "Bert",
@@ -28,10 +29,13 @@ CLASSES = {
     "xlm-roberta": "XLMRoberta",
     "camembert": "Camembert",
     "distilbert": "DistilBert",
+    "mpnet": "MPNet",
 }
 
 WORDS = "embeddings.word_embeddings.weight"
 DISTILBERT_EPSILON = 1e-12  # a constant in its code, not a key of its config
+MPNET_PADDING = 1  # row of its position table; the same
+MPNET_BUCKETS = 32  # of distances that its code tells apart, whatever the table's size
 
 # Names that transformers knows for the same three functions.
 ACTIVATION_NAMES = {
@@ -60,10 +64,19 @@ DISTILBERT_LAYER = {
     "feed_forward/down": ("ffn.lin2",),
     "feed_forward/norm": ("output_layer_norm",),
 }
+MPNET_LAYER = {
+    "attention/qkv": ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+    "attention/out": ("attention.attn.o",),
+    "attention/norm": ("attention.LayerNorm",),
+    "feed_forward/up": ("intermediate.dense",),
+    "feed_forward/down": ("output.dense",),
+    "feed_forward/norm": ("output.LayerNorm",),
+}
 LAYERS = {
     "bert": ("encoder.layer", BERT_LAYER),
     "roberta": ("encoder.layer", BERT_LAYER),
     "distilbert": ("transformer.layer", DISTILBERT_LAYER),
+    "mpnet": ("encoder.layer", MPNET_LAYER),
 }
 
 # The parts of a head as the family's ForSequenceClassification class calls them. BERT's dense layer belongs
@@ -72,6 +85,7 @@ HEADS = {
     "bert": {"dense": "pooler.dense", "out": "classifier"},
     "roberta": {"dense": "classifier.dense", "out": "classifier.out_proj"},
     "distilbert": {"dense": "pre_classifier", "out": "classifier"},
+    "mpnet": {"dense": "classifier.dense", "out": "classifier.out_proj"},
     "mean": {"out": "classifier"},
 }
 
@@ -120,6 +134,8 @@ def body_leaves(config: EncoderConfig) -> Iterator[Leaf]:
             ("embeddings.token_type_embeddings.weight",),
             (config.token_types, width),
         )
+    if config.distances:
+        yield Leaf(("embeddings", "distance"), ("encoder.relative_attention_bias.weight",), (config.distances, config.heads))
     yield from _norm_leaves(("embeddings", "norm"), "embeddings.LayerNorm", width)
     sizes = {
         "attention/qkv": (width, 3 * width),
@@ -203,12 +219,13 @@ def translate_config(raw: dict[str, Any], where: str) -> EncoderConfig:
     if not isinstance(epsilon, float) or not 0 < epsilon < 1:
         raise UserError(f"{where} has layer_norm_eps {epsilon!r}, which must be a number between 0 and 1")
     vocabulary = _read_size(raw, where, "vocab_size")
-    pad = raw.get("pad_token_id", 1 if family == "roberta" else 0)
+    pad = raw.get("pad_token_id", 1 if family in ("roberta", "mpnet") else 0)
     if pad is None and family != "roberta":
-        pad = 0
+        pad = 1 if family == "mpnet" else 0
     if type(pad) is not int or not 0 <= pad < vocabulary:
         raise UserError(f"{where} has pad_token_id {pad!r}, which must be a token id from 0 to {vocabulary - 1}")
-    offset = pad + 1 if family == "roberta" else 0  # its positions are counted from the row after the padding's
+    # Their positions are counted from the row after the padding's.
+    offset = {"roberta": pad + 1, "mpnet": MPNET_PADDING + 1}.get(family, 0)
     rows = _read_size(raw, where, "max_position_embeddings")
     if rows <= offset:
         raise UserError(f"{where} has max_position_embeddings {rows}, which leaves no position after the first {offset} rows")
@@ -221,10 +238,11 @@ def translate_config(raw: dict[str, Any], where: str) -> EncoderConfig:
         feed_forward=_read_size(raw, where, "hidden_dim" if short else "intermediate_size"),
         positions=rows - offset,
         position_offset=offset,
-        token_types=0 if short else _read_size(raw, where, "type_vocab_size", default=2),
+        token_types=0 if family in ("distilbert", "mpnet") else _read_size(raw, where, "type_vocab_size", default=2),
         activation=ACTIVATION_NAMES[activation],
         norm_epsilon=epsilon,
         pad_token=pad,
+        distances=_read_distances(raw, where) if family == "mpnet" else 0,
     )
 
 
@@ -239,6 +257,13 @@ def _refuse_variations(raw: dict[str, Any], where: str) -> None:
         raise UserError(f"{where} has auto_map, so its model is computed by code of its own: use a checkpoint of a standard architecture")
     if raw.get("quantization_config"):
         raise UserError(f"{where} has quantization_config: use the checkpoint's unquantised original")
+
+
+def _read_distances(raw: dict[str, Any], where: str) -> int:
+    rows = _read_size(raw, where, "relative_attention_num_buckets", default=MPNET_BUCKETS)
+    if rows < MPNET_BUCKETS:
+        raise UserError(f"{where} has relative_attention_num_buckets {rows}; an MPNet needs at least {MPNET_BUCKETS}")
+    return rows
 
 
 def _read_size(raw: dict[str, Any], where: str, *keys: str, default: int | None = None) -> int:

@@ -17,7 +17,7 @@ class HeadConfig:
     """What a head is.
 
     Attributes:
-        kind: "bert" (pooler with tanh on the first position, then linear), "roberta" (dense, tanh, linear on the first position),
+        kind: "bert" (pooler with tanh on the first position, then linear), "roberta" and "mpnet" (dense, tanh, linear on the first position),
             "distilbert" (pre-classifier with ReLU on the first position, then linear) or "mean" (mean over real positions, then linear).
         classes: number of logits C.
         deviation: standard deviation of freshly drawn kernels (0.02 in the Hugging Face classes).
@@ -28,7 +28,7 @@ class HeadConfig:
     deviation: float = 0.02
 
 
-KINDS = ("bert", "roberta", "distilbert", "mean")
+KINDS = ("bert", "roberta", "distilbert", "mpnet", "mean")
 
 
 def init_head(key: jax.Array, config: HeadConfig, hidden: int, pooler: Tree | None = None, zero: bool = False) -> Tree:

@@ -22,8 +22,8 @@ MARGIN, LOUD, QUIET = 2.0**6, 2.0**20, 2.0**-16
 
 
 def can_fold(config: EncoderConfig, classes: int) -> bool:
-    """Whether the layer is wide enough for so many logits."""
-    return config.layers > 0 and max(classes + 3, 2 * classes if config.family == "distilbert" else 0) <= config.hidden
+    """Whether the layer is wide enough for so many logits, and its scores can all be equal, which they cannot where distances count."""
+    return config.layers > 0 and not config.distances and max(classes + 3, 2 * classes if config.family == "distilbert" else 0) <= config.hidden
 
 
 def fold_mean(body: Tree, config: EncoderConfig, head: Tree) -> tuple[Tree, EncoderConfig, Tree]:

@@ -5,8 +5,8 @@ The folder is a ForSequenceClassification model of its family. Mean pooling has 
 there one more encoder layer computes it (see pooling.py). config.json then says "ddllm_head": "mean" and how many layers are the
 encoder's own, and the head as it was trained lies in classifier_head.safetensors beside the model (a torch Linear:
 classifier.weight [C, D], classifier.bias [C], to be fed the mean over real positions): `load_pretrained` reads
-that back, and leaves the further layer out. Where there are too many classes for such a layer, the folder is
-the family's plain model.
+that back, and leaves the further layer out. Where there are too many classes for such a layer, or the family has
+none that could (MPNet), the folder is the family's plain model.
 """
 
 import json

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddllm.models.encoder import encode, observe, rounded_product
+from ddllm.models.encoder import distance_rows, encode, observe, rounded_product
 from ddllm.models.pretrained import load_pretrained
 
 TOLERANCE = 1e-5
@@ -37,10 +37,10 @@ def parity_case(make_torch_model, make_texts, run_torch, tmp_path):
     return case
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "camembert", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet"])
 def test_hidden_states_are_those_of_transformers(parity_case, family, record_property):
     checkpoint, ids, mask, types, expected = parity_case(family)
-    assert checkpoint.config.positions == (10 if checkpoint.config.family == "roberta" else 12)
+    assert checkpoint.config.positions == (10 if checkpoint.config.family in ("roberta", "mpnet") else 12)
     assert 0 < mask.mean() < 1  # there is padding
     error = hidden_error(checkpoint, checkpoint.config, expected, ids, mask, types)
     record_property("max_abs_error", float(error))
@@ -67,6 +67,7 @@ def test_activations_are_those_of_transformers(parity_case, activation):
         ("roberta", {"position_offset": 1}),
         ("distilbert", {"norm_epsilon": 1e-3}),
         ("distilbert", {"activation": "relu"}),
+        ("mpnet", {"distances": 0}),
     ],
 )
 def test_parity_notices_a_wrong_constant(parity_case, family, change):
@@ -74,6 +75,16 @@ def test_parity_notices_a_wrong_constant(parity_case, family, change):
     assert hidden_error(checkpoint, checkpoint.config, expected, ids, mask, types) < TOLERANCE
     changed = dataclasses.replace(checkpoint.config, **change)
     assert hidden_error(checkpoint, changed, expected, ids, mask, types) > 10 * TOLERANCE
+
+
+def test_distances_are_those_of_transformers():
+    torch = pytest.importorskip("torch")
+    from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
+
+    places = torch.arange(512)
+    expected = MPNetEncoder.relative_position_bucket(places[None] - places[:, None])
+    np.testing.assert_array_equal(distance_rows(512), expected.numpy())
+    assert len(np.unique(distance_rows(512))) == 31  # nothing stands no positions behind
 
 
 def test_roberta_offset_follows_the_padding_id(parity_case):
@@ -110,7 +121,7 @@ def test_a_sequence_beyond_the_positions_is_refused(parity_case):
         encode(checkpoint.body, checkpoint.config, checkpoint.words[longer], jnp.ones(longer.shape))
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet"])
 def test_attention_is_that_of_transformers(parity_case, make_torch_model, family):
     torch = pytest.importorskip("torch")
     checkpoint, ids, mask, types, _ = parity_case(family)

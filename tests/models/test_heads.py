@@ -19,7 +19,7 @@ def compute_logits(checkpoint, kind, ids, mask, types=None):
     return np.asarray(apply_head(checkpoint.head, HeadConfig(kind, 3), hidden, mask))
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "camembert", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet"])
 def test_logits_are_those_of_transformers(make_torch_model, make_texts, run_torch, tmp_path, family, record_property):
     model = make_torch_model(family)
     model.save_pretrained(tmp_path)

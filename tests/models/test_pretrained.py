@@ -15,7 +15,7 @@ import pytest
 from ddllm.errors import UserError
 from ddllm.models.pretrained import load_pretrained
 
-FAMILIES = ("bert", "roberta", "distilbert")
+FAMILIES = ("bert", "roberta", "distilbert", "mpnet")
 
 
 def assert_same(first, second):

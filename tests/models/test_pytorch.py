@@ -132,12 +132,19 @@ def test_every_option(checkpoint, tmp_path, name):
     compare(make_folder(tmp_path / "folder", pretrained, **OPTIONS[name]), pretrained)
 
 
-@pytest.mark.parametrize("family", ["roberta", "distilbert"])
-@pytest.mark.parametrize("head", ["mean", "own"])
+@pytest.mark.parametrize("family, head", [("roberta", "mean"), ("roberta", "own"), ("distilbert", "mean"), ("distilbert", "own"), ("mpnet", "own")])
 def test_every_family(checkpoint, tmp_path, family, head):
     pretrained = checkpoint(family)
     options = {"head": family if head == "own" else "mean", "start": "fixed", "rates": "tensor", "parts": ("directions",)}
     compare(make_folder(tmp_path / "folder", pretrained, **options), pretrained)
+
+
+def test_the_mean_of_an_mpnet_is_refused(checkpoint, tmp_path):
+    from ddllm.pytorch import train
+
+    folder = make_folder(tmp_path / "folder", checkpoint("mpnet"))
+    with pytest.raises(ValueError, match="cannot pool the mean of an MPNet"):
+        train(folder)
 
 
 def test_a_loaded_model_is_trained_in_place(checkpoint, tmp_path):

@@ -46,7 +46,7 @@ def compute_logits(params, words, config, kind, ids, mask, types):
     return np.asarray(hidden), np.asarray(apply_head(params["head"], HeadConfig(kind, 3), hidden, mask))
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "camembert", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet"])
 def test_transformers_opens_what_is_saved(source, make_texts, run_torch, tmp_path, family, record_property):
     transformers = pytest.importorskip("transformers")
     checkpoint = source(family, "AutoModel")
@@ -102,12 +102,13 @@ def test_a_mean_head_becomes_one_more_layer(source, make_texts, run_torch, tmp_p
         load_pretrained(str(tmp_path / "target"))
 
 
-def test_a_mean_head_of_many_classes_lies_beside_the_plain_model(source, tmp_path):
-    checkpoint = source()
+@pytest.mark.parametrize("family, classes", [("bert", 15), ("mpnet", 3)])
+def test_a_mean_head_that_no_layer_can_take_lies_beside_the_plain_model(source, tmp_path, family, classes):
+    checkpoint = source(family)
     params, words = draw_params(checkpoint, "mean")
-    names = [f"class {number}" for number in range(15)]
-    params["head"] = init_head(jax.random.key(0), HeadConfig("mean", 15), 16)
-    save_pretrained(tmp_path / "target", checkpoint, params, words, HeadConfig("mean", 15), names)
+    names = [f"class {number}" for number in range(classes)]
+    params["head"] = init_head(jax.random.key(0), HeadConfig("mean", classes), 16)
+    save_pretrained(tmp_path / "target", checkpoint, params, words, HeadConfig("mean", classes), names)
     assert "Model" in json.loads((tmp_path / "target" / "config.json").read_text())["architectures"][0]
     again = load_pretrained(str(tmp_path / "target"))
     assert again.config == checkpoint.config
