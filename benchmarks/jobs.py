@@ -39,7 +39,7 @@ class Job:
 
     Attributes:
         dataset: a file of configs/, without its ending.
-        model: as in config.model.name.
+        model: as in config.model.name, but of a local folder its name alone.
         kind: "full", "select", "distilled" or the name of another recipe; of an ablation, its folder's name.
         per_class: examples per class; None for full data.
         seeds: the seeds that it fills cells for; one, save for "select".
@@ -59,7 +59,8 @@ class Job:
     def command(self) -> str:
         """What a person would type, without the folders of one machine."""
         kept = [part for part in self.member.line if not part.startswith(("--workdir", "--distilled", "--config.data.source", "--config.distill.teacher"))]
-        return " ".join(["python -m ddllm.main", *kept]).replace(f"{ROOT}/", "")
+        given = self.member.config.model.name
+        return " ".join(["python -m ddllm.main", *kept]).replace(f"{ROOT}/", "").replace(f"model={given}", f"model={self.model}")
 
 
 def plan_jobs(
@@ -96,17 +97,18 @@ def plan_jobs(
 
 @dataclass(frozen=True)
 class Base:
-    """What the jobs of one data set and model share."""
+    """What the jobs of one data set and model share; `changes` are options of the command that each of them has."""
 
     dataset: str
     model: str
     local: Path | None
     folder: Path
+    changes: tuple[str, ...] = ()
 
     @classmethod
-    def below(cls, work: Path, dataset: str, model: str, local: Path | None) -> "Base":
+    def below(cls, work: Path, dataset: str, model: str, local: Path | None, changes: tuple[str, ...] = ()) -> "Base":
         """With runs in a folder of its own below another."""
-        return cls(dataset, model, local, work / f"{dataset}-{Path(model).name}")
+        return cls(dataset, model, local, work / f"{dataset}-{Path(model).name}", changes)
 
     def full(self, seed: int) -> Job:
         """Fine-tuning on all texts."""
@@ -131,14 +133,15 @@ class Base:
         marks = ",".join(filter(None, (f"model={self.model}", arguments, f"seed={seeds[0]}")))
         name = "-".join(filter(None, (kind, f"{count}" if count else "", f"seed{'+'.join(map(str, seeds))}")))
         folder = self.folder / name
-        line = [f"--config={CONFIGS / self.dataset}.py:{marks}", f"--workdir={folder}", *self._source(), *line]
+        line = [f"--config={CONFIGS / self.dataset}.py:{marks}", f"--workdir={folder}", *self._source(), *self.changes, *line]
         command = parse(line)
         try:
             validate(command.config)
         except UserError as error:
             raise UserError(f"{self.dataset}, {kind}: {error}") from None
-        title = {"dataset": self.dataset, "model": self.model, "kind": kind, "examples": str(count or "all"), "seed": str(seeds[0])}
-        return Job(self.dataset, self.model, kind, count, seeds, Member(title, folder, line, command.config, command.stages))
+        called = Path(self.model).name if Path(self.model).is_dir() else self.model
+        title = {"dataset": self.dataset, "model": called, "kind": kind, "examples": str(count or "all"), "seed": str(seeds[0])}
+        return Job(self.dataset, called, kind, count, seeds, Member(title, folder, line, command.config, command.stages))
 
     def _source(self) -> list[str]:
         if self.dataset == "rotten_tomatoes" and self.model == EMBEDDED:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.text [--datasets sst2] [--per-class 5,10,20] [--routes straight_through] [--transfer MODEL,…] [--models embedded] [--seeds 0,1,2]
                               [--names full,distilled,text,random,k_centers,dilm] [--data FOLDER] [--work runs/text] [--minutes N] [--only-table]
-                              [--untaught] [--judge embedded]
+                              [--untaught] [--judge embedded] [--transfer-options "model.head=mean;data.length=48"]
 
 Cell by cell, as the table: every run is a command of its own in a folder below --work and resumes there. The texts of a route are scored twice: with the
 labels, rates and head that were learned for them, and as plain texts with a label each, read from text.jsonl and tokenised again, with a rate and passes tuned
@@ -74,18 +74,20 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument("--outer-steps", default="0", help="of distilled sets and texts; 0: as the data set's configuration says")
         parser.add_argument("--untaught", action="store_true", help="learn from labels, without the fully fine-tuned model as the teacher")
         parser.add_argument("--text-options", default="", help="of config.text for every route, such as whole_words=True;pull=0.2")
+        parser.add_argument("--transfer-options", default="", help="of config for the models of --transfer, such as model.head=mean;data.length=48")
         parser.add_argument("--judge", default="", metavar="MODEL", help="language model that says how readable texts are: 'embedded', hub name, folder, GGUF")
         options = read_options(parser, arguments)
         reader = Reader(options.judge) if options.judge else None
         routes, per_class = listed(options.routes, "--routes", ROUTES), numbers(options.per_class, "--per-class", 1)
         names, [steps] = listed(options.names, "--names", NAMES), numbers(options.outer_steps, "--outer-steps", 0)
-        changes = [f"--config.text.{option.strip()}" for option in options.text_options.split(";") if option.strip()]
+        changes = settings(options.text_options, "--config.text.")
         changes += [f"--config.distill.outer_steps={steps}"] if steps else []
         others, parts = [model for model in options.transfer.split(",") if model], []
+        elsewhere = tuple(settings(options.transfer_options, "--config."))
         for dataset in options.datasets:
             for model in options.models:
                 base = Base.below(options.work, dataset, model, options.data)
-                away = [Base.below(options.work, dataset, other, options.data) for other in others]
+                away = [Base.below(options.work, dataset, other, options.data, elsewhere) for other in others]
                 for seed in options.seeds:
                     parts += plan(base, away, names, per_class, routes, seed, options.seeds, changes, not options.untaught)
         by_folder = {part.job.member.folder: part for part in parts}
@@ -140,7 +142,7 @@ def plan(
             if wanted and first:
                 parts.append(Part(place.selecting(wanted, count, tuple(seeds)), dict.fromkeys(wanted, ""), TUNED))
         if "dilm" in names and first and (file := published(base, count)):
-            parts.append(Part(scoring(base, "dilm", count, seed, file, "dilm"), {"dilm": "dilm"}, TUNED))
+            parts += [Part(scoring(place, "dilm", count, seed, file, "dilm"), {"dilm": "dilm"}, TUNED) for place in (base, *away)]
         distilled = base.distilling(DISTILLED, count, seed, steps, f"{DISTILLED}{mark}")
         if from_distilled or ("text" in names and "relearn" in map(bare, routes)):
             parts.append(Part(distilled, {DISTILLED: DISTILLED}))
@@ -156,6 +158,11 @@ def plan(
             for place in (base, *away):
                 parts.append(Part(scoring(place, f"as-text-{route}{mark}", count, seed, file, PLAIN), {PLAIN: "text"}, TUNED, route))
     return parts
+
+
+def settings(text: str, prefix: str) -> list[str]:
+    """Options of a command from a list with semicolons."""
+    return [f"{prefix}{option.strip()}" for option in text.split(";") if option.strip()]
 
 
 def bare(route: str) -> str:

@@ -35,7 +35,7 @@ def finish(part, *rows):
 def test_runs_come_after_those_that_they_need(parts):
     names = list(parts)
     assert names[:4] == ["sst2-embedded/full-seed0", "sst2-embedded/select-5-seed0+1", "sst2-other/select-5-seed0+1", "sst2-embedded/dilm-5-seed0"]
-    assert "sst2-embedded/dilm-10-seed0" not in names, "there is no such file"
+    assert "sst2-other/dilm-5-seed0" in names and "sst2-embedded/dilm-10-seed0" not in names, "there is no such file"
     for route in ("search", "splice"):
         order = [names.index(f"sst2-embedded/{kind}-10-seed1") for kind in ("distilled", f"text-{route}", f"as-text-{route}")]
         assert order == sorted(order) and f"sst2-other/as-text-{route}-10-seed1" in names
@@ -43,6 +43,18 @@ def test_runs_come_after_those_that_they_need(parts):
     assert learned.config.text.whole_words and learned.config.distill.outer_steps == 7 and learned.stages == ["text"]
     assert f"--distilled={parts['sst2-embedded/distilled-5-seed1'].job.member.folder}/distilled" in learned.line
     assert f"--distilled={learned.folder}/text/search/text.jsonl" in read.line and read.config.model.name == "org/other"
+
+
+def test_other_models_have_options_of_their_own_and_a_folder_is_called_by_its_name(tmp_path):
+    (tmp_path / "models" / "other").mkdir(parents=True)
+    away = Base.below(tmp_path / "work", "sst2", str(tmp_path / "models" / "other"), None, ("--config.model.head=mean", "--config.data.length=48"))
+    made = text.plan(Base.below(tmp_path / "work", "sst2", "embedded", None), [away], ["text", "k_centers"], [5], ["splice"], 0, [0], [], taught=False)
+    jobs = [part.job for part in made if part.job.member.folder.parent.name == "sst2-other"]
+    assert [job.kind for job in jobs] == ["select", "as-text-splice-untaught"]
+    for job in jobs:
+        config = job.member.config
+        assert (config.model.head, config.data.length, config.model.name) == ("mean", 48, str(tmp_path / "models" / "other"))
+        assert job.model == "other" and "configs/sst2.py:model=other,examples=5" in job.command and str(tmp_path) not in job.command
 
 
 def test_texts_can_be_learned_without_a_teacher_and_without_a_distilled_set(parts, tmp_path):
