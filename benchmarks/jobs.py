@@ -32,6 +32,8 @@ LOCAL = {
 # published, Maekawa et al.'s stays at chance there (0.50 to 0.55, with inner rates of 1e-2, 0.1 and 1 at first, and outer rates of 1e-2 and 0.1).
 TUNED = {("maekawa2023", EMBEDDED): ("initial=real", "initial_rate=0.1", "attention_weight=1.0")}
 
+UNTAUGHT = "--config.distill.teacher="  # instead of the fully fine-tuned model
+
 
 @dataclass(frozen=True)
 class Job:
@@ -58,7 +60,8 @@ class Job:
     @property
     def command(self) -> str:
         """What a person would type, without the folders of one machine."""
-        kept = [part for part in self.member.line if not part.startswith(("--workdir", "--distilled", "--config.data.source", "--config.distill.teacher"))]
+        apart = ("--workdir", "--distilled", "--config.data.source", "--config.distill.teacher")
+        kept = [part for part in self.member.line if part == UNTAUGHT or not part.startswith(apart)]
         given = self.member.config.model.name
         return " ".join(["python -m ddllm.main", *kept]).replace(f"{ROOT}/", "").replace(f"model={given}", f"model={self.model}")
 

@@ -14,9 +14,10 @@ that the recipe has (directions), which stand beside the texts as their labels a
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
-from benchmarks.jobs import DISTILLED, ROOT, Base, Job
+from benchmarks.jobs import DISTILLED, ROOT, UNTAUGHT, Base, Job
 from benchmarks.options import listed, make_parser, numbers, read_options, work_through
 from benchmarks.readability import Reader, markdown_curve, told
 from benchmarks.table import REDRAWN, begin_section, figure, share_of_full, summarise
@@ -52,12 +53,14 @@ class Part:
         names: from names of its rows to names of cells.
         protocol: `LEARNED` or `TUNED`, how it is trained.
         route: of a text.
+        taught: whether a fully fine-tuned model was the teacher of what is trained on.
     """
 
     job: Job
     names: dict[str, str]
     protocol: str = LEARNED
     route: str = ""
+    taught: bool = False
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -134,7 +137,7 @@ def plan(
     learned, from_distilled = {DISTILLED, "projected", "text"} & set(names), {DISTILLED, "projected"} & set(names)
     parts = [Part(base.full(seed), {"full": "full"})] if "full" in names or (taught and learned) else []
     mark = "" if taught else "-untaught"
-    teacher = f"--config.distill.teacher={base.folder / f'full-seed{seed}' if taught else ''}"
+    teacher = f"{UNTAUGHT}{base.folder / f'full-seed{seed}' if taught else ''}"
     steps = (*(change for change in changes if change.startswith("--config.distill.")), teacher)
     for count in per_class:
         wanted = tuple(name for name in REAL if name in names)
@@ -145,7 +148,7 @@ def plan(
             parts += [Part(scoring(place, "dilm", count, seed, file, "dilm"), {"dilm": "dilm"}, TUNED) for place in (base, *away)]
         distilled = base.distilling(DISTILLED, count, seed, steps, f"{DISTILLED}{mark}")
         if from_distilled or ("text" in names and "relearn" in map(bare, routes)):
-            parts.append(Part(distilled, {DISTILLED: DISTILLED}))
+            parts.append(Part(distilled, {DISTILLED: DISTILLED}, taught=taught))
         for route in routes if {"projected", "text"} & set(names) else ():
             goes = bare(route)
             line = ["--mode=text", f"--config.text.route={goes}", *changes, teacher]
@@ -153,10 +156,10 @@ def plan(
             if from_distilled or goes == "relearn":
                 line.append(f"--distilled={distilled.member.folder / 'distilled'}")
             job = base.job(f"text-{route}{mark}", count, (seed,), line, f"recipe=ddllm,examples={count}")
-            parts.append(Part(job, {"projected": "projected", f"text ({goes})": "text"}, LEARNED, route))
+            parts.append(Part(job, {"projected": "projected", f"text ({goes})": "text"}, LEARNED, route, taught))
             file = job.member.folder / "text" / goes / "text.jsonl"
             for place in (base, *away):
-                parts.append(Part(scoring(place, f"as-text-{route}{mark}", count, seed, file, PLAIN), {PLAIN: "text"}, TUNED, route))
+                parts.append(Part(scoring(place, f"as-text-{route}{mark}", count, seed, file, PLAIN), {PLAIN: "text"}, TUNED, route, taught))
     return parts
 
 
@@ -185,7 +188,7 @@ def key_of(part: Part, name: str) -> Entry:
     """What tells a cell of a run's from all others."""
     job = part.job
     key = {"dataset": job.dataset, "model": job.model, "name": name, "examples_per_class": job.per_class, "protocol": part.protocol}
-    return key | {"route": part.route if name == "text" else ""}
+    return key | {"route": part.route if name == "text" else "", "taught": part.taught}
 
 
 def cells_of(cells: list[Entry], part: Part) -> dict[str, Entry]:
@@ -235,7 +238,7 @@ def write(cells: list[Entry]) -> None:
     """Write both files, in a fixed order, with each cell's share of full data."""
     order = {name: place for place, name in enumerate(NAMES)}
     cells.sort(
-        key=lambda cell: (cell["dataset"], cell["model"], cell["examples_per_class"] or 0, order[cell["name"]], cell["route"], cell["protocol"])
+        key=lambda cell: (cell["dataset"], cell["model"], cell["examples_per_class"] or 0, order[cell["name"]], cell["route"], cell["taught"], cell["protocol"])
     )
     share_of_full(cells)
     write_entries(JSON, "cells", cells, MARKDOWN, markdown(cells))
@@ -260,9 +263,10 @@ def markdown(cells: list[Entry]) -> str:
         counts, _, begin = begin_section(here, ("perplexity, × real",) if judged else ())
         lines += begin
         order = {name: place for place, name in enumerate(NAMES)}
-        kinds = sorted({(order[cell["name"]], cell["route"], cell["protocol"]) for cell in here})
-        for place, route, protocol in kinds:
-            mine = {c["examples_per_class"]: c for c in here if (order[c["name"]], c["route"], c["protocol"]) == (place, route, protocol)}
+        kinds: dict[tuple[Any, ...], dict[int | None, Entry]] = {}
+        for cell in here:
+            kinds.setdefault((order[cell["name"]], cell["route"], cell["taught"], cell["protocol"]), {})[cell["examples_per_class"]] = cell
+        for _, mine in sorted(kinds.items()):
             found = [mine.get(None) or mine.get(count) for count in counts or [None]]
             shown = [part for cell in found for part in ((figure(cell), told(cell)) if cell else ("–", "–"))[: 1 + bool(judged and counts)]]
             lines.append(f"| {title_of(next(iter(mine.values())))} | {' | '.join(shown)} |")
@@ -272,11 +276,12 @@ def markdown(cells: list[Entry]) -> str:
 
 def title_of(cell: Entry) -> str:
     """What a cell's row is called."""
+    learned = ", from a teacher" if cell["taught"] else ""
     if cell["name"] in TITLES:
-        return TITLES[cell["name"]]
+        return TITLES[cell["name"]] + learned
     route = bare(cell["route"])
     beside = " with directions" if route != cell["route"] else ""
-    return f"our text ({route}){beside}" + (", as plain text" if cell["protocol"] == TUNED else "")
+    return f"our text ({route}){beside}{learned}" + (", as plain text" if cell["protocol"] == TUNED else "")
 
 
 if __name__ == "__main__":

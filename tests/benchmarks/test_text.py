@@ -112,7 +112,8 @@ def test_cells_keep_apart_what_is_trained_in_another_way(parts):
     assert found["text", text.TUNED]["accuracy_mean"] == 0.65
     assert found["dilm", text.TUNED]["accuracy_std"] == pytest.approx(0.1414, abs=1e-3) and found["k_centers", text.TUNED]["runs"] == 2
     lines = text.markdown(cells)
-    assert "| our text (search) | 70.0 ± 14.1 (2) / [50.0 ± 0.0] |" in lines and "| our text (search), as plain text | 65.0 (1) |" in lines
+    assert "| our text (search), from a teacher | 70.0 ± 14.1 (2) / [50.0 ± 0.0] |" in lines
+    assert "| our text (search), from a teacher, as plain text | 65.0 (1) |" in lines
     assert "perplexity, × real" not in lines and "Accuracy against fluency" not in lines
     # Judged later: one cell has figures, the others go on without.
     figures = {"perplexity": 300.0, "nll_per_word": 6.0, "distinct_1": 0.9, "distinct_2": 0.95, "repeated_4": 0.01}
@@ -121,9 +122,10 @@ def test_cells_keep_apart_what_is_trained_in_another_way(parts):
     ours["fluency"] = {"0": one, "1": one | {"perplexity": 500.0, "judge_took_part": True}}
     lines = text.markdown(cells)
     assert "| training data | 5 per class | perplexity, × real |" in lines
-    assert "| our text (search) | 70.0 ± 14.1 (2) / [50.0 ± 0.0] | 4.0* |" in lines and "| their nearest tokens | 51.0 ± 1.4 (2) | – |" in lines
+    assert "| our text (search), from a teacher | 70.0 ± 14.1 (2) / [50.0 ± 0.0] | 4.0* |" in lines
+    assert "| their nearest tokens, from a teacher | 51.0 ± 1.4 (2) | – |" in lines
     assert "judged by SomeLM (*: took part in making the text)" in lines
-    assert "| our text (search) | 5 | 70.0 | 400 | 4.0* | 2.7 | 0.95 | 1.0 | – |" in lines
+    assert "| our text (search), from a teacher | 5 | 70.0 | 400 | 4.0* | 2.7 | 0.95 | 1.0 | – |" in lines
     assert "| any real sentences | 5 | – | 100 | 1.0 | 1.0 | 0.90 | 0.0 | – |" in lines
 
 
