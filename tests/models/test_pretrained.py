@@ -219,6 +219,12 @@ def test_roberta_without_room_for_positions(saved):
     expect(folder, "max_position_embeddings 12")
 
 
+def test_mpnet_with_too_few_distances(saved):
+    folder = saved("mpnet")
+    change_config(folder, relative_attention_num_buckets=16)
+    expect(folder, "relative_attention_num_buckets 16", "at least 32")
+
+
 def test_missing_weights(saved):
     folder = saved()
     (folder / "model.safetensors").unlink()
