@@ -15,9 +15,15 @@ WITHOUT_EFFECT = {"full": ("distill", "evaluate"), "select": ("distill", "finetu
 SIZES = ("distill.examples_per_class", "distill.batches")
 
 
+def called(model: str) -> str:
+    """A model's name, of a local folder its own without those above."""
+    return Path(model).name if Path(model).is_dir() else model
+
+
 def settings_of(config: dict[str, Any], kind: str) -> dict[str, Any]:
     """What a run's configuration changes in the defaults, but for what differs between the runs of an entry or has no effect on them."""
     there, defaults = (flatten_dict(tree, sep=".") for tree in (config, resolve(default_config())))
+    there["model.name"] = called(there["model.name"])
     apart = APART + WITHOUT_EFFECT.get(kind, ("finetune",))
 
     def counts(key: str) -> bool:

@@ -10,6 +10,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.entries import called
 from ddllm.checks import validate
 from ddllm.errors import UserError
 from ddllm.main import parse
@@ -142,9 +143,8 @@ class Base:
             validate(command.config)
         except UserError as error:
             raise UserError(f"{self.dataset}, {kind}: {error}") from None
-        called = Path(self.model).name if Path(self.model).is_dir() else self.model
-        title = {"dataset": self.dataset, "model": called, "kind": kind, "examples": str(count or "all"), "seed": str(seeds[0])}
-        return Job(self.dataset, called, kind, count, seeds, Member(title, folder, line, command.config, command.stages))
+        title = {"dataset": self.dataset, "model": called(self.model), "kind": kind, "examples": str(count or "all"), "seed": str(seeds[0])}
+        return Job(self.dataset, called(self.model), kind, count, seeds, Member(title, folder, line, command.config, command.stages))
 
     def _source(self) -> list[str]:
         if self.dataset == "rotten_tomatoes" and self.model == EMBEDDED:

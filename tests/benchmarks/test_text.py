@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks import text
+from benchmarks.entries import settings_of
 from benchmarks.jobs import Base
 from benchmarks.readability import Reader
 from ddllm.config import resolve
@@ -54,6 +55,7 @@ def test_other_models_have_options_of_their_own_and_a_folder_is_called_by_its_na
     for job in jobs:
         config = job.member.config
         assert (config.model.head, config.data.length, config.model.name) == ("mean", 48, str(tmp_path / "models" / "other"))
+        assert settings_of(resolve(config), job.kind)["model.name"] == "other"
         assert job.model == "other" and "configs/sst2.py:model=other,examples=5" in job.command and str(tmp_path) not in job.command
 
 
