@@ -23,7 +23,7 @@ def called(model: str) -> str:
 def settings_of(config: dict[str, Any], kind: str) -> dict[str, Any]:
     """What a run's configuration changes in the defaults, but for what differs between the runs of an entry or has no effect on them."""
     there, defaults = (flatten_dict(tree, sep=".") for tree in (config, resolve(default_config())))
-    there["model.name"] = called(there["model.name"])
+    there = {**there, "model.name": called(str(there["model.name"]))}
     apart = APART + WITHOUT_EFFECT.get(kind, ("finetune",))
 
     def counts(key: str) -> bool:
