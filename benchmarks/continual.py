@@ -83,7 +83,7 @@ def plan(base: Base, methods: tuple[str, ...], seed: int, outer_steps: int, stor
 def enter(rows: list[Entry], job: Job) -> None:
     """Put a finished run's figures into the rows, in the place of those that other settings gave."""
     results = read_results(job.member.folder / "results.json")
-    settings = {key: value for key, value in settings_of(results["config"], "full").items() if key != "continual.methods"}
+    settings = {key: value for key, value in settings_of(results["config"], "full", "continual").items() if key != "continual.methods"}
     settings |= {f"distill.{key}": results["config"]["distill"][key] for key in ("outer_steps", "length", "examples_per_class")}
     for found in results["continual"]:
         key = {"dataset": job.dataset, "model": job.model, "method": found["method"], "after": found["after"]}

@@ -11,7 +11,8 @@ from ddllm.runtime.storage import read_json, write_atomically, write_json
 Entry = dict[str, Any]
 APART = ("name", "seed", "runtime", "data.source", "distill.teacher", "distill.checkpoint_every", "distill.checkpoints_kept", "text.judge")
 # Sections that a kind of run does not depend on, and what selections take of one of them.
-WITHOUT_EFFECT = {"full": ("distill", "evaluate"), "select": ("distill", "finetune")}
+WITHOUT_EFFECT = {"full": ("distill", "evaluate", "text"), "select": ("distill", "finetune", "text")}
+ASIDE = ("merge", "continual", "prompt", "privacy")  # sections of stages that a run does not have unless it is said
 SIZES = ("distill.examples_per_class", "distill.batches")
 
 
@@ -20,11 +21,17 @@ def called(model: str) -> str:
     return Path(model).name if Path(model).is_dir() else model
 
 
-def settings_of(config: dict[str, Any], kind: str) -> dict[str, Any]:
-    """What a run's configuration changes in the defaults, but for what differs between the runs of an entry or has no effect on them."""
+def settings_of(config: dict[str, Any], kind: str, also: str = "") -> dict[str, Any]:
+    """What a run's configuration changes in the defaults, but for what differs between the runs of an entry or has no effect on them.
+
+    Args:
+        config: of the run.
+        kind: of the run, which says what has no effect.
+        also: a section of `ASIDE` that has one.
+    """
     there, defaults = (flatten_dict(tree, sep=".") for tree in (config, resolve(default_config())))
     there = {**there, "model.name": called(str(there["model.name"]))}
-    apart = APART + WITHOUT_EFFECT.get(kind, ("finetune",))
+    apart = APART + tuple(section for section in ASIDE if section != also) + WITHOUT_EFFECT.get(kind, ("finetune",))
 
     def counts(key: str) -> bool:
         return key in SIZES and kind == "select" or not any(key == part or key.startswith(f"{part}.") for part in apart)

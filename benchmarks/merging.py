@@ -137,7 +137,7 @@ def enter(rows: list[Entry], job: Job) -> None:
     distilled = load_distilled(job.member.folder / "distilled")
     key = {"dataset": job.dataset, "model": job.model, "way": job.change, "examples_per_class": job.per_class}
     key |= {"outer_steps": config.distill.outer_steps}
-    settings = {name: value for name, value in settings_of(results["config"], "distilled").items() if name != "merge.sets"}
+    settings = {name: value for name, value in settings_of(results["config"], "distilled", "merge").items() if name != "merge.sets"}
     row = find_entry(rows, key, settings, ("test",))
     row["test"][str(job.seeds[0])] = own["accuracy_mean"]
     row |= {part: own[part] for part in ("inner_steps", "floats", "texts", "examples", "distillation_seconds")}
