@@ -83,10 +83,10 @@ def main(arguments: list[str] | None = None) -> int:
         reader = Reader(options.judge) if options.judge else None
         routes, per_class = listed(options.routes, "--routes", ROUTES), numbers(options.per_class, "--per-class", 1)
         names, [steps] = listed(options.names, "--names", NAMES), numbers(options.outer_steps, "--outer-steps", 0)
-        changes = settings(options.text_options, "--config.text.")
+        changes = split_options(options.text_options, "--config.text.")
         changes += [f"--config.distill.outer_steps={steps}"] if steps else []
         others, parts = [model for model in options.transfer.split(",") if model], []
-        elsewhere = tuple(settings(options.transfer_options, "--config."))
+        elsewhere = tuple(split_options(options.transfer_options, "--config."))
         for dataset in options.datasets:
             for model in options.models:
                 base = Base.below(options.work, dataset, model, options.data)
@@ -163,7 +163,7 @@ def plan(
     return parts
 
 
-def settings(text: str, prefix: str) -> list[str]:
+def split_options(text: str, prefix: str) -> list[str]:
     """Options of a command from a list with semicolons."""
     return [f"{prefix}{option.strip()}" for option in text.split(";") if option.strip()]
 
@@ -236,10 +236,7 @@ def enter(cells: list[Entry], part: Part) -> None:
 
 def write(cells: list[Entry]) -> None:
     """Write both files, in a fixed order, with each cell's share of full data."""
-    order = {name: place for place, name in enumerate(NAMES)}
-    cells.sort(
-        key=lambda cell: (cell["dataset"], cell["model"], cell["examples_per_class"] or 0, order[cell["name"]], cell["route"], cell["taught"], cell["protocol"])
-    )
+    cells.sort(key=lambda cell: (cell["dataset"], cell["model"], cell["examples_per_class"] or 0, *row_of(cell)))
     share_of_full(cells)
     write_entries(JSON, "cells", cells, MARKDOWN, markdown(cells))
 
@@ -262,16 +259,20 @@ def markdown(cells: list[Entry]) -> str:
         judged = any(cell.get("fluency") for cell in here)
         counts, _, begin = begin_section(here, ("perplexity, × real",) if judged else ())
         lines += begin
-        order = {name: place for place, name in enumerate(NAMES)}
-        kinds: dict[tuple[Any, ...], dict[int | None, Entry]] = {}
+        rows: dict[tuple[Any, ...], dict[int | None, Entry]] = {}
         for cell in here:
-            kinds.setdefault((order[cell["name"]], cell["route"], cell["taught"], cell["protocol"]), {})[cell["examples_per_class"]] = cell
-        for _, mine in sorted(kinds.items()):
+            rows.setdefault(row_of(cell), {})[cell["examples_per_class"]] = cell
+        for _, mine in sorted(rows.items()):
             found = [mine.get(None) or mine.get(count) for count in counts or [None]]
             shown = [part for cell in found for part in ((figure(cell), told(cell)) if cell else ("–", "–"))[: 1 + bool(judged and counts)]]
             lines.append(f"| {title_of(next(iter(mine.values())))} | {' | '.join(shown)} |")
         lines += markdown_curve(here, title_of)
     return "\n".join(lines) + "\n"
+
+
+def row_of(cell: Entry) -> tuple[Any, ...]:
+    """What tells a cell's row from the others of its section, by which rows are ordered."""
+    return NAMES.index(cell["name"]), cell["route"], cell["taught"], cell["protocol"]
 
 
 def title_of(cell: Entry) -> str:

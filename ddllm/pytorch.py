@@ -47,7 +47,7 @@ def train(folder: str | Path, model: Any = None, seed: int = 0) -> tuple[Any, An
     kind, classes = card["head"]["kind"], len(card["label_names"])
     mean = torch.nn.Linear(model.config.hidden_size, classes) if kind == "mean" else None
     if mean is not None:
-        _check_width(model, mean)
+        _check_can_fold(model, mean)
     head = {"out": mean} if mean is not None else _head_modules(model, kind)
     _start_head(head, arrays, card, pooled)
     groups = _groups(model, head)
@@ -192,14 +192,14 @@ def _groups(model: Any, head: dict[str, Any]) -> list[tuple[str, list[torch.nn.P
     groups = [("embeddings", [table.LayerNorm.bias]), ("embeddings", [table.LayerNorm.weight]), ("embeddings", [table.position_embeddings.weight])]
     if hasattr(table, "token_type_embeddings"):
         groups.append(("embeddings", [table.token_type_embeddings.weight]))
-    if base.config.model_type == "mpnet":  # the layers share its bias by distance
+    short, mpnet = hasattr(base, "transformer"), base.config.model_type == "mpnet"
+    if mpnet:  # the layers share its bias by distance
         groups.insert(0, ("embeddings", [base.encoder.relative_attention_bias.weight]))
-    short = hasattr(base, "transformer")
     for index, layer in enumerate(base.transformer.layer if short else base.encoder.layer):
         if short:
             attention, up, down = layer.attention, layer.ffn.lin1, layer.ffn.lin2
             projections, out, norms = (attention.q_lin, attention.k_lin, attention.v_lin), attention.out_lin, (layer.sa_layer_norm, layer.output_layer_norm)
-        elif base.config.model_type == "mpnet":
+        elif mpnet:
             attention, up, down = layer.attention.attn, layer.intermediate.dense, layer.output.dense
             projections, out, norms = (attention.q, attention.k, attention.v), attention.o, (layer.attention.LayerNorm, layer.output.LayerNorm)
         else:
@@ -310,7 +310,8 @@ def _attention_divergence(labels: torch.Tensor, attentions: tuple[torch.Tensor, 
     return (divergence_NR * rows_NR).sum(1) / rows_NR.sum(1)
 
 
-def _check_width(model: Any, mean: torch.nn.Linear) -> None:
+def _check_can_fold(model: Any, mean: torch.nn.Linear) -> None:
+    """Raise ValueError where no further layer can pool the mean."""
     classes, width = mean.weight.shape
     if model.config.model_type == "mpnet":
         raise ValueError("transformers cannot pool the mean of an MPNet, and its attention, which knows distances, cannot either; train with ddllm itself.")
@@ -328,7 +329,7 @@ def fold_mean(model: Any, mean: torch.nn.Linear) -> None:
     base, config = model.base_model, model.config
     short = hasattr(base, "transformer")
     layers = base.transformer.layer if short else base.encoder.layer
-    _check_width(model, mean)
+    _check_can_fold(model, mean)
     classes, width = mean.weight.shape
     layer, last = copy.deepcopy(layers[-1]), layers[-1]
     norm = last.output_layer_norm if short else last.output.LayerNorm

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Tree = dict[str, Any]
+DISTANCES = 32  # that attention tells apart where it knows any
 
 
 @dataclass(frozen=True)
@@ -275,9 +276,9 @@ def distance_rows(length: int) -> np.ndarray:
     """Row of the table of distances for every query and key, [T, T] (Raffel et al., arXiv 1910.10683, section 2.1, as MPNet has it).
 
     Keys before the query and at it have rows 0 to 15, those behind it 16 to 31: up to 7 positions away a row each, farther away one for a range that grows
-    with the distance, and from 128 on the last one.
+    with the distance, and from 91 on the last one.
     """
-    half, exact, farthest = 16, 8, 128
+    half, exact, farthest = DISTANCES // 2, DISTANCES // 4, 128
     away = np.arange(length)[None] - np.arange(length)[:, None]
     # In float32, as PyTorch has it: where a range begins, one bit decides.
     far = np.log(np.maximum(np.abs(away), 1).astype(np.float32) / np.float32(exact)) / np.float32(np.log(farthest / exact)) * np.float32(half - exact)

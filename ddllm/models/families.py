@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ddllm.errors import UserError
-from ddllm.models.encoder import EncoderConfig, Tree, layer_name
+from ddllm.models.encoder import DISTANCES, EncoderConfig, Tree, layer_name
 
 FAMILIES = {
     "bert": "bert",
@@ -35,7 +35,6 @@ CLASSES = {
 WORDS = "embeddings.word_embeddings.weight"
 DISTILBERT_EPSILON = 1e-12  # a constant in its code, not a key of its config
 MPNET_PADDING = 1  # row of its position table; the same
-MPNET_BUCKETS = 32  # of distances that its code tells apart, whatever the table's size
 
 # Names that transformers knows for the same three functions.
 ACTIVATION_NAMES = {
@@ -64,13 +63,10 @@ DISTILBERT_LAYER = {
     "feed_forward/down": ("ffn.lin2",),
     "feed_forward/norm": ("output_layer_norm",),
 }
-MPNET_LAYER = {
+MPNET_LAYER = BERT_LAYER | {
     "attention/qkv": ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
     "attention/out": ("attention.attn.o",),
     "attention/norm": ("attention.LayerNorm",),
-    "feed_forward/up": ("intermediate.dense",),
-    "feed_forward/down": ("output.dense",),
-    "feed_forward/norm": ("output.LayerNorm",),
 }
 LAYERS = {
     "bert": ("encoder.layer", BERT_LAYER),
@@ -219,9 +215,10 @@ def translate_config(raw: dict[str, Any], where: str) -> EncoderConfig:
     if not isinstance(epsilon, float) or not 0 < epsilon < 1:
         raise UserError(f"{where} has layer_norm_eps {epsilon!r}, which must be a number between 0 and 1")
     vocabulary = _read_size(raw, where, "vocab_size")
-    pad = raw.get("pad_token_id", 1 if family in ("roberta", "mpnet") else 0)
+    usual_pad = 1 if family in ("roberta", "mpnet") else 0
+    pad = raw.get("pad_token_id", usual_pad)
     if pad is None and family != "roberta":
-        pad = 1 if family == "mpnet" else 0
+        pad = usual_pad
     if type(pad) is not int or not 0 <= pad < vocabulary:
         raise UserError(f"{where} has pad_token_id {pad!r}, which must be a token id from 0 to {vocabulary - 1}")
     # Their positions are counted from the row after the padding's.
@@ -260,9 +257,10 @@ def _refuse_variations(raw: dict[str, Any], where: str) -> None:
 
 
 def _read_distances(raw: dict[str, Any], where: str) -> int:
-    rows = _read_size(raw, where, "relative_attention_num_buckets", default=MPNET_BUCKETS)
-    if rows < MPNET_BUCKETS:
-        raise UserError(f"{where} has relative_attention_num_buckets {rows}; an MPNet needs at least {MPNET_BUCKETS}")
+    # Its code tells as many apart whatever the table's size.
+    rows = _read_size(raw, where, "relative_attention_num_buckets", default=DISTANCES)
+    if rows < DISTANCES:
+        raise UserError(f"{where} has relative_attention_num_buckets {rows}; an MPNet needs at least {DISTANCES}")
     return rows
 
 

@@ -28,9 +28,6 @@ class HeadConfig:
     deviation: float = 0.02
 
 
-KINDS = ("bert", "roberta", "distilbert", "mpnet", "mean")
-
-
 def init_head(key: jax.Array, config: HeadConfig, hidden: int, pooler: Tree | None = None, zero: bool = False) -> Tree:
     """Draw a fresh head: kernels from N(0, deviation²), biases zero.
 

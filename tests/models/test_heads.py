@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ddllm.models.encoder import encode
-from ddllm.models.heads import KINDS, HeadConfig, apply_head, init_head
+from ddllm.models.families import HEADS
+from ddllm.models.heads import HeadConfig, apply_head, init_head
 from ddllm.models.learner import Learner
 from ddllm.models.pretrained import load_pretrained
 
@@ -64,7 +65,7 @@ def test_mean_pooling_is_over_real_positions():
     np.testing.assert_allclose(logits, [[2.5, 40.0], [3.5, 10.0]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HEADS)
 def test_fresh_heads(kind):
     config = HeadConfig(kind, 5, deviation=0.1)
     head = init_head(jax.random.key(0), config, 64)
@@ -79,7 +80,7 @@ def test_fresh_heads(kind):
         assert (head["dense"]["kernel"][:, :5] != head["out"]["kernel"]).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HEADS)
 def test_a_zero_head_gives_zero_logits_and_still_learns(kind):
     config = HeadConfig(kind, 3)
     head = init_head(jax.random.key(0), config, 8, zero=True)
