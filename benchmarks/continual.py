@@ -1,21 +1,25 @@
 """Tasks in turn with a memory of at most 100 KB: results/CONTINUAL.md and results/CONTINUAL.json.
 
     python -m benchmarks.continual [--datasets ag_news] [--models embedded] [--methods finetune,random,recipe,joint] [--seeds 0] [--smoke]
-                                   [--outer-steps 300] [--texts N] [--storage tokens] [--per-class 5] [--data FOLDER] [--work runs/continual]
-                                   [--minutes N] [--only-table]
+                                   [--outer-steps 300] [--texts N] [--storage tokens] [--per-class 5] [--sequence rotten_tomatoes,sst2,ag_news]
+                                   [--data FOLDER] [--work runs/continual] [--minutes N] [--only-table]
 
-The classes of a data set come in two tasks (AG News: World and Sports, then Business and Sci/Tech); accuracy is that on the test texts of all classes
-met so far, among these classes. Real texts are stored in as many bytes as the distilled sets take: embeddings of 8 bits, or with --storage tokens real texts
-of which labels and rates are learned. Each seed is a command of its own and resumes, as those of the table.
+The classes of a data set come in two tasks (AG News: World and Sports, then Business and Sci/Tech), or with --sequence several data sets come one after
+another; accuracy is that on the test texts of all tasks so far, among their classes. Real texts are stored in as many bytes as the distilled sets take:
+embeddings of 8 bits, or with --storage tokens real texts of which labels and rates are learned. Each seed is a command of its own and resumes, as those of
+the table.
 """
 
 import statistics
 import sys
+from dataclasses import dataclass, replace
 
+from benchmarks.corpora import data_options, is_written, load_named, write_corpus
 from benchmarks.entries import Entry, find_entry, settings_of, write_entries
-from benchmarks.jobs import ROOT, Base, Job
+from benchmarks.jobs import DATASETS, ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
 from ddllm.continual.checks import METHODS, STORAGE, TOKENS
+from ddllm.errors import UserError
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
 
@@ -37,21 +41,51 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument("--outer-steps", default="300", help="of the distillation of each task")
         parser.add_argument("--storage", default="int8", help=f"of distilled sets: {', '.join(STORAGE)}")
         parser.add_argument("--per-class", default="1", help="examples per class of distilled sets")
-        parser.add_argument("--texts", default="0", help="training texts in all; 0: as many as the data set's configuration has")
+        parser.add_argument("--texts", default="0", help="training texts in all, or of each of a sequence; 0: as many as the configuration has")
+        parser.add_argument("--sequence", default="", help="data sets that come one after another, instead of the classes of each of --datasets")
         add_smoke(parser)
         options = read_options(parser, arguments)
+        sequence = listed(options.sequence, "--sequence", DATASETS) if options.sequence else []
+        if len(sequence) == 1:
+            raise UserError(f"--sequence has {sequence[0]} alone; name the data sets that come after it too.")
         methods = listed(options.methods, "--methods", METHODS)
         outer_steps, *_ = numbers(options.outer_steps, "--outer-steps", 1)
         [texts] = numbers(options.texts, "--texts", 0)
         [storage], count = listed(options.storage, "--storage", STORAGE), numbers(options.per_class, "--per-class", 1)[0]
-        bases = [Base.below(options.work, dataset, model, options.data) for dataset in options.datasets for model in options.models]
-        jobs = [plan(base, tuple(methods), seed, outer_steps, storage, count, texts, options.smoke) for seed in options.seeds for base in bases]
+        firsts = sequence[:1] or options.datasets
+        bases = [Base.below(options.work, dataset, model, options.data) for dataset in firsts for model in options.models]
+        planned = [(base, put_in_sequence(base, sequence, build=not options.only_table) if sequence else None) for base in bases]
+        settings = (outer_steps, storage, count, texts, options.smoke)
+        jobs = [plan(base, tuple(methods), seed, *settings, several) for seed in options.seeds for base, several in planned]
         return fill_or_try(options, jobs, JSON, MARKDOWN, enter, write, markdown)
 
     return exit_status(work, "the same command does what is left")
 
 
-def plan(base: Base, methods: tuple[str, ...], seed: int, outer_steps: int, storage: str, count: int, texts: int, smoke: bool) -> Job:
+@dataclass(frozen=True)
+class Sequence:
+    """Data sets that come one after another.
+
+    Attributes:
+        datasets: their names.
+        options: with which a run reads them.
+    """
+
+    datasets: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+def plan(
+    base: Base,
+    methods: tuple[str, ...],
+    seed: int,
+    outer_steps: int,
+    storage: str,
+    count: int,
+    texts: int,
+    smoke: bool,
+    sequence: Sequence | None = None,
+) -> Job:
     """All methods for one seed.
 
     Args:
@@ -61,8 +95,9 @@ def plan(base: Base, methods: tuple[str, ...], seed: int, outer_steps: int, stor
         outer_steps: of the distillation of each task.
         storage, count: of distilled sets, and their examples per class; those stored as tokens are chosen by herding, and have no direction labels,
             which would take more bytes than they do.
-        texts: for training in all; 0: as many as the data set's configuration has.
+        texts: for training in all, or of each data set of a sequence; 0: as many as the data set's configuration has.
         smoke: few steps on few texts.
+        sequence: what is learned in turn; None: the classes of the data set.
     """
     changes = {
         "distill.teacher": "",
@@ -77,13 +112,35 @@ def plan(base: Base, methods: tuple[str, ...], seed: int, outer_steps: int, stor
     line = ["--mode=continual", *(f"--config.{key}={value}" for key, value in changes.items())]
     some = () if len(methods) == len(METHODS) else methods
     name = "-".join([storage, *some, "smoke" if smoke else str(outer_steps), *((str(texts),) if texts else ())])
-    return base.job(name, count, (seed,), line, f"recipe=ddllm,examples={count}{',smoke' * smoke}")
+    if sequence:
+        name, line = "-".join(["+".join(sequence.datasets), name]), [*line, *sequence.options]
+    made = base.job(name, count, (seed,), line, f"recipe=ddllm,examples={count}{',smoke' * smoke}")
+    return replace(made, dataset=", ".join(sequence.datasets)) if sequence else made
+
+
+def put_in_sequence(base: Base, datasets: list[str], build: bool = True) -> Sequence:
+    """Several data sets as folders with the same columns.
+
+    Args:
+        base: of the first of them, whose configuration says how is distilled; the folders go below its own.
+        datasets: their names, in their order.
+        build: write the folders that are not there.
+    """
+    folders = [base.folder / "corpora" / dataset for dataset in datasets]
+    configs = [replace(base, dataset=dataset).job("corpus", None, (0,), []).member.config for dataset in datasets]
+    for dataset, config, folder in zip(datasets, configs, folders, strict=True):
+        if build and not is_written(folder):
+            write_corpus(folder, load_named(dataset, config.data))
+    length = max(config.data.length for config in configs)
+    options = [*data_options(folders[0]), f"--config.data.length={length}", f"--config.continual.tasks={'|'.join(map(str, folders))}"]
+    return Sequence(tuple(datasets), tuple(options))
 
 
 def enter(rows: list[Entry], job: Job) -> None:
     """Put a finished run's figures into the rows, in the place of those that other settings gave."""
     results = read_results(job.member.folder / "results.json")
-    settings = {key: value for key, value in settings_of(results["config"], "full", "continual").items() if key != "continual.methods"}
+    apart = ("continual.methods", "continual.tasks")
+    settings = {key: value for key, value in settings_of(results["config"], "full", "continual").items() if key not in apart}
     settings |= {f"distill.{key}": results["config"]["distill"][key] for key in ("outer_steps", "length", "examples_per_class")}
     for found in results["continual"]:
         key = {"dataset": job.dataset, "model": job.model, "method": found["method"], "after": found["after"]}

@@ -61,7 +61,7 @@ class Job:
     @property
     def command(self) -> str:
         """What a person would type, without the folders of one machine."""
-        apart = ("--workdir", "--distilled", "--config.data.source", "--config.distill.teacher")
+        apart = ("--workdir", "--distilled", "--sets", "--config.data.source", "--config.distill.teacher", "--config.continual.tasks")
         kept = [part for part in self.member.line if part == UNTAUGHT or not part.startswith(apart)]
         given = self.member.config.model.name
         return " ".join(["python -m ddllm.main", *kept]).replace(f"{ROOT}/", "").replace(f"model={given}", f"model={self.model}")

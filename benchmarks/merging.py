@@ -8,7 +8,6 @@ the examples, by the data set's recipe without a teacher (a teacher would have t
 texts, but for `relearn_sets`, which saw the two sets alone. Runs are commands of their own and resume, as those of the table.
 """
 
-import json
 import statistics
 import sys
 from dataclasses import replace
@@ -16,16 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.corpora import data_options, is_written, write_corpus
 from benchmarks.entries import Entry, find_entry, settings_of, write_entries
 from benchmarks.jobs import ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
 from ddllm.artefact.folder import load_distilled
 from ddllm.data.corpus import load_corpus
-from ddllm.data.splits import Split, draw_part
+from ddllm.data.splits import draw_part
 from ddllm.errors import UserError
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
-from ddllm.runtime.storage import write_atomically
 
 JSON, MARKDOWN = ROOT / "results" / "MERGING.json", ROOT / "results" / "MERGING.md"
 WHOLE, HALF = "whole", ("half 1", "half 2")
@@ -97,10 +96,9 @@ def plan(base: Base, ways: list[str], count: int, seed: int, outer_steps: int, s
     jobs, folders = [whole], []
     for part, name in enumerate(HALF):
         folder = base.folder / f"halves-seed{seed}{'-smoke' if smoke else ''}" / str(part + 1)
-        if build and not folder.is_dir():
+        if build and not is_written(folder):
             write_half(whole, folder, part)
-        data = {"source": folder, "validation": "validation", "test": "test", "text_column": "text", "label_column": "label", "subset": ""}
-        half = job(name, count // 2, ["--mode=distill,evaluate", *(f"--config.data.{key}={value}" for key, value in data.items()), *alone])
+        half = job(name, count // 2, ["--mode=distill,evaluate", *data_options(folder), *alone])
         jobs.append(half)
         folders.append(half.member.folder / "distilled")
     for way in ways:
@@ -119,15 +117,7 @@ def write_half(whole: Job, folder: Path, part: int) -> None:
     first = draw_part(corpus.train, len(corpus.train) // 2, [whole.seeds[0], 61])
     there = set(first.keys())
     rows = np.flatnonzero([(key in there) == (part == 0) for key in corpus.train.keys()])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, split in (("train", corpus.train.take(np.array(rows))), ("validation", corpus.validation), ("test", corpus.test)):
-        _write_split(folder / f"{name}.jsonl", split, corpus.label_names)
-
-
-def _write_split(path: Path, split: Split, names: tuple[str, ...]) -> None:
-    lines = [json.dumps({"text": text, "label": names[label]}) for text, label in zip(split.texts, split.labels.tolist(), strict=True)]
-    with write_atomically(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_corpus(folder, replace(corpus, train=corpus.train.take(rows)))
 
 
 def enter(rows: list[Entry], job: Job) -> None:

@@ -1,6 +1,7 @@
 """The sequence of tasks that is learned: groups of one corpus's classes, or several corpora, each with its own texts in all three splits.
 
-Classes are numbered in the order in which they are met first, so that those seen so far are always the first ones.
+Classes are numbered in the order in which they are met first, so that those seen so far are always the first ones. What one task tests on, no other
+learns from: corpora of one origin share texts.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from ddllm.data.tokens import PARTS, TokenCorpus, TokenSplit, tokenize_corpus
 from ddllm.errors import UserError
 from ddllm.models.tasks import Classification
 from ddllm.prepare import Prepared
+from ddllm.runtime.progress import say
 
 PER_LESSON = 2  # classes of each task, where none are named
 
@@ -58,7 +60,7 @@ def read_lessons(prepared: Prepared, cache: Path) -> tuple[tuple[str, ...], list
     parts = [part.strip() for part in str(config.continual.tasks).split("|") if part.strip()]
     files = [Path(part.partition(":")[0]).exists() for part in parts]
     if parts and all(files):
-        corpora = [_read(part, prepared, cache) for part in parts]
+        corpora = keep_apart([_read(part, prepared, cache) for part in parts])
     else:
         corpora = [take_classes(prepared.tokens, names) for names in _groups(parts, prepared.tokens)]
     if len(corpora) < 2:
@@ -84,6 +86,28 @@ def take_classes(tokens: TokenCorpus, names: tuple[str, ...]) -> TokenCorpus:
     fingerprint = hashlib.sha256(f"{tokens.fingerprint} {names}".encode()).hexdigest()
     splits = {part: take(getattr(tokens, part)) for part in PARTS}
     return replace(tokens, label_names=names, fingerprint=fingerprint, **splits)
+
+
+def keep_apart(corpora: list[TokenCorpus]) -> list[TokenCorpus]:
+    """The corpora without training and validation texts that another of them tests on."""
+    tested, kept = [set(_rows(corpus.test)) for corpus in corpora], []
+    for number, corpus in enumerate(corpora):
+        elsewhere = set().union(*(texts for place, texts in enumerate(tested) if place != number))
+        stay = {part: np.array([row not in elsewhere for row in _rows(getattr(corpus, part))], bool) for part in ("train", "validation")}
+        if all(rows.all() for rows in stay.values()):
+            kept.append(corpus)
+            continue
+        splits = {part: getattr(corpus, part).take(np.flatnonzero(rows)) for part, rows in stay.items()}
+        say(f"  {corpus.name}: {sum(int((~rows).sum()) for rows in stay.values()):,} texts left out that another task tests on")
+        if not all(len(split) for split in splits.values()):
+            raise UserError(f"{corpus.name} has no texts left that no other task of config.continual.tasks tests on; give tasks that differ.")
+        fingerprint = hashlib.sha256(repr((corpus.fingerprint, [rows.tobytes() for rows in stay.values()])).encode()).hexdigest()
+        kept.append(replace(corpus, fingerprint=fingerprint, **splits))
+    return kept
+
+
+def _rows(split: TokenSplit) -> list[bytes]:
+    return [ids[:length].tobytes() for ids, length in zip(split.ids, split.lengths, strict=True)]
 
 
 def _groups(parts: list[str], tokens: TokenCorpus) -> list[tuple[str, ...]]:

@@ -1,9 +1,13 @@
 """Merging and tasks in turn as benchmarks: runs of a person's own commands, on sets of other runs, and tables of what they found."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from benchmarks import continual, merging
 from benchmarks.jobs import Base
+from ddllm.data.corpus import load_corpus
 
 
 @pytest.fixture
@@ -43,3 +47,24 @@ def test_tasks_in_turn_are_one_run_of_each_seed(base):
     figures = {"average": 0.5, "forgetting": 0.25, "transfer": -0.25}
     rows = [common | {"method": name, "values": {"0": {"accuracy": value, **figures}}} for name, value in (("finetune", 0.4), ("joint", 0.8))]
     assert "| finetune | 40.0 (1) | 50.0 | 50.0 | 25.0 | -25.0 | 70 |" in continual.markdown(rows)
+
+
+def test_data_sets_in_turn_are_read_from_folders_alike(tmp_path, capsys):
+    rows = [{"text": f"a film {number}", "label": number % 2} for number in range(60)]
+    for part, some in (("train", rows[:40]), ("validation", rows[40:50]), ("test", rows[50:])):
+        (tmp_path / "data" / "sst2").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / "sst2" / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    base = Base.below(tmp_path, "rotten_tomatoes", "embedded", tmp_path / "data")
+    sequence = continual.put_in_sequence(base, ["rotten_tomatoes", "sst2"])
+    job = continual.plan(base, ("recipe", "joint"), 0, 90, "tokens", 5, 4000, False, sequence)
+    assert job.dataset == "rotten_tomatoes, sst2" and not job.command.count(str(tmp_path))
+    config = job.member.config
+    folders = [Path(part) for part in config.continual.tasks.split("|")]
+    assert config.data.source == str(folders[0]) and config.data.limit_train == 4000
+    for folder in folders:
+        with config.data.unlocked():
+            config.data.source = str(folder)
+        corpus = load_corpus(config.data)
+        assert corpus.label_names == ("negative", "positive") and len(corpus.test) >= 10
+    assert corpus.test.texts == [row["text"] for row in rows[50:]] and corpus.test.labels.tolist() == [0, 1] * 5
+    assert continual.main(["--sequence", "sst2"]) == 2 and "sst2 alone" in capsys.readouterr().err

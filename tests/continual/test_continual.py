@@ -9,11 +9,12 @@ import pytest
 
 from ddllm.continual.ewc import anchor, fisher_diagonal
 from ddllm.continual.exemplars import Exemplars, text_bytes
-from ddllm.continual.lessons import Lesson
+from ddllm.continual.lessons import Lesson, keep_apart, read_lessons
 from ddllm.continual.measures import measure
 from ddllm.data.tokens import TokenCorpus, TokenSplit
-from ddllm.main import main
+from ddllm.main import main, parse
 from ddllm.report.results import read_results
+from ddllm.run import open_run
 
 KINDS = {"warm": "warm lovely", "clever": "clever rich", "dull": "dull flat", "awful": "awful stupid"}
 
@@ -137,6 +138,29 @@ def test_every_method_and_a_second_start(line, tmp_path, capsys):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     again = {(row["method"], row["after"]): row for row in read_results(tmp_path / "results.json")["continual"]}
     assert again["recipe", 2]["accuracy_mean"] == rows["recipe", 2]["accuracy_mean"]
+
+
+def test_corpora_in_turn_learn_from_nothing_that_another_tests_on(line, tmp_path, corpus, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    train, test = ([json.loads(row) for row in (corpus / f"{part}.jsonl").read_text().splitlines()] for part in ("train", "test"))
+    tested = {row["text"] for row in test}
+    # A third of the other corpus's training texts are what the first one tests on, under another class.
+    leaked = [row | {"label": "odd"} for row in test[:30]]
+    own = [{"text": f"{row['text']} film", "label": "even"} for row in train[:30]]
+    for part, rows in (
+        ("train", leaked + own + [row | {"label": "odd"} for row in train[30:60]]),
+        ("test", [row | {"label": "odd"} for row in train[60:70]]),
+    ):
+        (other / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = open_run(parse(line(tmp_path / "run", **{"continual.tasks": f"{corpus}|{other}"})).config, tmp_path / "run")
+    names, [first, second] = read_lessons(run.prepared, run.workdir.tokens)
+    assert names == (*sorted(KINDS), "even", "odd") and (first.seen, second.seen) == (4, 6)
+    assert len(second.tokens.train) + len(second.tokens.validation) == 60  # of 90, 30 are tested on
+    assert len(first.tokens.train) + len(first.tokens.validation) == 230  # of 240, 10 are
+    assert len(first.tokens.test) == len(tested) and first.tokens.fingerprint != run.prepared.tokens.fingerprint
+    assert "30 texts left out that another task tests on" in capsys.readouterr().err
+    assert [lesson.tokens for lesson in (first, second)] == keep_apart([first.tokens, second.tokens])  # nothing is left to take away
 
 
 def test_mistakes_are_sentences(line, tmp_path, capsys):

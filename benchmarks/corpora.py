@@ -1,0 +1,46 @@
+"""Corpora that benchmarks make of the data sets' own, as folders of files: all with the same columns, and classes by their names."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from ddllm.data.corpus import load_corpus
+from ddllm.data.splits import Corpus, Split
+from ddllm.runtime.storage import write_atomically
+
+PARTS = ("train", "validation", "test")
+# What reviews are, however their data set says it.
+SENTIMENT = {"0": "negative", "neg": "negative", "rotten": "negative", "1": "positive", "pos": "positive", "fresh": "positive"}
+REVIEWS = ("rotten_tomatoes", "sst2", "imdb")
+
+
+def data_options(folder: Path) -> list[str]:
+    """The options with which a command reads a folder that `write_corpus` has written."""
+    data = {"source": folder, "validation": "validation", "test": "test", "text_column": "text", "label_column": "label", "subset": ""}
+    return [f"--config.data.{key}={value}" for key, value in data.items()]
+
+
+def load_named(dataset: str, data: ConfigDict) -> Corpus:
+    """The corpus that a run's config.data describes, its classes by the names that other data sets have too."""
+    corpus = load_corpus(data)
+    return replace(corpus, label_names=tuple(SENTIMENT.get(name, name) for name in corpus.label_names)) if dataset in REVIEWS else corpus
+
+
+def write_corpus(folder: Path, corpus: Corpus) -> None:
+    """Write train.jsonl, validation.jsonl and test.jsonl, the last one last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        _write_split(folder / f"{part}.jsonl", getattr(corpus, part), corpus.label_names)
+
+
+def is_written(folder: Path) -> bool:
+    """Whether `write_corpus` has come to its end there."""
+    return (folder / f"{PARTS[-1]}.jsonl").is_file()
+
+
+def _write_split(path: Path, split: Split, names: tuple[str, ...]) -> None:
+    lines = [json.dumps({"text": text, "label": names[label]}) for text, label in zip(split.texts, split.labels.tolist(), strict=True)]
+    with write_atomically(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
