@@ -184,9 +184,12 @@ def default_config() -> ConfigDict:
     # | union (of different classes) | heads (a head for each set) | relearn (parts learned again) | fewer (learned again with fewer examples)
     # | update (one set, changed by new texts); see ddllm/merge/stage.py
     merge.how = "auto"
-    # concatenate | interleave | join: how the steps of the sets stand where `how` does not say; auto: as above for relearn, else interleave
+    # concatenate | interleave | join: how the steps of the sets stand where `how` does not say; auto: as above, but interleave for fewer and update
     merge.order = "auto"
-    merge.learn_on = "auto"  # texts (config.data's) | sets (their own examples, without data) | nothing; auto: texts where `how` learns
+    # texts (config.data's, or those of tasks) | sets (their own examples, without data) | nothing; auto: texts where `how` learns or tasks are named
+    merge.learn_on = "auto"
+    # Of heads: a corpus for each of --sets, in their order, with | between them (files, folders or configurations), on which they learn again together.
+    merge.tasks = ""
     merge.learn = ("rates", "labels")  # parts learned again by relearn: rates | labels | embeddings | directions | head | …
     merge.examples_per_class = 1  # of fewer
     merge.passes = 0  # inner steps of fewer; 0: distill.passes

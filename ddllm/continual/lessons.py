@@ -1,7 +1,6 @@
 """The sequence of tasks that is learned: groups of one corpus's classes, or several corpora, each with its own texts in all three splits.
 
-Classes are numbered in the order in which they are met first, so that those seen so far are always the first ones. What one task tests on, no other
-learns from: corpora of one origin share texts.
+Classes are numbered in the order in which they are met first, so that those seen so far are always the first ones.
 """
 
 import hashlib
@@ -9,15 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from ddllm.config import suggest
-from ddllm.data.corpus import load_corpus
-from ddllm.data.tokens import PARTS, TokenCorpus, TokenSplit, tokenize_corpus
+from ddllm.data.several import are_corpora, read_several, split_parts
+from ddllm.data.tokens import PARTS, TokenCorpus, TokenSplit
 from ddllm.errors import UserError
 from ddllm.models.tasks import Classification
 from ddllm.prepare import Prepared
-from ddllm.runtime.progress import say
 
 PER_LESSON = 2  # classes of each task, where none are named
 
@@ -57,10 +54,10 @@ def read_lessons(prepared: Prepared, cache: Path) -> tuple[tuple[str, ...], list
     config = prepared.config
     if prepared.learner.task.name != Classification.name:
         raise UserError(f"tasks are learned one after the other by their classes, but {prepared.tokens.name} is {prepared.learner.task.name}.")
-    parts = [part.strip() for part in str(config.continual.tasks).split("|") if part.strip()]
-    files = [Path(part.partition(":")[0]).exists() for part in parts]
-    if parts and all(files):
-        corpora = keep_apart([_read(part, prepared, cache) for part in parts])
+    parts = split_parts(config.continual.tasks)
+    files = are_corpora(parts)
+    if files:
+        corpora = read_several(parts, config.data, prepared.pretrained.folder, cache, "continual.tasks")
     else:
         corpora = [take_classes(prepared.tokens, names) for names in _groups(parts, prepared.tokens)]
     if len(corpora) < 2:
@@ -69,7 +66,7 @@ def read_lessons(prepared: Prepared, cache: Path) -> tuple[tuple[str, ...], list
     for corpus in corpora:
         names += [name for name in corpus.label_names if name not in names]
         columns = np.array([names.index(name) for name in corpus.label_names])
-        lessons.append(Lesson(", ".join(corpus.label_names) if not all(files) or not parts else corpus.name, corpus, columns, len(names)))
+        lessons.append(Lesson(corpus.name if files else ", ".join(corpus.label_names), corpus, columns, len(names)))
     return tuple(names), lessons
 
 
@@ -86,28 +83,6 @@ def take_classes(tokens: TokenCorpus, names: tuple[str, ...]) -> TokenCorpus:
     fingerprint = hashlib.sha256(f"{tokens.fingerprint} {names}".encode()).hexdigest()
     splits = {part: take(getattr(tokens, part)) for part in PARTS}
     return replace(tokens, label_names=names, fingerprint=fingerprint, **splits)
-
-
-def keep_apart(corpora: list[TokenCorpus]) -> list[TokenCorpus]:
-    """The corpora without training and validation texts that another of them tests on."""
-    tested, kept = [set(_rows(corpus.test)) for corpus in corpora], []
-    for number, corpus in enumerate(corpora):
-        elsewhere = set().union(*(texts for place, texts in enumerate(tested) if place != number))
-        stay = {part: np.array([row not in elsewhere for row in _rows(getattr(corpus, part))], bool) for part in ("train", "validation")}
-        if all(rows.all() for rows in stay.values()):
-            kept.append(corpus)
-            continue
-        splits = {part: getattr(corpus, part).take(np.flatnonzero(rows)) for part, rows in stay.items()}
-        say(f"  {corpus.name}: {sum(int((~rows).sum()) for rows in stay.values()):,} texts left out that another task tests on")
-        if not all(len(split) for split in splits.values()):
-            raise UserError(f"{corpus.name} has no texts left that no other task of config.continual.tasks tests on; give tasks that differ.")
-        fingerprint = hashlib.sha256(repr((corpus.fingerprint, [rows.tobytes() for rows in stay.values()])).encode()).hexdigest()
-        kept.append(replace(corpus, fingerprint=fingerprint, **splits))
-    return kept
-
-
-def _rows(split: TokenSplit) -> list[bytes]:
-    return [ids[:length].tobytes() for ids, length in zip(split.ids, split.lengths, strict=True)]
 
 
 def _groups(parts: list[str], tokens: TokenCorpus) -> list[tuple[str, ...]]:
@@ -135,20 +110,3 @@ def _groups(parts: list[str], tokens: TokenCorpus) -> list[tuple[str, ...]]:
         if len(group) < 2:
             raise UserError(f"config.continual.tasks has a task of the single class {', '.join(group)!r}; give every task two classes or more.")
     return groups
-
-
-def _read(part: str, prepared: Prepared, cache: Path) -> TokenCorpus:
-    """The corpus of a configuration file, or of data in the columns of config.data."""
-    data: ConfigDict = prepared.config.data.copy_and_resolve_references()
-    with data.unlocked():
-        if Path(part.partition(":")[0]).suffix == ".py":
-            from ddllm.main import parse
-
-            data.update(parse([f"--config={part}"]).config.data.to_dict())
-            data.update({key: prepared.config.data[key] for key in ("length", "limit_train", "limit_validation", "limit_test")})
-        else:
-            data.update({"source": part, "label_names": ()})
-    corpus = tokenize_corpus(load_corpus(data), prepared.pretrained.folder, data.length, cache)
-    if corpus.task != Classification.name:
-        raise UserError(f"config.continual.tasks has {part}, which is read as {corpus.task}; only classes can be learned task by task.")
-    return corpus

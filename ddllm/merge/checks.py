@@ -24,10 +24,13 @@ def validate_merge(merge: ConfigDict) -> None:
     check_not_negative(named("merge", merge, ("passes", "outer_steps", "variants")))
     if not 0 < merge.old_share < 1:
         raise UserError(f"config.merge.old_share is {merge.old_share!r}, but must lie between 0 and 1.")
-    if merge.how == "heads" and merge.learn_on == "texts":
+    if merge.how == "heads" and merge.learn_on == "texts" and not merge.tasks:
         raise UserError(
-            "config.merge.learn_on is 'texts', but the texts of one corpus belong to one head alone, and the others would forget; make it sets."
+            "config.merge.learn_on is 'texts', but those of one corpus belong to one head alone, and the others would forget; name every head's corpus "
+            "in config.merge.tasks, or make it sets."
         )
+    if merge.tasks and (merge.how != "heads" or merge.learn_on not in ("auto", "texts")):
+        raise UserError("config.merge.tasks has the corpora that heads learn again on; set config.merge.how to heads and learn_on to auto, or leave it empty.")
     if merge.how in LEARNED_AGAIN and merge.learn_on == "nothing":
         raise UserError(f"config.merge.how is {merge.how!r}, which learns; set config.merge.learn_on to texts or sets, or choose another way.")
     if merge.how == "update" and merge.learn_on == "sets":

@@ -1,6 +1,7 @@
 """Merged sets learned again: on the run's texts, on the sets' own examples where there are no texts, or on new texts beside the old set's examples.
 
     relearn_on_texts    rates, labels, … of a merged set, on real texts of all its classes
+    relearn_on_tasks    the same for heads, on the texts of every head's own corpus
     relearn_on_sets     the same without data: the merged set's model shall agree with each set's own about that set's examples
     update              a set for new texts too (further texts, or further classes), its own examples standing in for the old ones
 """
@@ -21,6 +22,7 @@ from ddllm.data.tokens import TokenCorpus, TokenSplit
 from ddllm.distill.dataset import learned_parts
 from ddllm.distill.plan import first_data, recipe_of
 from ddllm.distill.teacher import Teacher
+from ddllm.errors import UserError
 from ddllm.evaluate.small import head_key, train_small
 from ddllm.merge.align import Classes, same_classes
 from ddllm.merge.fit import check_classes
@@ -64,6 +66,46 @@ def relearn_on_texts(prepared: Prepared, merged: Merged, parts: tuple[str, ...],
     stream = BatchStream(prepared.tokens.train, config.batch_size, prepared.config.seed, prepared.buckets, config.balanced)
     scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
     return _learned(prepared, merged, parts, stream, scorer, work, teacher)
+
+
+def relearn_on_tasks(prepared: Prepared, merged: Merged, corpora: list[TokenCorpus], parts: tuple[str, ...], work: Work) -> Merged:
+    """Learn parts of a merged set with a head for each task on the training texts of all tasks, chosen by the mean figure on their validation texts.
+
+    Args:
+        prepared: the encoder and configuration; every real batch has as many texts of each task.
+        merged: with as many heads as there are corpora, and their classes.
+        corpora: one for each head, in the heads' order.
+        parts: what is learned.
+        work: where and how long.
+
+    Raises:
+        UserError: corpora and heads do not fit together.
+    """
+    learner, names, config = merged.learner, merged.classes.names, prepared.config.distill
+    task = learner.task
+    assert isinstance(task, MultiHead)
+    if len(corpora) != len(task.heads):
+        raise UserError(f"config.merge.tasks names {len(corpora)} corpora for {len(task.heads)} sets; name one for each, in the order of --sets.")
+    if config.batch_size < len(corpora):
+        raise UserError(f"config.distill.batch_size is {config.batch_size}, but {len(corpora)} tasks share each batch; make it larger.")
+    lengths = np.concatenate([corpus.train.lengths for corpus in corpora])
+    prepared = replace(prepared, buckets=length_buckets(lengths, int(lengths.max())))
+    kinds, scorers = [], []
+    for number, corpus in enumerate(corpora):
+        own = names[task.columns(number)]
+        if sorted(own) != sorted(corpus.label_names):
+            raise UserError(
+                f"config.merge.tasks has {corpus.name} with the classes {', '.join(corpus.label_names)} for the head {task.heads[number]}, whose set has "
+                f"{', '.join(own)}; name the corpora in the order of --sets."
+            )
+        order = np.array([own.index(name) for name in corpus.label_names], np.int32)
+        train, validation = (replace(split, labels=order[split.labels]) for split in (corpus.train, corpus.validation))
+        active = replace(learner, task=replace(task, active=number))
+        kinds.append(real_texts(train, active, outputs=len(names)))
+        scorers.append(replace(prepared, learner=active).scorer(validation, config.validation_texts))
+    sizes = [len(places) for places in np.array_split(np.arange(config.batch_size), len(corpora))]
+    stream = Replay(kinds, sizes, prepared.config.seed, prepared.buckets)
+    return _learned(prepared, merged, parts, stream, MeanScorer(tuple(scorers)), work)
 
 
 def relearn_on_sets(prepared: Prepared, merged: Merged, sets: list[Distilled], parts: tuple[str, ...], work: Work) -> Merged:

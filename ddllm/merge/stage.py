@@ -7,7 +7,7 @@
 | `auto`: `join` where sets have as many steps, else `interleave` | all sets of one task | nothing |
 | `concatenate`, `interleave`, `join` | all sets of one task, in an order (combine.py) | nothing |
 | `union` | sets of different classes, in one head | nothing |
-| `heads` | sets of different classifications, a head for each | nothing |
+| `heads` | sets of different classifications, a head for each | nothing, or config.merge.tasks |
 | `relearn` | as config.merge.order says, then config.merge.learn learned again | texts, or the sets |
 | `fewer` | config.merge.examples_per_class of them, everything learned again | texts, or the sets |
 | `update` | one set, changed by new texts | texts beside the set |
@@ -20,12 +20,13 @@ from typing import Any
 from ddllm.artefact.base import Distilled
 from ddllm.artefact.folder import load_distilled
 from ddllm.config import resolve
+from ddllm.data.several import read_several, split_parts
 from ddllm.distill.dataset import learned_parts
 from ddllm.distill.teacher import load_teacher
 from ddllm.errors import UserError
 from ddllm.merge.checks import ORDERS
 from ddllm.merge.combine import choose_way
-from ddllm.merge.relearn import Work, relearn_on_sets, relearn_on_texts, update, without_texts
+from ddllm.merge.relearn import Work, relearn_on_sets, relearn_on_tasks, relearn_on_texts, update, without_texts
 from ddllm.merge.sets import HEADS, SAME, UNION, Merged, merge_sets, reduce_set
 from ddllm.models.pretrained import load_pretrained
 from ddllm.run import Run
@@ -59,14 +60,15 @@ def merge_as_asked(run: Run, sets: list[Distilled], folders: list[str]) -> Merge
     work = Work(run.workdir.path / "merge", run.metrics, config.outer_steps or distill.outer_steps, config.variants)
     way = config.how if config.how in ORDERS else config.order
     if way == "auto":
-        way = choose_way(sets) if config.how in ("auto", "relearn") else "interleave"
+        way = "interleave" if config.how in ("fewer", "update") else choose_way(sets)
     if config.how == "update":
         return update(run.prepared, sets[0], folders[0], way, config.old_share, work)
     source = config.learn_on
     if source == "auto":
-        source = "texts" if config.how in ("relearn", "fewer") else "nothing"
-    pretrained = run.prepared.pretrained if source == "texts" else load_pretrained(run.config.model.name)
-    names = tuple(run.config.data.label_names) or (run.prepared.tokens.label_names if source == "texts" else ())
+        source = "texts" if config.how in ("relearn", "fewer") or config.tasks else "nothing"
+    own = source == "texts" and not config.tasks
+    pretrained = run.prepared.pretrained if own else load_pretrained(run.config.model.name)
+    names = tuple(run.config.data.label_names) or (run.prepared.tokens.label_names if own else ())
     merged = merge_sets(sets, folders, way, pretrained, OVER.get(config.how, SAME), names)
     parts: Any = tuple(config.learn)
     if config.how == "fewer":
@@ -74,7 +76,10 @@ def merge_as_asked(run: Run, sets: list[Distilled], folders: list[str]) -> Merge
         parts = tuple(learned_parts(merged.data, merged.recipe))
     if source == "sets":
         return relearn_on_sets(without_texts(run.config, pretrained, merged), merged, sets, parts, work)
-    if source == "texts":
+    if config.tasks:
+        corpora = read_several(split_parts(config.tasks), run.config.data, pretrained.folder, run.workdir.tokens, "merge.tasks")
+        return relearn_on_tasks(without_texts(run.config, pretrained, merged), merged, corpora, parts, work)
+    if own:
         tokens = run.prepared.tokens
         pairs = bool(run.config.data.pair_column)
         merged.as_distilled().check_data("the merged set", merged.learner.task.name, tokens.name, tokens.label_names, run.prepared.learner.task.name, pairs)

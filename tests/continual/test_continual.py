@@ -9,8 +9,9 @@ import pytest
 
 from ddllm.continual.ewc import anchor, fisher_diagonal
 from ddllm.continual.exemplars import Exemplars, text_bytes
-from ddllm.continual.lessons import Lesson, keep_apart, read_lessons
+from ddllm.continual.lessons import Lesson, read_lessons
 from ddllm.continual.measures import measure
+from ddllm.data.several import keep_apart
 from ddllm.data.tokens import TokenCorpus, TokenSplit
 from ddllm.main import main, parse
 from ddllm.report.results import read_results
@@ -160,7 +161,7 @@ def test_corpora_in_turn_learn_from_nothing_that_another_tests_on(line, tmp_path
     assert len(first.tokens.train) + len(first.tokens.validation) == 230  # of 240, 10 are
     assert len(first.tokens.test) == len(tested) and first.tokens.fingerprint != run.prepared.tokens.fingerprint
     assert "30 texts left out that another task tests on" in capsys.readouterr().err
-    assert [lesson.tokens for lesson in (first, second)] == keep_apart([first.tokens, second.tokens])  # nothing is left to take away
+    assert [lesson.tokens for lesson in (first, second)] == keep_apart([first.tokens, second.tokens], "")  # nothing is left to take away
 
 
 def test_mistakes_are_sentences(line, tmp_path, capsys):

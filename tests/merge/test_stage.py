@@ -1,14 +1,17 @@
 """`--mode=merge` on a tiny model: every way gives a folder that evaluates like any other, learning again helps, and mistakes are sentences."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from benchmarks.corpora import write_corpus
 from ddllm.artefact.base import describe_base
 from ddllm.artefact.folder import load_distilled, save_distilled
+from ddllm.data.corpus import load_corpus
 from ddllm.distill.plan import first_data, recipe_of
-from ddllm.main import main
+from ddllm.main import main, parse
 from ddllm.stages import open_run
 
 
@@ -40,8 +43,6 @@ def line(small_runs, make_model):
 @pytest.fixture(scope="module")
 def sets(line, tmp_path_factory):
     """Folders of two sets of real texts, a third whose classes are others, and none of them distilled."""
-    from ddllm.main import parse
-
     folders = []
     for number in range(3):
         folder = tmp_path_factory.mktemp("sets")
@@ -92,6 +93,42 @@ def test_fewer_and_an_update(line, sets, tmp_path, capsys):
     assert main(line(tmp_path / "grown", "merge", sets[2:], merge__how="update", merge__order="join")) == 0
     grown = load_distilled(tmp_path / "grown" / "distilled")
     assert grown.label_names == ("dull", "clever", "negative", "positive") and grown.data.mask.shape[:2] == (1, 8)
+
+
+def test_heads_learn_again_on_every_tasks_own_texts(line, sets, tmp_path, capsys):
+    run = open_run(parse(line(tmp_path / "run", "prepare")).config, tmp_path / "run")
+    corpus = load_corpus(run.config.data)
+    run.workdir.close()
+    folders = []
+    for name, names in (("films", corpus.label_names), ("others", ("dull", "clever"))):
+        folders.append(tmp_path / name)
+        write_corpus(tmp_path / name, replace(corpus, label_names=names))
+    # The same texts for both would be texts that the other one tests on: the second task's are longer by a word.
+    for path in (tmp_path / "others").iterdir():
+        path.write_text(path.read_text().replace('"text": "', '"text": "the '))
+    tasks = {"merge.how": "heads", "merge.outer_steps": 60, "merge.learn": "('rates','labels','embeddings')", "merge.tasks": "|".join(map(str, folders))}
+    tasks |= {"data.source": folders[0], "data.label_column": "label", "data.text_column": "text", "data.validation": "validation", "data.test": "test"}
+    pair = [sets[0], sets[2]]
+    assert main(line(tmp_path / "merged", "merge,evaluate", pair, **tasks)) == 0
+    merged = load_distilled(tmp_path / "merged" / "distilled")
+    assert merged.data.steps == 2 and merged.card["outer_step"] % 6 == 0 and merged.card["validation_accuracy"] > 0.7
+    assert rows_of(tmp_path / "merged")["distilled"]["accuracy_mean"] > 0.6
+    other = tasks | {"data.source": folders[1], "data.label_names": "('dull','clever')"}
+    assert main(line(tmp_path / "second", "evaluate", **other) + [f"--distilled={tmp_path / 'merged' / 'distilled'}"]) == 0
+    assert next(iter(rows_of(tmp_path / "second").values()))["accuracy_mean"] > 0.6
+    capsys.readouterr()
+    for number, (changes, message) in enumerate(
+        (
+            ({"merge.tasks": "|".join(map(str, folders[::-1]))}, "in the order of --sets"),
+            ({"merge.tasks": str(folders[0])}, "1 corpora for 2 sets"),
+            ({"distill.batch_size": 1}, "make it larger"),
+            ({"merge.how": "union"}, "config.merge.how to heads"),
+            ({"merge.tasks": "", "merge.learn_on": "texts"}, "config.merge.tasks"),
+        )
+    ):
+        assert main(line(tmp_path / f"wrong{number}", "merge", pair, **(tasks | changes))) == 2
+        error = capsys.readouterr().err.splitlines()
+        assert message in error[-1] and not any("Traceback" in part for part in error)
 
 
 def test_different_tasks(line, sets, tmp_path, capsys):
