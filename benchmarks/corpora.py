@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 
 from ddllm.data.corpus import load_corpus
 from ddllm.data.splits import Corpus, Split
+from ddllm.data.tokens import PARTS
 from ddllm.runtime.storage import write_atomically
 
-PARTS = ("train", "validation", "test")
 # What reviews are, however their data set says it.
 SENTIMENT = {"0": "negative", "neg": "negative", "rotten": "negative", "1": "positive", "pos": "positive", "fresh": "positive"}
 REVIEWS = ("rotten_tomatoes", "sst2", "imdb")

@@ -43,7 +43,10 @@ def read_several(parts: list[str], data: ConfigDict, tokenizer_folder: Path, cac
 
 
 def keep_apart(corpora: list[TokenCorpus], key: str) -> list[TokenCorpus]:
-    """The corpora without training and validation texts that another of them tests on."""
+    """The corpora without training and validation texts that another of them tests on.
+
+    Texts are the same where the model reads the same tokens, of texts that are cut too; within one corpus `splits.remove_texts` compares them as written.
+    """
     tested, kept = [set(_rows(corpus.test)) for corpus in corpora], []
     for number, corpus in enumerate(corpora):
         elsewhere = set().union(*(texts for place, texts in enumerate(tested) if place != number))
@@ -65,6 +68,7 @@ def _rows(split: TokenSplit) -> list[bytes]:
 
 
 def _read(part: str, own: ConfigDict, tokenizer_folder: Path, cache: Path, key: str) -> TokenCorpus:
+    """The corpus of a configuration file, or of data in the columns of the run's own."""
     data: ConfigDict = own.copy_and_resolve_references()
     with data.unlocked():
         if Path(part.partition(":")[0]).suffix == ".py":

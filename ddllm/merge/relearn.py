@@ -30,7 +30,7 @@ from ddllm.merge.learn import MeanScorer, learn_again
 from ddllm.merge.sets import UNION, Merged, describe_set, merge_sets
 from ddllm.merge.stand_ins import Replay, Texts, ask, join_texts, make_stand_ins, real_texts, share_places, widen
 from ddllm.models.learner import Start
-from ddllm.models.multi_head import MultiHead
+from ddllm.models.multi_head import MultiHead, use_head
 from ddllm.models.pretrained import Pretrained
 from ddllm.models.scoring import Scorer
 from ddllm.prepare import Prepared, place_start
@@ -100,7 +100,7 @@ def relearn_on_tasks(prepared: Prepared, merged: Merged, corpora: list[TokenCorp
             )
         order = np.array([own.index(name) for name in corpus.label_names], np.int32)
         train, validation = (replace(split, labels=order[split.labels]) for split in (corpus.train, corpus.validation))
-        active = replace(learner, task=replace(task, active=number))
+        active = use_head(learner, number)
         kinds.append(real_texts(train, active, outputs=len(names)))
         scorers.append(replace(prepared, learner=active).scorer(validation, config.validation_texts))
     sizes = [len(places) for places in np.array_split(np.arange(config.batch_size), len(corpora))]
@@ -196,7 +196,7 @@ def score_stand_ins(prepared: Prepared, texts: list[Texts]) -> MeanScorer:
     for number, part in enumerate(texts):
         learner, split, task = prepared.learner, part.labelled, prepared.learner.task
         if isinstance(task, MultiHead):  # one set for each head, which decides among its own classes
-            learner = replace(learner, task=replace(task, active=number))
+            learner = use_head(learner, number)
             split = replace(split, labels=split.labels - task.columns(number).start)
         fixed = (config.evaluate.batch_size, prepared.buckets, 0, config.seed, prepared.mesh, prepared.metric)
         scorers.append(Scorer(learner, prepared.start.words, split, *fixed))

@@ -100,6 +100,12 @@ class MultiHead(Task):
         return {"task": {"name": self.name, **{key: value for key, value in asdict(self).items() if key != "active"}}}
 
 
+def use_head(learner: Learner, head: int) -> Learner:
+    """The learner of a `MultiHead` task with the head of this number active."""
+    assert isinstance(learner.task, MultiHead)
+    return replace(learner, task=replace(learner.task, active=head))
+
+
 def activate_head(learner: Learner, folder: str, names: tuple[str, ...], wanted: tuple[str, ...], data: str) -> Learner:
     """The learner with that head active whose classes a corpus has.
 
@@ -117,6 +123,6 @@ def activate_head(learner: Learner, folder: str, names: tuple[str, ...], wanted:
     assert isinstance(task, MultiHead)
     for head in range(len(task.heads)):
         if names[task.columns(head)] == wanted:
-            return replace(learner, task=replace(task, active=head))
+            return use_head(learner, head)
     listed = "; ".join(f"{name}: {', '.join(names[task.columns(head)])}" for head, name in enumerate(task.heads))
     raise UserError(f"{folder} has heads for {listed}, but {data} has the classes {', '.join(wanted)}; give data of one of these tasks.")
