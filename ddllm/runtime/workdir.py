@@ -13,6 +13,7 @@ from typing import Any, Self, TextIO
 
 from flax.traverse_util import flatten_dict
 
+from ddllm.config import default_config
 from ddllm.errors import UserError
 from ddllm.runtime.storage import guard_storage, read_json, write_json
 
@@ -207,6 +208,8 @@ def _lock(path: Path) -> TextIO:
 def check_same_run(path: Path, there: Any, here: dict[str, Any]) -> None:
     """Make sure that the configuration kept in a folder is the one at hand, keys without effect on results left out.
 
+    A key that the folder's version did not have yet is no difference at its default, which leaves a run what it was.
+
     Raises:
         UserError: it is not; the sentence names the keys.
     """
@@ -214,7 +217,8 @@ def check_same_run(path: Path, there: Any, here: dict[str, Any]) -> None:
         raise UserError(f"{path / 'config.json'} holds no configuration: use another --workdir or remove the folder.")
     # As it comes back from JSON, which has lists for tuples.
     old, new = (flatten_dict(json.loads(json.dumps(config)), sep=".") for config in (there, here))
-    keys = [key for key in {**new, **old} if not _without_effect(key) and old.get(key, "absent") != new.get(key, "absent")]
+    earlier = flatten_dict(json.loads(default_config().to_json()), sep=".") | old
+    keys = [key for key in {**new, **old} if not _without_effect(key) and earlier.get(key, "absent") != new.get(key, "absent")]
     if not keys:
         return
     named = [f"{key} is {old.get(key, 'absent')!r} there and {new.get(key, 'absent')!r} here" for key in keys[:MOST_DIFFERENCES]]

@@ -47,6 +47,15 @@ def test_what_analyses_are_asked_for_may_differ(tmp_path: Path):
         Workdir.open(tmp_path, changed(privacy__shadows=8, evaluate__heads=7), "")
 
 
+def test_a_key_of_a_later_version_is_no_difference_at_its_default(tmp_path: Path):
+    earlier = copy.deepcopy(CONFIG)
+    del earlier["merge"]["tasks"], earlier["distill"]["second_moment"]
+    Workdir.open(tmp_path, earlier, "").close()
+    Workdir.open(tmp_path, CONFIG, "").close()
+    with pytest.raises(UserError, match=r"distill\.second_moment is 'absent' there and 0\.5 here"):
+        Workdir.open(tmp_path, changed(distill__second_moment=0.5), "")
+
+
 def test_another_configuration_is_refused_by_its_keys(tmp_path: Path):
     Workdir.open(tmp_path, CONFIG, "").close()
     with pytest.raises(UserError, match=r"distill\.outer_steps is 3000 there and 7 here\. Use another --workdir or remove the folder"):
