@@ -14,7 +14,7 @@ import statistics
 import sys
 from dataclasses import dataclass, replace
 
-from benchmarks.corpora import data_options, is_written, load_named, write_corpus
+from benchmarks.corpora import data_options, write_alike
 from benchmarks.entries import Entry, find_entry, settings_of, write_entries
 from benchmarks.jobs import DATASETS, ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
@@ -126,12 +126,7 @@ def put_in_sequence(base: Base, datasets: list[str], build: bool = True) -> Sequ
         datasets: their names, in their order.
         build: write the folders that are not there.
     """
-    folders = [base.folder / "corpora" / dataset for dataset in datasets]
-    configs = [replace(base, dataset=dataset).job("corpus", None, (0,), []).member.config for dataset in datasets]
-    for dataset, config, folder in zip(datasets, configs, folders, strict=True):
-        if build and not is_written(folder):
-            write_corpus(folder, load_named(dataset, config.data))
-    length = max(config.data.length for config in configs)
+    folders, length = write_alike(base, datasets, build)
     options = [*data_options(folders[0]), f"--config.data.length={length}", f"--config.continual.tasks={'|'.join(map(str, folders))}"]
     return Sequence(tuple(datasets), tuple(options))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from benchmarks.jobs import Base
 from ddllm.data.corpus import load_corpus
 from ddllm.data.splits import Corpus, Split
 from ddllm.data.tokens import PARTS
@@ -33,6 +34,25 @@ def write_corpus(folder: Path, corpus: Corpus) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         _write_split(folder / f"{part}.jsonl", getattr(corpus, part), corpus.label_names)
+
+
+def write_alike(base: Base, datasets: list[str], build: bool = True) -> tuple[list[Path], int]:
+    """Folders with the same columns for several data sets, below the folder of one of them.
+
+    Args:
+        base: of that one.
+        datasets: their names, in their order.
+        build: write the folders that are not there.
+
+    Returns:
+        The folders, and the positions that the longest texts of any configuration have.
+    """
+    folders = [base.folder / "corpora" / dataset for dataset in datasets]
+    configs = [replace(base, dataset=dataset).job("corpus", None, (0,), []).member.config for dataset in datasets]
+    for dataset, config, folder in zip(datasets, configs, folders, strict=True):
+        if build and not is_written(folder):
+            write_corpus(folder, load_named(dataset, config.data))
+    return folders, max(config.data.length for config in configs)
 
 
 def is_written(folder: Path) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import continual, merging
+from benchmarks import continual, heads, merging
 from benchmarks.jobs import Base
 from ddllm.data.corpus import load_corpus
 
@@ -68,3 +68,27 @@ def test_data_sets_in_turn_are_read_from_folders_alike(tmp_path, capsys):
         assert corpus.label_names == ("negative", "positive") and len(corpus.test) >= 10
     assert corpus.test.texts == [row["text"] for row in rows[50:]] and corpus.test.labels.tolist() == [0, 1] * 5
     assert continual.main(["--sequence", "sst2"]) == 2 and "sst2 alone" in capsys.readouterr().err
+
+
+def test_heads_are_scored_on_every_task_by_one_model(tmp_path, capsys):
+    base = Base.below(tmp_path, "sst2", "embedded", None)
+    jobs = {job.change: job for job in heads.plan(base, ["sst2", "ag_news"], list(heads.WAYS), 1, 0, 90, smoke=False, build=False)}
+    own = [jobs[f"own, scored on {task}"].member for task in ("sst2", "ag_news")]
+    assert len({job.member.folder for job in jobs.values()}) == len(jobs) == 2 + 3 * len(heads.WAYS)
+    assert {job.member.config.data.length for job in jobs.values()} == {64} and {member.config.distill.outer_steps for member in own} == {90}
+    for way in heads.WAYS:
+        merged = jobs[way].member
+        assert merged.stages == ["merge"] and merged.config.merge.how == "heads"
+        assert list(merged.config.merge.sets) == [str(member.folder / "distilled") for member in own]
+        for task, made in zip(("sst2", "ag_news"), own, strict=True):
+            scored = jobs[f"{way}, scored on {task}"].member
+            assert scored.config.data.source == made.config.data.source and f"--distilled={merged.folder / 'distilled'}" in scored.line
+    sources = [member.config.data.source for member in own]
+    assert jobs["relearn"].member.config.merge.tasks.split("|") == sources and not jobs["join"].member.config.merge.tasks
+    common = {"tasks": "a, b", "model": "m", "examples_per_class": 1, "outer_steps": 9, "inner_steps": 2}
+    figures = {("own", "a"): (0.8, 50), ("own", "b"): (0.9, 70), ("join", "a"): (0.79, 110)}
+    rows = [common | {"way": way, "task": task, "test": {"0": value}, "floats": size} for (way, task), (value, size) in figures.items()]
+    table = heads.markdown(rows)
+    assert "| each task's own set | 80.0 (1) | 90.0 (1) | 2 | 120 |" in table
+    assert "| side by side in the same inner batches | 79.0 (1) [-1.0] | – | 2 | 110 |" in table
+    assert heads.main(["--tasks", "sst2"]) == 2 and "two or more different" in capsys.readouterr().err
