@@ -45,16 +45,15 @@ def evaluate_robustness(prepared: Prepared, distilled: Distilled, cache: Path) -
     """
     data, recipe = jax.tree.map(jnp.asarray, distilled.data), distilled.recipe
     config = prepared.config.evaluate
-    rows = score_variations(prepared, vary(data, recipe, prepared.classes, tuple(config.adam_rates)))
     short = [PurePath(name).name for name in config.transfer]
-    for name, called in zip(config.transfer, short, strict=True):
+    others = []
+    for name, called in zip(config.transfer, short, strict=True):  # before anything is trained, so that a mistake in the last name costs no time
         other = prepare_other(prepared, name, cache)
+        others.append((name, other, carry_over(prepared, other, data, recipe, called if short.count(called) == 1 else name)))
+    rows = score_variations(prepared, vary(data, recipe, prepared.classes, tuple(config.adam_rates)))
+    for name, other, carried in others:
         say(f"  trained on {name}, an encoder that it was not distilled for")
-        rows += score_variations(
-            other,
-            carry_over(prepared, other, data, recipe, called if short.count(called) == 1 else name),
-            rows[0][f"{prepared.metric}_mean"],
-        )
+        rows += score_variations(other, carried, rows[0][f"{prepared.metric}_mean"])
     return rows
 
 

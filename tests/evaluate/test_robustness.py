@@ -170,3 +170,8 @@ def test_the_stage(distilled_run, make_model, tmp_path):
     other = prepare_other(run.prepared, str(foreign), tmp_path)
     with pytest.raises(UserError, match="share only 4 tokens, but a map between their word tables needs at least 17"):
         carry_over(run.prepared, other, distilled.data, distilled.recipe)
+    run.config.evaluate.transfer = (str(same_size), str(foreign))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ddllm.evaluate.robustness.score_variations", lambda *_: pytest.fail("trained before the last encoder was looked at"))
+        with pytest.raises(UserError, match="share only 4 tokens"):
+            robustness(run)
