@@ -22,7 +22,7 @@ def default_config() -> ConfigDict:
     model.head = "auto"  # bert | roberta | distilbert | mpnet | mean; auto: the model family's own
     model.head_deviation = 0.02  # standard deviation of redrawn head kernels
     model.products = (
-        "float32"  # float32 | bfloat16 (operands of the layers' dense products; faster on accelerators, see the README for the error)
+        "float32"  # float32 | bfloat16 (operands of the layers' dense products; faster on accelerators, see docs/METHOD.md for the error)
     )
 
     config.data = data = ConfigDict()
