@@ -12,7 +12,7 @@ import statistics
 import sys
 from dataclasses import replace
 
-from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
+from benchmarks.entries import Entry, by_setting, find_entry, read_entries, settings_of, write_entries
 from benchmarks.jobs import DISTILLED, ROOT, Base, Job
 from benchmarks.options import listed, make_parser, numbers, read_options, work_through
 from ddllm.artefact.folder import RECIPE as CARD
@@ -119,9 +119,7 @@ def markdown(rows: list[Entry]) -> str:
         "`python -m benchmarks.ablations`; commands and single figures are in ABLATIONS.json. The standard error of 85 % on 872 texts is 1.2 points, though",
         "all rows are measured on the same texts.",
     ]
-    for setting in sorted({tuple(row[part] for part in SETTING) for row in rows}):
-        here = [row for row in rows if tuple(row[part] for part in SETTING) == setting]
-        dataset, model, count, outer_steps, batch = setting
+    for (dataset, model, count, outer_steps, batch), here in by_setting(rows, SETTING):
         base = next((mean(row["validation"]) for row in here if row["change"] == AS_IT_IS), None)
         lines += ["", f"## {dataset}, {model}, {count} per class, {outer_steps} outer steps of {batch} texts", ""]
         lines += ["| | validation | difference | test | inner steps | numbers stored | minutes |", "|---|---:|---:|---:|---:|---:|---:|"]

@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass, replace
 
 from benchmarks.corpora import data_options, write_alike
-from benchmarks.entries import Entry, find_entry, settings_of, write_entries
+from benchmarks.entries import Entry, by_setting, find_entry, settings_of, write_entries
 from benchmarks.jobs import DATASETS, ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
 from ddllm.continual.checks import METHODS, STORAGE, TOKENS
@@ -158,9 +158,7 @@ def markdown(rows: list[Entry]) -> str:
         "",
         "In %, mean ± standard deviation over seeds (their number). Written by `python -m benchmarks.continual`; more is in CONTINUAL.json.",
     ]
-    for values in sorted({tuple(row[part] for part in SETTING) for row in rows}):
-        here = [row for row in rows if tuple(row[part] for part in SETTING) == values]
-        dataset, model, storage, count, after = values
+    for (dataset, model, storage, count, after), here in by_setting(rows, SETTING):
         if after == 1:
             continue  # the same for all that fine-tune
         joint = next((mean(row, "accuracy") for row in here if row["method"] == "joint"), None)

@@ -50,6 +50,14 @@ def find_entry(entries: list[Entry], key: Entry, settings: dict[str, Any], figur
     return entry
 
 
+def by_setting(entries: list[Entry], parts: tuple[str, ...]) -> list[tuple[tuple[Any, ...], list[Entry]]]:
+    """What entries have in those parts, in ascending order, each with the entries that have it."""
+    groups: dict[tuple[Any, ...], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(tuple(entry[part] for part in parts), []).append(entry)
+    return sorted(groups.items(), key=lambda group: group[0])
+
+
 def read_entries(path: Path, name: str) -> list[Entry]:
     """The entries so far."""
     return read_json(path)[name] if path.exists() else []

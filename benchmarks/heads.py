@@ -13,7 +13,7 @@ import sys
 from dataclasses import replace
 
 from benchmarks.corpora import data_options, write_alike
-from benchmarks.entries import Entry, find_entry, settings_of, write_entries
+from benchmarks.entries import Entry, by_setting, find_entry, settings_of, write_entries
 from benchmarks.jobs import DATASETS, ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
 from ddllm.errors import UserError
@@ -126,10 +126,8 @@ def markdown(rows: list[Entry]) -> str:
         "Test accuracy in %, mean over seeds (their number), and in brackets what is between it and the task's own set, in points. Written by",
         "`python -m benchmarks.heads`; single figures and settings are in HEADS.json.",
     ]
-    for values in dict.fromkeys(tuple(row[part] for part in SETTING) for row in rows):
-        here = {(row["way"], row["task"]): row for row in rows if tuple(row[part] for part in SETTING) == values}
-        tasks, model, count, steps = values
-        names = tasks.split(", ")
+    for (tasks, model, count, steps), group in by_setting(rows, SETTING):
+        here, names = {(row["way"], row["task"]): row for row in group}, tasks.split(", ")
         lines += ["", f"## {tasks}, {model}, {count} per class, {steps} outer steps", ""]
         lines += [f"| | {' | '.join(names)} | inner steps | numbers stored |", f"|---|{'---:|' * (len(names) + 2)}"]
         for way, told in ROWS.items():

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.corpora import data_options, is_written, write_corpus
-from benchmarks.entries import Entry, find_entry, settings_of, write_entries
+from benchmarks.entries import Entry, by_setting, find_entry, settings_of, write_entries
 from benchmarks.jobs import ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
 from ddllm.artefact.folder import load_distilled
@@ -148,10 +148,7 @@ def markdown(rows: list[Entry]) -> str:
         "",
         "Test accuracy in %, mean over seeds (their number). Written by `python -m benchmarks.merging`; single figures and settings are in MERGING.json.",
     ]
-    setting = ("dataset", "model", "examples_per_class", "outer_steps")
-    for values in sorted({tuple(row[part] for part in setting) for row in rows}):
-        here = [row for row in rows if tuple(row[part] for part in setting) == values]
-        dataset, model, count, steps = values
+    for (dataset, model, count, steps), here in by_setting(rows, ("dataset", "model", "examples_per_class", "outer_steps")):
         whole = next((statistics.fmean(row["test"].values()) for row in here if row["way"] == WHOLE), None)
         lines += ["", f"## {dataset}, {model}, {count} per class in all, {steps} outer steps", ""]
         lines += ["| | accuracy | % of the whole | examples | inner steps | numbers stored |", "|---|---:|---:|---:|---:|---:|"]

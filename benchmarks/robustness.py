@@ -12,7 +12,7 @@ import statistics
 import sys
 from dataclasses import replace
 
-from benchmarks.entries import Entry, called, find_entry, settings_of, write_entries
+from benchmarks.entries import Entry, by_setting, called, find_entry, settings_of, write_entries
 from benchmarks.jobs import DISTILLED, ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
 from ddllm.main import exit_status
@@ -108,9 +108,8 @@ def markdown(rows: list[Entry]) -> str:
         "Test accuracy in %, mean over seeds (their number), and in brackets the points that it is from the same set trained on as its recipe says. Written by",
         "`python -m benchmarks.robustness`; what each variation is, and what was tuned for it on validation texts, is in ROBUSTNESS.json.",
     ]
-    for values in dict.fromkeys(tuple(row[part] for part in SETTING) for row in rows):
-        here = {(row["variation"], row["set"]): row for row in rows if tuple(row[part] for part in SETTING) == values}
-        dataset, model, count, steps = values
+    for (dataset, model, count, steps), found in by_setting(rows, SETTING):
+        here = {(row["variation"], row["set"]): row for row in found}
         names = [name for name in SETS if any(name == given for _, given in here)]
         lines += ["", f"## {dataset}, {called(model)}, {count} per class, {steps} outer steps", ""]
         lines += [f"| | {' | '.join(SETS[name][0] for name in names)} |", f"|---|{'---:|' * len(names)}"]
