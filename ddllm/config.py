@@ -201,9 +201,10 @@ def default_config() -> ConfigDict:
     # Tasks in their order, with | between them: groups of config.data's classes ("World,Sports|Business,Sci/Tech"), or files, folders or
     # configurations with a corpus each; empty: config.data's classes two by two.
     continual.tasks = ""
-    # finetune (no memory) | ewc | random | herding (real texts) | distilled (replayed) | recipe (trained from scratch on the sets) | update
+    # finetune (no memory) | ewc | random | herding (real texts, replayed) | random_alone | herding_alone (trained from scratch on the same texts)
+    # | distilled (replayed) | recipe (trained from scratch on the sets) | update
     # (the same on one set that each task updates) | joint (all texts so far); see ddllm/continual/course.py
-    continual.methods = ("finetune", "ewc", "random", "herding", "distilled", "recipe", "update", "joint")
+    continual.methods = ("finetune", "ewc", "random", "herding", "random_alone", "herding_alone", "distilled", "recipe", "update", "joint")
     continual.memory = 100_000  # bytes that distilled sets may take; real texts get as many as the sets do
     # Of their embeddings: float32 | float16 | bfloat16 | int8 | tokens (real texts, of which labels and rates alone are learned).
     continual.storage = "float16"

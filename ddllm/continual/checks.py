@@ -7,7 +7,7 @@ from ddllm.errors import UserError
 from ddllm.merge.checks import WAYS
 from ddllm.values import check_choice, check_choices, check_not_negative, check_positive, named
 
-METHODS = ("finetune", "ewc", "random", "herding", "distilled", "recipe", "update", "joint")
+METHODS = ("finetune", "ewc", "random", "herding", "random_alone", "herding_alone", "distilled", "recipe", "update", "joint")
 TOKENS = "tokens"  # what is stored are texts: real ones, of which labels and rates alone are learned
 STORAGE = (*STORAGES, TOKENS)
 

@@ -5,13 +5,15 @@
 | `finetune` | its weights after the last lesson | the lesson's texts | none: the lower bound |
 | `ewc` | the same | the same, held back (ewc.py) | two copies of the parameters |
 | `random`, `herding` | the same | the lesson's texts and stored ones | as many bytes of texts as distilled sets take |
-| `distilled` | the same | the lesson's texts and distilled examples, with the classes that their own model gives them | a distilled set for each task |
+| `random_alone`, `herding_alone` | the pretrained weights | the same stored texts alone (alone.py) | the same |
+| `distilled` | its weights after the last lesson | the lesson's texts and distilled examples, with the classes that their own model gives them | a distilled set for each task |
 | `recipe` | the pretrained weights | the distilled sets alone, by their recipe | the same |
 | `update` | the pretrained weights | one distilled set, which each lesson's texts have updated | the same |
 | `joint` | the pretrained weights | the texts of all lessons so far | all texts: the upper bound |
 
 Every batch that a memory shares has config.continual.replay of it, and new texts for the rest. An epoch is one of the new texts. Nothing is chosen by
-validation texts, since earlier ones would have to be kept for that: the last parameters count. Word tables are not trained.
+validation texts, since earlier ones would have to be kept for that: the last parameters count. Stored texts alone are the exception, whose rate and passes
+are chosen on those of all lessons so far, to their advantage. Word tables are not trained.
 """
 
 import time
@@ -25,11 +27,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddllm.artefact.base import Distilled
+from ddllm.continual.alone import train_alone
 from ddllm.continual.ewc import anchor, fisher_diagonal
 from ddllm.continual.exemplars import Exemplars
 from ddllm.continual.keep import as_recipe, distil_lesson, kept_bytes, of_lesson, train_recipe, update_memory
 from ddllm.continual.lessons import Lesson
 from ddllm.data.batches import BatchStream, length_buckets
+from ddllm.data.tokens import join_splits
 from ddllm.evaluate.finetune import Penalty, finetune
 from ddllm.merge.align import Classes
 from ddllm.merge.relearn import with_stand_ins
@@ -43,6 +47,8 @@ from ddllm.runtime.metrics import Metrics
 
 WITH_RECIPE = ("recipe", "update")
 WITH_SETS = ("distilled", *WITH_RECIPE)
+ALONE = {"random_alone": "random", "herding_alone": "herding"}  # by which method they choose texts
+WITH_TEXTS = ("random", "herding", *ALONE)
 ALIKE = "first"  # what the first lesson is for all methods that fine-tune: the same
 
 
@@ -83,6 +89,9 @@ class Course:
             if method in WITH_RECIPE:
                 memory.learn(lesson, number, None)
                 trained, params = train_recipe(self.prepared, memory.recipe(number))
+            elif method in ALONE:
+                memory.learn(lesson, number, None)
+                trained, params = self.prepared, self.train_on_memory(memory, number)
             else:
                 trained, params = self.prepared, self.fine_tune(method, number, memory, params)
                 memory.learn(lesson, number, params)
@@ -114,6 +123,14 @@ class Course:
             metrics.close()
         return jax.tree.map(jnp.asarray, state.best["params"])
 
+    def train_on_memory(self, memory: "Memory", number: int) -> Tree:
+        """The parameters that stored texts alone lead to, after a lesson; the pretrained ones where there is room for none."""
+        prepared, texts = self.prepared, memory.exemplars.texts(self.prepared.learner)
+        if texts is None:
+            return {"body": prepared.start.body, "head": prepared.learner.init_head(jax.random.key(self.seed), prepared.start.pooler)}
+        seen = join_splits([lesson.split("validation") for lesson in self.lessons[: number + 1]])
+        return train_alone(prepared, texts.labelled, prepared.scorer(seen, prepared.config.evaluate.tuning_texts))
+
     def score(self, prepared: Prepared, params: Tree, number: int) -> dict[str, Any]:
         """Accuracies on the test texts of all lessons so far, among the classes seen so far."""
         right, counts = [], []
@@ -136,7 +153,7 @@ class Memory:
     def __init__(self, course: Course, method: str) -> None:
         self.course, self.method = course, method
         self.sets: list[Distilled] = []
-        self.exemplars = Exemplars(method, course.prepared.pretrained.config.vocabulary, course.seed)
+        self.exemplars = Exemplars(ALONE.get(method, method), course.prepared.pretrained.config.vocabulary, course.seed)
         self.fisher: Tree | None = None
         self.penalty: Penalty | None = None
         self.learned = 0
@@ -166,7 +183,7 @@ class Memory:
             self.sets = [update_memory(course.prepared, self.sets[0], lesson, folder, course.open_metrics, mark)]
         elif self.method in WITH_SETS:
             self.sets.append(course.take_set(number))
-        elif self.method in ("random", "herding"):
+        elif self.method in WITH_TEXTS:
             self.exemplars.learn(lesson, course.room[number], lambda: of_lesson(course.prepared, lesson).features)
         elif self.method == "ewc" and params is not None and self.learned < len(course.lessons):
             texts = lesson.split("train")

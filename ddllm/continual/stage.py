@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ddllm.continual.course import WITH_SETS, Course
+from ddllm.continual.course import WITH_SETS, WITH_TEXTS, Course
 from ddllm.continual.keep import check_room
 from ddllm.continual.lessons import Lesson, read_lessons
 from ddllm.continual.measures import measure
@@ -28,6 +28,8 @@ NOTES = {
     "ewc": "elastic weight consolidation: two copies of the parameters, in float32",
     "random": "random texts, stored as token numbers, in as many bytes as distilled sets take",
     "herding": "texts chosen by herding, stored as token numbers, in as many bytes as distilled sets take",
+    "random_alone": "trained from the pretrained weights on the random texts alone, rate and passes chosen on validation texts of all tasks so far",
+    "herding_alone": "trained from the pretrained weights on the herding texts alone, rate and passes chosen on validation texts of all tasks so far",
     "distilled": "each task's distilled set replayed beside new texts",
     "recipe": "trained from the pretrained weights on the merged distilled sets alone",
     "update": "trained from the pretrained weights on one distilled set, which each task's texts have updated",
@@ -48,7 +50,7 @@ def learn_in_turn(run: Run) -> list[Row]:
         say(f"  task {number}: {lesson.name}, {len(lesson.tokens.train):,} training and {len(lesson.tokens.test):,} test texts")
     config = prepared.config
     wanted = [method for method in config.continual.methods]
-    room = check_room(prepared, lessons) if set(wanted) & {*WITH_SETS, "random", "herding"} else [config.continual.memory] * len(lessons)
+    room = check_room(prepared, lessons) if set(wanted) & {*WITH_SETS, *WITH_TEXTS} else [config.continual.memory] * len(lessons)
     found: dict[str, list[list[Row]]] = {method: [] for method in wanted}
     for seed in range(config.seed, config.seed + config.continual.seeds):
         course = Course(seeded(prepared, seed, names), names, lessons, folder / f"seed-{seed}", run.metrics, room)

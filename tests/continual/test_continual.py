@@ -7,13 +7,16 @@ import jax
 import numpy as np
 import pytest
 
+from ddllm.continual.alone import as_batches
 from ddllm.continual.ewc import anchor, fisher_diagonal
 from ddllm.continual.exemplars import Exemplars, text_bytes
 from ddllm.continual.lessons import Lesson, read_lessons
 from ddllm.continual.measures import measure
 from ddllm.data.several import keep_apart
 from ddllm.data.tokens import TokenCorpus, TokenSplit
+from ddllm.distill.dataset import actual_rates
 from ddllm.main import main, parse
+from ddllm.models.tasks import Classification
 from ddllm.report.results import read_results
 from ddllm.run import open_run
 
@@ -111,16 +114,30 @@ def line(small_runs, make_model, corpus):
         continual__memory=1500,
         continual__way="join",
         continual__storage="tokens",
-        continual__methods="('finetune','random','distilled','recipe','update','joint')",
+        continual__methods="('finetune','random','random_alone','distilled','recipe','update','joint')",
         runtime__devices=1,
         runtime__tensorboard=False,
     )
 
 
+def test_stored_texts_become_batches_that_hold_each_of_them():
+    texts = make_lesson([0, 1, 2], 3, rows=70).tokens.train
+    words = np.random.default_rng(5).standard_normal((40, 4)).astype(np.float32)
+    learner = SimpleNamespace(head=SimpleNamespace(classes=5), task=Classification())
+    prepared = SimpleNamespace(pretrained=SimpleNamespace(words=words), learner=learner, config=SimpleNamespace(seed=0))
+    data = as_batches(prepared, texts, 0.1)
+    assert data.embeddings.shape == (3, 24, 8, 4) and data.labels.shape == (3, 24, 5)
+    np.testing.assert_allclose(actual_rates(data), np.full((3, 1), 0.1), rtol=1e-6)
+    lengths, labels = np.asarray(data.mask).sum(axis=-1).ravel(), np.asarray(data.labels).argmax(axis=-1).ravel()
+    batched = {(tuple(np.ravel(rows).tolist()), int(length), int(label)) for rows, length, label in zip(data.embeddings.reshape(72, -1), lengths, labels, strict=True)}
+    expected = zip(words[texts.ids].reshape(70, -1), texts.lengths, texts.labels, strict=True)
+    assert batched == {(tuple(rows.tolist()), int(length), int(label)) for rows, length, label in expected}
+
+
 def test_every_method_and_a_second_start(line, tmp_path, capsys):
     assert main(line(tmp_path)) == 0
     rows = {(row["method"], row["after"]): row for row in read_results(tmp_path / "results.json")["continual"]}
-    assert len(rows) == 12 and all(0 <= row["average_mean"] <= 1 for row in rows.values())
+    assert len(rows) == 14 and all(0 <= row["average_mean"] <= 1 for row in rows.values())
     finetune, joint = rows["finetune", 2], rows["joint", 2]
     assert joint["accuracy_mean"] > 0.7 and joint["percent_of_joint"] == 100
     assert finetune["forgetting_mean"] > 0.5 and finetune["bytes"] == 0
@@ -128,7 +145,9 @@ def test_every_method_and_a_second_start(line, tmp_path, capsys):
     assert rows["random", 2]["accuracy_mean"] > finetune["accuracy_mean"] < rows["distilled", 2]["accuracy_mean"]
     stored = rows["distilled", 2]["bytes"]
     assert rows["recipe", 2]["bytes"] == stored <= 1500 and rows["update", 2]["bytes"] <= 1600
-    assert 0 < rows["random", 2]["bytes"] <= stored
+    assert 0 < rows["random", 2]["bytes"] <= stored and rows["random_alone", 2]["bytes"] == rows["random", 2]["bytes"]
+    # Texts alone are trained on from the start: more is left of the first task than where it was only replayed from, or not at all.
+    assert rows["random_alone", 2]["forgetting_mean"] < finetune["forgetting_mean"] and rows["random_alone", 1]["accuracy_mean"] > 0.5
     assert {rows[method, 1]["accuracy_mean"] for method in ("finetune", "random", "distilled")} == {rows["joint", 1]["accuracy_mean"]}
     out = capsys.readouterr().out
     assert "Tasks in turn" in out and "backward" in out and "| joint | 2 of 2 |" in (tmp_path / "results.md").read_text()
