@@ -6,7 +6,7 @@
 | `ewc` | the same | the same, held back (ewc.py) | two copies of the parameters |
 | `random`, `herding` | the same | the lesson's texts and stored ones | as many bytes of texts as distilled sets take |
 | `random_alone`, `herding_alone` | the pretrained weights | the same stored texts alone (alone.py) | the same |
-| `distilled` | its weights after the last lesson | the lesson's texts and distilled examples, with the classes that their own model gives them | a distilled set for each task |
+| `distilled` | its weights so far | the lesson's texts and distilled examples, with the classes that their own model gives | a distilled set for each task |
 | `recipe` | the pretrained weights | the distilled sets alone, by their recipe | the same |
 | `update` | the pretrained weights | one distilled set, which each lesson's texts have updated | the same |
 | `joint` | the pretrained weights | the texts of all lessons so far | all texts: the upper bound |

@@ -129,9 +129,12 @@ def test_stored_texts_become_batches_that_hold_each_of_them():
     assert data.embeddings.shape == (3, 24, 8, 4) and data.labels.shape == (3, 24, 5)
     np.testing.assert_allclose(actual_rates(data), np.full((3, 1), 0.1), rtol=1e-6)
     lengths, labels = np.asarray(data.mask).sum(axis=-1).ravel(), np.asarray(data.labels).argmax(axis=-1).ravel()
-    batched = {(tuple(np.ravel(rows).tolist()), int(length), int(label)) for rows, length, label in zip(data.embeddings.reshape(72, -1), lengths, labels, strict=True)}
-    expected = zip(words[texts.ids].reshape(70, -1), texts.lengths, texts.labels, strict=True)
-    assert batched == {(tuple(rows.tolist()), int(length), int(label)) for rows, length, label in expected}
+
+    def listed(rows, lengths, labels):
+        return {(tuple(row.tolist()), int(length), int(label)) for row, length, label in zip(rows, lengths, labels, strict=True)}
+
+    batched = listed(np.asarray(data.embeddings).reshape(72, -1), lengths, labels)
+    assert batched == listed(words[texts.ids].reshape(70, -1), texts.lengths, texts.labels)
 
 
 def test_every_method_and_a_second_start(line, tmp_path, capsys):
