@@ -2,7 +2,7 @@
 
     positions T    filled up with mask 0
     examples N     filled up with examples whose labels are 0, the others' labels multiplied by what the mean loses; or repeated, where
-                   labels do not enter the loss linearly
+                   labels do not enter the loss linearly. Sets that are to be joined keep their own, or are repeated in proportion to their weights
     classes C      columns of the common classes, 0 where a set says nothing; all labels in the least special of their kinds
     rates G        of the finest groups among the sets
     order          logits of batches' shares for every set, a fixed order being one with shares of 0 and 1
@@ -11,6 +11,7 @@
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,16 +65,17 @@ def headed_classes(sets: list[Distilled], names: list[str]) -> Classes:
     return Classes(tuple(name for s in sets for name in s.label_names), columns, MultiHead(tuple(names), tuple(sizes)))
 
 
-def align(sets: list[Distilled], classes: Classes, params: Tree) -> tuple[list[DistilledData], Recipe]:
+def align(sets: list[Distilled], classes: Classes, params: Tree, weights: Sequence[int] = ()) -> tuple[list[DistilledData], Recipe]:
     """The sets' arrays in the same shapes, and the recipe that all of them then have, but for passes and order.
 
     Args:
         sets: of one encoder, head and optimizer (see fit.py), of any classes.
         classes: the merged set's.
         params: parameters {"body", "head"} of the encoder and any head of its kind, or their shapes: they say which groups have rates.
+        weights: how much each set counts in the mean, where their batches are to be joined.
 
     Returns:
-        Data with `order` [S, M] and the same sizes T, N, C and G; and constants.
+        Data with `order` [S, M] and the same sizes T, C and G, and N unless there are weights; and constants.
     """
     kinds = {distilled.recipe.labels for distilled in sets}
     kind = kinds.pop() if len(kinds) == 1 else AS_THEY_STAND
@@ -82,23 +84,29 @@ def align(sets: list[Distilled], classes: Classes, params: Tree) -> tuple[list[D
     linear = kind == AS_THEY_STAND and isinstance(classes.task, Classification | MultiHead)
     linear = linear and all(d.data.attention is None and d.data.features is None for d in sets)
     shapes = [distilled.data.embeddings.shape for distilled in sets]
-    examples = max(shape[1] for shape in shapes) if linear else math.lcm(*(shape[1] for shape in shapes))
+    counts = [shape[1] for shape in shapes]
+    if linear:
+        examples = counts if weights else [max(counts)] * len(sets)
+    else:
+        shares = weights or [1] * len(sets)
+        unit = math.lcm(*(count // math.gcd(count, share) for count, share in zip(counts, shares, strict=True)))
+        examples = [unit * share for share in shares]
     length, groups = max(shape[2] for shape in shapes), max(distilled.data.rates.shape[1] for distilled in sets)
     absent = {
         name: next((np.shape(getattr(d.data, name))[2:] for d in sets if getattr(d.data, name) is not None), None)
         for name in ("types", "directions")
     }
     aligned = []
-    for distilled, columns in zip(sets, classes.columns, strict=True):
+    for distilled, columns, wanted in zip(sets, classes.columns, examples, strict=True):
         data = distilled.data.replace(labels=place_labels(distilled, columns, classes, kind))
         data = lengthen(fill_absent(data, absent), length)
-        data = pad_examples(data, examples) if linear else repeat_examples(data, examples)
+        data = pad_examples(data, wanted) if linear else repeat_examples(data, wanted)
         head = None if data.head is None else place_head(data.head, columns, len(classes.names))
         data = data.replace(rates=finer_rates(data.rates, groups, params), order=order_logits(data, distilled.recipe), head=head)
         aligned.append(data)
     first = sets[0].recipe
-    weights = {"attention_weight": first.attention_weight, "feature_weight": first.feature_weight}
-    return aligned, Recipe(kind, first.optimizer, 1, first.order, **weights)
+    lambdas = {"attention_weight": first.attention_weight, "feature_weight": first.feature_weight}
+    return aligned, Recipe(kind, first.optimizer, 1, first.order, **lambdas)
 
 
 def place_labels(distilled: Distilled, columns: np.ndarray, classes: Classes, kind: str) -> np.ndarray:

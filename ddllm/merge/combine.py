@@ -6,6 +6,8 @@
 | `interleave` | those of all sets in turn, each set's evenly spread | all sets' |
 | `join` | as many as each set has | batch t of all sets as one, at the mean of their rates |
 
+In these means a set that was itself joined counts as often as there were sets: joining them one after the other, as they come, is joining them all at once.
+
 What comes out has a fixed order where one says the same, and otherwise a learned one, whose shares are 0 or 1 for sets whose order was fixed: each
 of its steps then costs as many batches as there are.
 """
@@ -19,7 +21,7 @@ import numpy as np
 
 from ddllm.artefact.base import Distilled
 from ddllm.distill.curriculum import ABSENT
-from ddllm.distill.dataset import FED, DistilledData, Recipe, raw_rates, raw_share
+from ddllm.distill.dataset import AUXILIARY, FED, DistilledData, Recipe, raw_rates, raw_share
 from ddllm.distill.optimizers import SGD
 from ddllm.distill.order import fixed_order
 from ddllm.errors import UserError
@@ -32,20 +34,21 @@ def choose_way(sets: Sequence[Distilled]) -> str:
     return "join" if len(_sizes(d.data for d in sets)) == 1 and all(d.recipe.order != "learned" for d in sets) else "interleave"
 
 
-def combine(sets: list[DistilledData], recipe: Recipe, way: str, classes: int = 1) -> tuple[DistilledData, Recipe]:
+def combine(sets: list[DistilledData], recipe: Recipe, way: str, classes: int = 1, weights: Sequence[int] = ()) -> tuple[DistilledData, Recipe]:
     """One data set of several aligned ones.
 
     Args:
-        sets: with the same sizes and with `order` (see align.py).
+        sets: with the same sizes, but for N where they are joined, and with `order` (see align.py).
         recipe: theirs, but for passes and order.
         way: one of the table above.
         classes: over how many classes examples are dealt out; they stay together in joined batches.
+        weights: how much each set counts in the means of joined batches; left out, all count alike.
 
     Raises:
         UserError: the sets have other numbers of steps than the way can put together.
     """
     if way == "join":
-        return join_batches(sets, recipe, classes)
+        return join_batches(sets, recipe, classes, weights or [1] * len(sets))
     if recipe.order == "shuffled":
         if way == "concatenate":
             raise UserError("sets with a shuffled order cannot be trained on one after the other; set config.merge.order to interleave or join.")
@@ -109,8 +112,11 @@ def sequence(sets: Sequence[DistilledData], way: str) -> list[tuple[int, int]]:
     return sorted(steps, key=lambda pair: ((pair[1] + 0.5) / sets[pair[0]].steps, pair[0]))
 
 
-def join_batches(sets: list[DistilledData], recipe: Recipe, classes: int) -> tuple[DistilledData, Recipe]:
-    """Batch t of all sets as one inner batch; rates (and momentum) are means, since the loss is the mean over all examples.
+def join_batches(sets: list[DistilledData], recipe: Recipe, classes: int, weights: Sequence[int]) -> tuple[DistilledData, Recipe]:
+    """Batch t of all sets as one inner batch, whose step is the weighted mean of theirs; rates (and momentum) are means as well.
+
+    The loss is the mean over all examples. Where that gives a set another weight than its own, its labels make up for it, which then have to enter the
+    loss linearly (others are repeated until they need not; see align.py).
 
     Raises:
         UserError: the sets have other numbers of batches or steps, or learned orders.
@@ -122,18 +128,24 @@ def join_batches(sets: list[DistilledData], recipe: Recipe, classes: int) -> tup
     if recipe.order == "learned":
         raise UserError("sets with a learned order cannot be joined batch by batch; set config.merge.order to interleave.")
     [(batches, steps)] = sizes
-    examples = sets[0].mask.shape[1]
-    each = examples // classes if examples % classes == 0 else examples
+    counts = np.array([s.mask.shape[1] for s in sets])
+    scales = np.asarray(weights) / np.sum(weights) * counts.sum() / counts
     # Class after class, as batches that are dealt anew have to be.
-    places = np.arange(len(sets) * examples).reshape(len(sets), -1, each).transpose(1, 0, 2).reshape(-1)
-    changes: dict[str, Any] = {
-        name: np.concatenate([np.asarray(getattr(s, name)) for s in sets], axis=1)[:, places]
-        for name in FED
-        if getattr(sets[0], name) is not None
-    }
-    changes["rates"] = np.asarray(raw_rates(np.mean([np.logaddexp(0, np.asarray(s.rates, np.float64)) for s in sets], axis=0)))
+    groups = classes if not np.any(counts % classes) else 1
+    dealt = [np.arange(end - count, end).reshape(groups, -1) for count, end in zip(counts, np.cumsum(counts), strict=True)]
+    places = np.concatenate(dealt, axis=1).reshape(-1)
+
+    def joined(name: str) -> np.ndarray:
+        arrays = [np.asarray(getattr(s, name)) for s in sets]
+        if name in ("labels", *AUXILIARY):
+            arrays = [array if np.isclose(scale, 1) else np.float32(scale) * array for array, scale in zip(arrays, scales, strict=True)]
+        return np.concatenate(arrays, axis=1)[:, places]
+
+    changes: dict[str, Any] = {name: joined(name) for name in FED if getattr(sets[0], name) is not None}
+    rates: Any = np.average([np.logaddexp(0, np.asarray(s.rates, np.float64)) for s in sets], axis=0, weights=weights)
+    changes["rates"] = np.asarray(raw_rates(rates))
     if sets[0].momentum is not None:
-        shares = np.mean([np.asarray(jax.nn.sigmoid(np.asarray(s.momentum))) for s in sets], axis=0)
+        shares = np.average([np.asarray(jax.nn.sigmoid(np.asarray(s.momentum))) for s in sets], axis=0, weights=weights)
         changes["momentum"] = np.array([raw_share(share) for share in shares], np.float32)
     data = sets[0].replace(order=None, head=merge_heads(sets), **changes)
     return data, replace(recipe, passes=steps // batches)

@@ -95,8 +95,9 @@ def merge_sets(
         classes = united_classes(sets, names) if over == UNION else headed_classes(sets, list(heads or name_heads(folders)))
     first = sets[0].learner(pretrained)
     learner = replace(first, head=replace(first.head, classes=len(classes.names)), task=classes.task)
-    aligned, recipe = align(sets, classes, shapes_of(pretrained, learner))
-    data, recipe = combine(aligned, recipe, way, classes.task.groups(len(classes.names)) if over == SAME else 1)
+    weights = [count_sets(distilled) for distilled in sets] if way == "join" else []
+    aligned, recipe = align(sets, classes, shapes_of(pretrained, learner), weights)
+    data, recipe = combine(aligned, recipe, way, classes.task.groups(len(classes.names)) if over == SAME else 1, weights)
     if over != SAME and data.head is not None:
         data = data.replace(head=merge_heads(aligned))
     length = max(d.card.get("preprocessing", {}).get("text_length", 0) for d in sets)
@@ -118,7 +119,13 @@ def describe_set(distilled: Distilled, folder: str) -> dict[str, Any]:
         "label_names": list(distilled.label_names),
         "examples": distilled.data.examples,
         "inner_steps": distilled.data.steps,
+        "sets": count_sets(distilled),
     }
+
+
+def count_sets(distilled: Distilled) -> int:
+    """How many sets were merged into one, those that were merged into these counted; 1 if it was learned as it is."""
+    return sum(one.get("sets", 1) for one in distilled.card.get("merged", {}).get("sets", [])) or 1
 
 
 def name_heads(folders: list[str]) -> list[str]:

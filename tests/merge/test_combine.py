@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from ddllm.artefact.base import Distilled
 from ddllm.distill.dataset import actual_rates
 from ddllm.distill.inner_loop import inner_loss, unroll
 from ddllm.errors import UserError
@@ -15,8 +16,9 @@ from ddllm.merge.fit import check_sets
 from ddllm.models.heads import HeadConfig, init_head
 
 
-def merge(sets, way, params, classes=None):
-    return combine(*align(sets, classes or same_classes(sets), params), way)
+def merge(sets, way, params, classes=None, weights=()):
+    weights = weights or [1] * len(sets) if way == "join" else ()
+    return combine(*align(sets, classes or same_classes(sets), params, weights), way, weights=weights)
 
 
 def assert_close(one, other):
@@ -81,6 +83,22 @@ def test_a_joined_step_is_the_mean_of_the_steps(layerless, make_set):
         merge([sets[0], make_set(3, passes=2)], "join", params)
 
 
+@pytest.mark.parametrize("labels, examples", [("unrestricted", (3, 3, 3)), ("unrestricted", (3, 5, 2)), ("soft", (3, 3, 3)), ("soft", (2, 3, 4))])
+def test_joining_one_after_the_other_is_joining_at_once(layerless, make_set, labels, examples):
+    learner, params = layerless
+    sets = [make_set(seed, passes=2, examples=count, labels=labels) for seed, count in enumerate(examples)]
+    at_once, recipe = merge(sets, "join", params)
+    data, constants = merge(sets[:2], "join", params)
+    two = Distilled(data, constants, sets[0].card)
+    later, again = merge([two, sets[2]], "join", params, weights=[2, 1])
+    assert again == recipe and later.examples == at_once.examples
+    assert_close(unroll(learner, again, params, later), unroll(learner, recipe, params, at_once))
+    if len(set(examples)) > 1:
+        alike, _ = merge([two, sets[2]], "join", params)
+        moved = [np.abs(a - b).max() for a, b in zip(*(jax.tree.leaves(unroll(learner, recipe, params, x)) for x in (alike, at_once)), strict=True)]
+        assert max(moved) > 1e-4, "with equal weights the last set would count as much as both before"
+
+
 def test_classes_are_matched_by_name(layerless, make_set):
     learner, params = layerless
     first, second = make_set(1, passes=1), make_set(2, passes=1)
@@ -134,5 +152,5 @@ def test_sets_that_do_not_fit(make_set, change, message):
 def test_directions_that_one_set_lacks_are_zero(tiny, make_set):
     _, params = tiny
     data, recipe = merge([make_set(1, directions=True), make_set(2, examples=2, directions=False)], "join", params)
-    assert data.directions.shape == (1, 6, 2, 8) and np.abs(data.directions[:, :3]).max() > 0
+    assert data.directions.shape == (1, 5, 2, 8) and np.abs(data.directions[:, :3]).max() > 0
     np.testing.assert_array_equal(data.directions[:, 3:], 0)

@@ -69,6 +69,17 @@ def test_merged_folders_are_like_any_other(line, sets, tmp_path):
     assert load_distilled(tmp_path / "join" / "distilled").recipe.order == "fixed"
 
 
+def test_sets_that_come_one_after_the_other_count_alike(line, sets, tmp_path):
+    at_once, first, then = (tmp_path / name for name in ("at_once", "first", "then"))
+    assert main(line(at_once, "merge", [*sets[:2], sets[0]], merge__how="join")) == 0
+    assert main(line(first, "merge", sets[:2], merge__how="join")) == 0
+    assert main(line(then, "merge", [first / "distilled", sets[0]], merge__how="join")) == 0
+    one, other = load_distilled(at_once / "distilled"), load_distilled(then / "distilled")
+    assert [s["sets"] for s in other.card["merged"]["sets"]] == [2, 1] and one.recipe == other.recipe
+    for name in ("embeddings", "mask", "labels", "rates"):
+        np.testing.assert_allclose(getattr(one.data, name), getattr(other.data, name), rtol=1e-5)
+
+
 def test_learning_again(line, sets, tmp_path):
     joined = {"merge.order": "join", "merge.how": "relearn"}
     assert main(line(tmp_path / "texts", "merge,evaluate", sets[:2], **joined)) == 0
