@@ -22,6 +22,7 @@ def make_parser(command: str, work: str) -> argparse.ArgumentParser:
     parser.add_argument("--data", default="", metavar="FOLDER", help="has a folder of files for each data set, used instead of the hub")
     parser.add_argument("--work", default=work, metavar="DIR", help="where the runs' folders go")
     parser.add_argument("--minutes", type=float, default=0.0, help="start nothing new after so long; 0: go on to the end")
+    parser.add_argument("--retry", action="store_true", help="start runs again that have failed")
     parser.add_argument("--only-table", action="store_true", help="write the table of what is there, run nothing")
     return parser
 
@@ -73,14 +74,14 @@ def work_through(options: argparse.Namespace, jobs: list[Job], finished: Callabl
     until = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     for job in jobs:
         if not options.only_table and time.monotonic() < until:
-            run_members([job.member], processes=1, retry=False)
+            run_members([job.member], processes=1, retry=options.retry)
         if job.member.record()["status"] == FINISHED:
             finished(job)
     failed = [job.member for job in jobs if job.member.record()["status"] == FAILED]
     left = sum(job.member.record()["status"] not in (FINISHED, FAILED) for job in jobs)
     for member in failed:
         print(f"{member.title}: {member.record()['error']}", file=sys.stderr)
-    print(f"{table}: {left} runs left, {len(failed)} failed", file=sys.stderr)
+    print(f"{table}: {left} runs left, {len(failed)} failed{'; --retry starts those again' if failed else ''}", file=sys.stderr)
     return int(bool(failed))
 
 
