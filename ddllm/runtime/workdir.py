@@ -23,8 +23,10 @@ __all__ = ["Workdir", "guard_storage", "read_json", "write_json"]
 STAGE_SWITCHES = tuple(f"evaluate.{name}" for name in ("text", "robustness", "analyse", "look", "prompt", "privacy"))
 # What analyses of a finished set are asked for: their lists are found as a whole, and rows say what they come from.
 ANALYSES = ("report.", "prompt.", "privacy.", "evaluate.transfer", "evaluate.variation_draws", "evaluate.adam_rates", "text.judge")
+# Of the stage continual: which figures there will be; each method and seed keeps its own.
+FIGURES = ("continual.methods", "continual.seeds")
 # Keys that may differ between starts in one folder, since nothing that is kept depends on them; an ending dot stands for a whole section.
-WITHOUT_EFFECT = ("runtime.", *ANALYSES, *STAGE_SWITCHES, "distill.checkpoint_every", "distill.checkpoints_kept")
+WITHOUT_EFFECT = ("runtime.", *ANALYSES, *FIGURES, *STAGE_SWITCHES, "distill.checkpoint_every", "distill.checkpoints_kept")
 MOST_DIFFERENCES = 5
 LOCK = ".lock"
 LOG, MEMBER = "log.txt", "member.json"  # what a sweep puts beside the files of each of its runs

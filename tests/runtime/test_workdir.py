@@ -36,6 +36,7 @@ def test_new_folder_keeps_the_configuration_and_the_commands(tmp_path: Path):
 def test_keys_without_effect_may_differ(tmp_path: Path):
     Workdir.open(tmp_path, CONFIG, "").close()
     Workdir.open(tmp_path, changed(runtime__devices=3, distill__checkpoint_every=7, distill__checkpoints_kept=9), "").close()
+    Workdir.open(tmp_path, changed(continual__methods=["recipe"], continual__seeds=4), "").close()
 
 
 def test_what_analyses_are_asked_for_may_differ(tmp_path: Path):
