@@ -1,9 +1,9 @@
 """Distilled sets trained on in other ways than their recipe says: results/ROBUSTNESS.md and results/ROBUSTNESS.json.
 
-    python -m benchmarks.robustness [--datasets sst2] [--models embedded] [--sets recipe,robust] [--per-class 1] [--seeds 0] [--transfer FOLDER]
+    python -m benchmarks.robustness [--datasets sst2] [--models embedded] [--sets recipe,robust_steps] [--per-class 1] [--seeds 0] [--transfer FOLDER]
                                     [--data FOLDER] [--work runs/table] [--minutes N] [--only-table]
 
-The first set is the table's own, from the same folders; the robust one is learned with perturbed rates and positions, in as many outer steps. Each is then
+The first set is the table's own, from the same folders; the robust ones are learned with perturbations, in as many outer steps. Each is then
 trained on with every variation of the stage `robustness`, and with --transfer on other encoders too. Runs are commands of their own and resume, as those of
 the table.
 """
@@ -23,6 +23,7 @@ JSON, MARKDOWN = ROOT / "results" / "ROBUSTNESS.json", ROOT / "results" / "ROBUS
 SETS: dict[str, tuple[str, tuple[str, ...]]] = {
     "recipe": ("the recipe's own", ()),
     "robust": ("learned with perturbed rates and positions", ("robust=('rates','positions')",)),
+    "robust_steps": ("and with passes and single examples too", ("robust=('rates','positions','passes','examples')",)),
 }
 SETTING = ("dataset", "model", "examples_per_class", "outer_steps")
 
@@ -66,7 +67,7 @@ def plan(base: Base, sets: list[str], count: int, seed: int, transfer: tuple[str
     jobs = [] if smoke else [base.full(seed)]
     for name in sets:
         changes = tuple(f"--config.distill.{key}" for key in SETS[name][1])
-        kind = {"recipe": DISTILLED}.get(name, name)
+        kind = {"recipe": DISTILLED}.get(name, name.replace("_", "-"))
         if smoke:
             made = base.job(f"{kind}-smoke", count, (seed,), ["--mode=distill", *alone, *changes], f"recipe=ddllm,examples={count}{smoked}")
         else:

@@ -88,7 +88,7 @@ NOT_NEGATIVE = (
     "runtime.processes",
 )
 
-ROBUST = ("rates", "positions", "order")
+ROBUST = ("rates", "positions", "order", "passes", "examples")
 CHOICES = {
     "model.head": ("auto", "bert", "roberta", "distilbert", "mpnet", "mean"),
     "model.products": ("float32", "bfloat16"),
@@ -202,6 +202,8 @@ def _validate_inner_loop(distill: ConfigDict) -> None:
             "config.distill.robust has 'order', which needs config.distill.order=fixed and config.distill.batches of 2 or more; "
             f"they are {distill.order} and {distill.batches}."
         )
+    if "examples" in distill.robust and distill.order != "fixed":
+        raise UserError(f"config.distill.robust has 'examples', which needs config.distill.order=fixed; it is {distill.order}.")
     if not 0 < distill.initial_momentum < 1:
         raise UserError(f"config.distill.initial_momentum is {distill.initial_momentum!r}, but must lie between 0 and 1.")
     from ddllm.distill.optimizers import make_optimizer  # imports jax, which the command line does without

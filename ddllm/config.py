@@ -72,7 +72,7 @@ def default_config() -> ConfigDict:
     distill.inner_optimizer = "sgd"  # sgd | momentum | nesterov | adam | learned_momentum, or one of Optax's: "adamw(weight_decay=0.01)"
     distill.initial_momentum = 0.9  # of learned_momentum, which has a coefficient for each inner step, learned at rate_rates
     distill.order = "fixed"  # fixed | shuffled (dealt into the batches anew in every pass) | learned (shares of all batches in a step)
-    distill.robust = ()  # perturbations drawn in every outer step: rates | positions | order; see ddllm/distill/perturb.py
+    distill.robust = ()  # perturbations drawn in every outer step: rates | positions | order | passes | examples; see ddllm/distill/perturb.py
     distill.gradient = "mixed"  # direct | checkpointed | mixed: the same gradient at another cost
     distill.segments = 1  # nested rematerialisation: inner steps (of the window, where truncated) are grouped into so many segments
     distill.truncate = 0  # inner steps that the gradient reaches: a window of so many; 0: all

@@ -42,10 +42,9 @@ def predict_memory(
     )
     batch = Batch(*(kind and jax.ShapeDtypeStruct(*kind, sharding=step.batches) for kind in kinds))
     keys = step.rounds(jax.random.key(0))[0]
-    (trained, pullback), kept, most = _account(step.begin, learned, step.fixed, step.start, keys)
-    (_, _, cotangent), handed_on, needed = _account(step.measure, trained, step.start.words, batch)
-    most = max(most, kept + needed)
-    return max(most, kept + handed_on + _account(step.pull, pullback, cotangent)[2])
+    begun = [_account(begin, learned, step.fixed, step.start, keys) for begin in step.begins.values()]
+    (_, _, cotangent), handed_on, needed = _account(step.measure, begun[0][0][0], step.start.words, batch)
+    return max(max(most, kept + needed, kept + handed_on + _account(step.pull, pullback, cotangent)[2]) for (_, pullback), kept, most in begun)
 
 
 def _account(program: Any, *arguments: Any) -> tuple[Any, int, int]:

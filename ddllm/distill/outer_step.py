@@ -13,6 +13,7 @@ Heads that find no device of their own take turns, each from begin to pull, so t
 would save little: their parameters part at the first step, so no product is shared, but every one of them would keep its own pullback.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +26,7 @@ from ddllm.distill.curriculum import shorten
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.gradients import Method
 from ddllm.distill.inner_loop import train
-from ddllm.distill.perturb import perturb
+from ddllm.distill.perturb import STEPS, change_steps, draw_steps, perturb
 from ddllm.distill.shaping import Shaping
 from ddllm.distill.truncation import Truncation
 from ddllm.models.encoder import Tree
@@ -89,6 +90,7 @@ class OuterStep:
 
     Attributes:
         begin, measure, pull: the compiled programs of the gradient, as the module's docstring says.
+        begins: `begin` as the recipe stands, and for every perturbation that changes its steps.
     """
 
     def __init__(
@@ -121,9 +123,11 @@ class OuterStep:
         def trained(data: DistilledData, recipe: Recipe, start: Start, key: jax.Array, *how: Any) -> Tree:
             return keep_sharded(train(learner, recipe, start, data, key, method, *how), shards)
 
-        def begin(learned: dict[str, Any], fixed: DistilledData, start: Start, keys: jax.Array) -> tuple[Tree, Any]:
+        def begin(kind: str, learned: dict[str, Any], fixed: DistilledData, start: Start, keys: jax.Array) -> tuple[Tree, Any]:
+            kinds = tuple(name for name in robust if kind != "examples" or name != "order")  # single examples are no batches to be dealt into
+
             def perturbed(parts: dict[str, Any]) -> Tree:
-                data, changed = perturb(fixed.replace(**parts), recipe, robust, keys[0])
+                data, changed = perturb(*change_steps(fixed.replace(**parts), recipe, kind), kinds, keys[0])
                 return trained(data, changed, start, keys[0], segments, truncation)
 
             return _add_axes(jax.vjp(perturbed, learned), 1)
@@ -157,7 +161,8 @@ class OuterStep:
             return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=manual, check_vma=False))
 
         # Every device unrolls its head's inner loop inside the same kind of map that pulls back, since a pullback can only be used where it was made.
-        self.begin = program(begin, (ALL, ALL, ALL, HEAD), HEAD)
+        self.begins = {kind: program(partial(begin, kind), (ALL, ALL, ALL, HEAD), HEAD) for kind in ("", *STEPS) if kind in ("", *robust)}
+        self.begin, self._robust = self.begins[""], robust
         self.measure = program(measure, (HEAD, ALL, BATCH), (ALL, ALL, HEAD_BATCH))
         self.pull = program(pull, (HEAD, HEAD_BATCH), ALL)
         self._train = program(as_learned, ALL, ALL)
@@ -201,12 +206,12 @@ class OuterStep:
         All are means over heads.
         """
         batch = place(batch, self.batches)
-        start = self.draw_start(key)
+        start, begin = self.draw_start(key), self.begins[draw_steps(self._robust, key)]
         first, *others = self.rounds(key)
-        sums = self._round(learned, batch, start, first)
+        sums = self._round(begin, learned, batch, start, first)
         for keys in others:
             jax.block_until_ready(sums)  # nothing in a round depends on the one before, so both would be in memory
-            sums = self._add(sums, self._round(learned, batch, start, keys))
+            sums = self._add(sums, self._round(begin, learned, batch, start, keys))
         return self._divide(sums) if others else sums
 
     def rounds(self, key: jax.Array) -> list[jax.Array]:
@@ -220,8 +225,8 @@ class OuterStep:
         index = int(jax.random.randint(jax.random.fold_in(key, BODY), (), 0, len(self.others) + 1)) if self.others else 0
         return place_parameters(self.others[index - 1], self.mesh) if index else self.start
 
-    def _round(self, learned: dict[str, Any], batch: Batch, start: Start, keys: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
-        trained, pullback = self.begin(learned, self.fixed, start, keys)
+    def _round(self, begin: Any, learned: dict[str, Any], batch: Batch, start: Start, keys: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+        trained, pullback = begin(learned, self.fixed, start, keys)
         loss, accuracy, cotangent = self.measure(trained, start.words, batch)
         return loss, accuracy, self.pull(pullback, cotangent)
 

@@ -8,9 +8,12 @@ what is exported follow the recipe as it stands.
 | `rates` | one factor for all inner rates, 2^u with u uniform in [-1, 1] | none worth measuring |
 | `positions` | a tenth of the positions, which are masked; never an example's first one, which heads may read | none worth measuring |
 | `order` | examples dealt into the inner batches anew in every pass, each class as often as before | the examples are gathered at every step |
+| `passes` | the whole recipe, or the recipe and then once more from where it has led to | half as many inner steps again, on average |
+| `examples` | the recipe, or a step for every example in the place of one for all, each at its share of the rates | up to N / 2 times the inner steps |
 
-An outer step takes as long as without them. The price is paid in accuracy: what is learned serves trainings around the recipe rather than the recipe
-itself, and the gradient is noisier, so that more outer steps are needed.
+With the first three an outer step takes as long as without them. The last two change how many steps there are: each is a program of its own, and each, like the
+recipe as it stands, is as likely as the others. The price is paid in accuracy too: what is learned serves trainings around the recipe rather than the
+recipe itself, and the gradient is noisier, so that more outer steps are needed.
 """
 
 from dataclasses import replace
@@ -21,8 +24,9 @@ import jax.numpy as jnp
 from ddllm.distill.dataset import DistilledData, Recipe, actual_rates, raw_rates
 
 DROPPED = 0.1  # share of the positions
+STEPS = ("passes", "examples")  # those that change how many inner steps there are
 # Apart from what heads, orders and windows are drawn with, which are derived from the same key.
-PERTURB = 2**31 - 5
+PERTURB, CHANGE = 2**31 - 5, 2**31 - 15
 
 
 def perturb(data: DistilledData, recipe: Recipe, kinds: tuple[str, ...], key: jax.Array) -> tuple[DistilledData, Recipe]:
@@ -44,6 +48,19 @@ def perturb(data: DistilledData, recipe: Recipe, kinds: tuple[str, ...], key: ja
     return data, recipe
 
 
+def draw_steps(kinds: tuple[str, ...], key: jax.Array) -> str:
+    """Which of `STEPS` an outer step with this key meets, of those that are among the kinds; "" for the recipe as it stands."""
+    choices = ("", *(kind for kind in STEPS if kind in kinds))
+    return choices[int(jax.random.randint(jax.random.fold_in(key, CHANGE), (), 0, len(choices)))] if len(choices) > 1 else ""
+
+
+def change_steps(data: DistilledData, recipe: Recipe, kind: str) -> tuple[DistilledData, Recipe]:
+    """The distilled data and its recipe with one of `STEPS`; both as they are with ""."""
+    if kind == "passes":
+        return twice(data), replace(recipe, passes=2 * recipe.passes)
+    return (single_examples(data), replace(recipe, order="fixed")) if kind == "examples" else (data, recipe)
+
+
 def scale_rates(data: DistilledData, factor: float | jax.Array) -> DistilledData:
     """All inner rates multiplied by a positive factor."""
     return data.replace(rates=raw_rates(factor * actual_rates(data)))
@@ -54,3 +71,17 @@ def drop_positions(data: DistilledData, key: jax.Array, share: float = DROPPED) 
     mask = jnp.asarray(data.mask)
     kept = jax.random.bernoulli(key, 1 - share, mask.shape).at[..., 0].set(True)
     return data.replace(mask=mask * kept)
+
+
+def single_examples(data: DistilledData) -> DistilledData:
+    """Inner batches of one example each, N steps in the place of one; rates are divided by N, coefficients of momentum repeated."""
+    count = data.embeddings.shape[1]
+    parts = {name: x.reshape(-1, 1, *x.shape[2:]) for name, x in data.batches.items()}
+    rates = raw_rates(jnp.repeat(actual_rates(data) / count, count, axis=0))
+    return data.replace(**parts, rates=rates, order=None, momentum=None if data.momentum is None else jnp.repeat(data.momentum, count))
+
+
+def twice(data: DistilledData) -> DistilledData:
+    """Every step a second time, after all of them."""
+    parts = {name: getattr(data, name) for name in ("rates", "momentum", "order")}
+    return data.replace(**{name: None if x is None else jnp.concatenate([x, x]) for name, x in parts.items()})

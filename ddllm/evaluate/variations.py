@@ -15,7 +15,7 @@ import numpy as np
 from ddllm.distill.dataset import DistilledData, Recipe, actual_rates, raw_rate, raw_rates
 from ddllm.distill.initialise import deal_labels
 from ddllm.distill.optimizers import LEARNED_MOMENTUM
-from ddllm.distill.perturb import DROPPED, drop_positions, scale_rates
+from ddllm.distill.perturb import DROPPED, drop_positions, scale_rates, single_examples, twice
 from ddllm.models.task import Task
 
 Draw = Callable[[DistilledData, jax.Array], DistilledData]
@@ -148,20 +148,6 @@ def sum_steps(data: DistilledData, count: int) -> DistilledData:
     rates = actual_rates(data)
     rates = raw_rates(rates.reshape(-1, count, rates.shape[1]).sum(axis=1))
     return data.replace(rates=rates, momentum=None if data.momentum is None else data.momentum.reshape(-1, count).mean(axis=1))
-
-
-def single_examples(data: DistilledData) -> DistilledData:
-    """Inner batches of one example each, N steps in the place of one; rates are divided by N, coefficients of momentum repeated."""
-    count = data.embeddings.shape[1]
-    parts = {name: x.reshape(-1, 1, *x.shape[2:]) for name, x in data.batches.items()}
-    rates = raw_rates(jnp.repeat(actual_rates(data) / count, count, axis=0))
-    return data.replace(**parts, rates=rates, order=None, momentum=None if data.momentum is None else jnp.repeat(data.momentum, count))
-
-
-def twice(data: DistilledData) -> DistilledData:
-    """Every step a second time, after all of them."""
-    parts = {name: getattr(data, name) for name in ("rates", "momentum", "order")}
-    return data.replace(**{name: None if x is None else jnp.concatenate([x, x]) for name, x in parts.items()})
 
 
 def constant(name: str, data: DistilledData, recipe: Recipe, rates: tuple[float, ...]) -> Variation:

@@ -10,7 +10,7 @@ from ddllm.checks import validate
 from ddllm.config import default_config
 from ddllm.distill.dataset import actual_rates, raw_rate, raw_rates
 from ddllm.distill.inner_loop import train
-from ddllm.distill.perturb import drop_positions, perturb, scale_rates
+from ddllm.distill.perturb import STEPS, change_steps, draw_steps, drop_positions, perturb, scale_rates
 from ddllm.errors import UserError
 
 ALL = ("rates", "positions", "order")
@@ -61,6 +61,25 @@ def test_the_gradient_is_that_of_the_perturbed_training_and_follows_the_key(laye
     assert optax.tree.norm(jax.tree.map(jnp.subtract, unperturbed, expected)) > 1e-3
 
 
+def test_outer_steps_meet_other_numbers_of_inner_steps_too(layerless, make_step, make_batch):
+    step, state, data, recipe = make_step(layerless, optimizer=optax.sgd(1.0), robust=("positions", *STEPS))
+    drawn = {draw_steps(("positions", *STEPS), jax.random.key(seed)): jax.random.key(seed) for seed in range(30)}
+    assert set(drawn) == set(step.begins) == {"", *STEPS} and draw_steps(("positions",), jax.random.key(0)) == ""
+    batch, gradients = make_batch(), {}
+    for kind, key in drawn.items():
+        learned = data.replace(**state.learned)
+        changed, constants = change_steps(learned, recipe, kind)
+        assert changed.steps == data.steps * {"": 1, "passes": 2, "examples": data.mask.shape[1]}[kind] and changed.labels.shape[-1] == data.labels.shape[-1]
+        np.testing.assert_allclose(actual_rates(changed).sum(), actual_rates(data).sum() * (2 if kind == "passes" else 1), rtol=1e-5)
+        trained = step.begins[kind](state.learned, step.fixed, step.start, *step.rounds(key))[0]
+        expected = jax.jit(train, static_argnums=(0, 1))(layerless[0], constants, step.start, perturb(changed, constants, ("positions",), key)[0], key)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, atol=1e-5), trained, expected)
+        gradients[kind] = step.gradient(state.learned, batch, key)[2]
+        # The loss that an outer step reports is that of the training which it has drawn.
+        assert all(np.isfinite(part).all() and np.abs(part).max() > 0 for part in jax.tree.leaves(gradients[kind]))
+    assert len({float(optax.tree.norm(gradient)) for gradient in gradients.values()}) == 3
+
+
 def test_rates_are_learned_through_their_factor(layerless, make_step):
     data = make_step(layerless)[2]
 
@@ -76,6 +95,7 @@ def test_rates_are_learned_through_their_factor(layerless, make_step):
     [
         ({"robust": ("rate",)}, "did you mean rates"),
         ({"robust": ("order",)}, "needs config.distill.order=fixed"),
+        ({"robust": ("examples",), "batches": 2, "examples_per_class": 2, "order": "shuffled"}, "'examples', which needs"),
         ({"robust": ("order",), "batches": 2, "examples_per_class": 2, "order": "shuffled"}, "they are shuffled and 2"),
     ],
 )
