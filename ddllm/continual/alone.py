@@ -8,7 +8,7 @@ import numpy as np
 
 from ddllm.data.tokens import TokenSplit
 from ddllm.distill.dataset import DistilledData
-from ddllm.distill.initialise import assemble, fit
+from ddllm.distill.initialise import assemble, embed_rows, fit
 from ddllm.evaluate.selection import train_passes
 from ddllm.evaluate.small import head_key
 from ddllm.models.encoder import Tree
@@ -47,12 +47,9 @@ def as_batches(prepared: Prepared, texts: TokenSplit, rate: float) -> DistilledD
     rng = np.random.default_rng([prepared.config.seed, 43])
     rows = np.resize(rng.permutation(len(texts)), batches * -(-len(texts) // batches)).reshape(batches, -1)
     length = int(texts.lengths.max())
-    mask = (np.arange(length)[None, None] < texts.lengths[rows][:, :, None]).astype(np.float32)
-    embeddings = np.asarray(prepared.pretrained.words)[fit(texts.ids[rows], length)].astype(np.float32)
     classes = prepared.learner.head.classes
     data = assemble(
-        embeddings,
-        mask,
+        *embed_rows(np.asarray(prepared.pretrained.words), texts, rows, length),
         classes=classes,
         per_class=0,
         passes=1,

@@ -72,9 +72,13 @@ def real_data(
     words_VD: np.ndarray, split: TokenSplit, picked: list[np.ndarray], batches: int, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings [M, N, T, D] and mask [M, N, T] of real examples dealt into inner batches in the order of `deal_labels`."""
-    rows = deal_rows(picked, batches)
-    ids = fit(split.ids[rows], length)
-    mask = (np.arange(length)[None, None] < split.lengths[rows][:, :, None]).astype(np.float32)
+    return embed_rows(words_VD, split, deal_rows(picked, batches), length)
+
+
+def embed_rows(words_VD: np.ndarray, split: TokenSplit, rows_MN: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings [M, N, T, D] and mask [M, N, T] of the texts with these numbers."""
+    ids = fit(split.ids[rows_MN], length)
+    mask = (np.arange(length)[None, None] < split.lengths[rows_MN][:, :, None]).astype(np.float32)
     return words_VD[ids].astype(np.float32), mask
 
 
