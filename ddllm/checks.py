@@ -67,6 +67,7 @@ NOT_NEGATIVE = (
     "distill.rate_attention",
     "distill.rate_features",
     "distill.rate_directions",
+    "distill.rate_gains",
     "distill.truncate",
     "distill.pool",
     "distill.weight_decay",

@@ -21,7 +21,7 @@ import torch
 from safetensors.numpy import load
 from torch.nn.functional import logsigmoid
 
-SCHEMA = 4
+SCHEMA = 5
 Arrays = dict[str, torch.Tensor]
 Optimizer = Callable[[list[torch.Tensor], list[torch.Tensor], Any], list[torch.Tensor]]
 
@@ -227,6 +227,7 @@ def _learn(model: Any, kind: str, head: dict[str, Any], groups: list, card: dict
     params = [parameter for _, group in groups for parameter in group]
     rate_of = [place for place, (_, group) in zip(places, groups, strict=True) for _ in group]
     momentum_S = torch.sigmoid(arrays["momentum"]) if "momentum" in arrays else None
+    gains = _spread_gains(groups, arrays["gains"]) if "gains" in arrays else None
     optimizer = make_optimizer(recipe.get("optimizer", "sgd"))
     trained = {id(parameter) for parameter in params}
     for parameter in model.parameters():
@@ -237,10 +238,30 @@ def _learn(model: Any, kind: str, head: dict[str, Any], groups: list, card: dict
         given = [torch.zeros_like(p) if g is None else g for p, g in zip(params, gradients, strict=True)]
         with torch.no_grad():
             directions = optimizer(given, params, None if momentum_S is None else momentum_S[step])
-            for parameter, direction, place in zip(params, directions, rate_of, strict=True):
-                parameter -= rates_SG[step, place] * direction
+            for number, (parameter, direction, place) in enumerate(zip(params, directions, rate_of, strict=True)):
+                factors = None if gains is None else gains[min(step, len(gains) - 1)][number]
+                parameter -= rates_SG[step, place] * (direction if factors is None else direction * factors)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+
+
+def _spread_gains(groups: list[tuple[str, list[torch.nn.Parameter]]], gains: torch.Tensor) -> list[list[torch.Tensor | None]]:
+    """Factors [out, in] for the weights of every layer's dense modules, None for all other parameters; for each step, or once for all."""
+    spread: list[list[torch.Tensor | None]] = []
+    for gains_K in gains:
+        at, factors = 0, []
+        for layer, parameters in groups:
+            if not layer.isdigit() or parameters[0].ndim != 2:
+                factors += [None] * len(parameters)
+                continue
+            inputs_I, at = gains_K[at : at + parameters[0].shape[1]], at + parameters[0].shape[1]
+            for parameter in parameters:  # queries, keys and values are one kernel
+                factors.append(gains_K[at : at + parameter.shape[0], None] * inputs_I[None])
+                at += parameter.shape[0]
+        if at != len(gains_K):
+            raise ValueError(f"the data set has {len(gains_K)} gains, but the model has {at} channels.")
+        spread.append(factors)
+    return spread
 
 
 def _feed(arrays: Arrays, recipe: dict[str, Any], card: dict[str, Any]) -> Iterator[Arrays]:

@@ -26,8 +26,8 @@ ARGUMENTS = {
 def ddllm(distill: ConfigDict) -> None:
     """Ours: all examples twice, from a head of zeros that the first step sets.
 
-    Each array has rates of its own, labels reach every layer directly, the outer loss follows a fully fine-tuned teacher, and the running average of
-    what is learned is kept.
+    Each array has rates of its own and each channel of a kernel a gain, labels reach every layer directly, the outer loss follows a fully fine-tuned
+    teacher, and the running average of what is learned is kept.
     """
     distill.batches = 1
     distill.passes = 2
@@ -37,6 +37,7 @@ def ddllm(distill: ConfigDict) -> None:
     distill.initial = "real"
     distill.head = "zero"
     distill.rates = "tensor"  # kernels want rates ten times those of biases
+    distill.gains = True
     distill.initial_rate = 0.05
     distill.teacher = "full"
     distill.optimizer = "adam"

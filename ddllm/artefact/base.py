@@ -11,6 +11,7 @@ from ddllm.artefact.schema import ARRAYS, RECIPE
 from ddllm.data.tokens import TOKENIZER_FILES
 from ddllm.distill.auxiliary import auxiliary_fits
 from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe
+from ddllm.distill.gains import count_gains
 from ddllm.distill.optimizers import LEARNED_MOMENTUM, make_optimizer
 from ddllm.distill.order import ORDERS
 from ddllm.errors import UserError
@@ -22,7 +23,7 @@ from ddllm.models.tasks import read_task
 if TYPE_CHECKING:
     from ddllm.use import Trained
 
-ALWAYS, SOMETIMES = ("embeddings", "mask", "labels", "rates"), ("momentum", "order", "types", *AUXILIARY)
+ALWAYS, SOMETIMES = ("embeddings", "mask", "labels", "rates"), ("momentum", "order", "gains", "types", *AUXILIARY)
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,10 @@ class Distilled:
             raise UserError(
                 f"the data set has direction labels for {self.data.directions.shape[2]} layers, but {pretrained.name} has {config.layers}; "
                 "get the folder again."
+            )
+        if self.data.gains is not None and self.data.gains.shape[1] != count_gains(pretrained.body):
+            raise UserError(
+                f"the data set has {self.data.gains.shape[1]} gains, but {pretrained.name} has {count_gains(pretrained.body)} channels; get the folder again."
             )
         if self.data.attention is not None and self.data.attention.shape[2:4] != (config.layers, config.heads):
             layers, heads = self.data.attention.shape[2:4]
@@ -212,6 +217,7 @@ def check_arrays(folder: Path, data: DistilledData, recipe: Recipe, card: dict[s
         and data.rates.shape[0] == shape[0] * recipe.passes
         and (None if data.momentum is None else data.momentum.shape)
         == (data.rates.shape[:1] if recipe.optimizer == LEARNED_MOMENTUM else None)
+        and (data.gains is None or (data.gains.ndim == 2 and data.gains.shape[0] in (1, data.rates.shape[0])))
         and (data.types is None or data.types.shape == shape[:3])
         and (None if data.order is None else data.order.shape) == ((data.rates.shape[0], shape[0]) if recipe.order == "learned" else None)
         and auxiliary_fits(data)

@@ -41,6 +41,8 @@ def facts(folder: Path, distilled: Distilled) -> Iterator[tuple[str, str]]:
     rates = [rate for row in card.get("learning_rates", []) for rate in row]
     if rates:
         yield "learning rates", f"{min(rates):.3g} to {max(rates):.3g}, {data.rates.shape[1]} in a step"
+    if data.gains is not None:
+        yield "gains", f"{data.gains.shape[1]:,} for the channels of kernels, {data.gains.min():.3g} to {data.gains.max():.3g}"
     auxiliary = [name for name in ("attention", "features", "directions") if getattr(data, name) is not None]
     if auxiliary:
         yield "further labels", ", ".join(auxiliary)

@@ -26,7 +26,7 @@ from ddllm.artefact.base import ALWAYS, SOMETIMES, Distilled, check_arrays, desc
 from ddllm.artefact.card import render_card
 from ddllm.artefact.rows import PARQUET, TEXT, encode_rows, plain_rows
 from ddllm.artefact.schema import ARRAYS, FLOAT32, RECIPE, SCHEMA, STORAGES, migrate
-from ddllm.artefact.storage import NAME, pack, unpack
+from ddllm.artefact.storage import NAME, pack, pack_gains, unpack
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.errors import UserError
 from ddllm.runtime.storage import write_atomically
@@ -55,7 +55,7 @@ def save_distilled(
         data: arrays as in `DistilledData`.
         recipe: constants of learning from them.
         label_names: class names in the order of the logits.
-        storage: how embeddings are stored, one of `schema.STORAGES`.
+        storage: how embeddings (and gains) are stored, one of `schema.STORAGES`.
         rows: readable rows (see `rows.read_rows`); left out, they have labels alone.
         drawn: parts of the head that are drawn by seed, see `base.drawn_parts`.
         card: further entries of recipe.json, see `base.describe_base`.
@@ -72,6 +72,8 @@ def save_distilled(
     arrays = {name: np.ascontiguousarray(getattr(data, name), np.float32) for name in present}
     arrays |= {f"head.{name}": np.ascontiguousarray(value, np.float32) for name, value in flatten_dict(data.head or {}, sep=".").items()}
     described = _describe(data, recipe, arrays, card)
+    if "gains" in arrays:
+        arrays["gains"] = pack_gains(arrays["gains"], storage)
     arrays |= pack(arrays[NAME], storage) | {f"{DRAWN}{name}": value for name, value in (drawn or {}).items()}
     # One entry only: the library writes several in no fixed order, and equal data should be equal files.
     content = save(arrays, metadata={"format": "ddllm"})
@@ -126,7 +128,7 @@ def load_distilled(folder: str | Path) -> Distilled:
         if card["storage"] not in STORAGES:
             raise UserError(f"{folder} is stored as {card['storage']!r}, but must be one of {', '.join(STORAGES)}; get the folder again.")
         arrays[NAME] = unpack(arrays, card["storage"])
-        parts = {name: arrays.pop(name) for name in (*ALWAYS, *(name for name in SOMETIMES if name in arrays))}
+        parts = {name: np.asarray(arrays.pop(name), np.float32) for name in (*ALWAYS, *(name for name in SOMETIMES if name in arrays))}
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder} is incomplete ({error}); get the folder again.") from None
     unknown = [name for name in arrays if not name.startswith(("head.", DRAWN))]
@@ -175,6 +177,8 @@ def _describe(data: DistilledData, recipe: Recipe, arrays: dict[str, np.ndarray]
     readable = {"learning_rates": np.logaddexp(0, arrays["rates"]).tolist()}
     if data.momentum is not None:
         readable["momentum"] = np.exp(-np.logaddexp(0, -arrays["momentum"])).tolist()
+    if data.gains is not None:
+        readable["gains"] = {"inputs_and_outputs": arrays["gains"].shape[1], "least": float(arrays["gains"].min()), "greatest": float(arrays["gains"].max())}
     if data.order is not None:
         readable["batch_shares"] = np.exp(arrays["order"] - np.logaddexp.reduce(arrays["order"], axis=1, keepdims=True)).tolist()
     sizes = {"batches": arrays[NAME].shape[0], "examples": data.examples, "positions": arrays[NAME].shape[2]}

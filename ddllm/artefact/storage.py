@@ -1,4 +1,4 @@
-"""In how many bits embeddings are stored: `pack` makes the arrays of a file, `unpack` float32 embeddings of them again.
+"""In how many bits embeddings and gains are stored: `pack` makes the arrays of a file, `unpack` float32 embeddings of them again.
 
 | storage | a number takes | what is lost |
 |---|---|---|
@@ -7,8 +7,8 @@
 | bfloat16 | 2 bytes, kept as the upper half of a float32 | all but 8 significant bits |
 | int8 | 1 byte, and 8 bytes for each position | 256 levels between the least and the greatest number of the position |
 
-Only embeddings are stored so, which are nearly all of the bytes; labels, rates and everything else stay float32. How much accuracy each keeps, a run's stage
-analyse measures (see evaluate/storage.py).
+Only embeddings are stored so; where they take fewer than 32 bits, gains are float16; labels, rates and everything else stay float32. How much accuracy each
+keeps, a run's stage analyse measures (see evaluate/storage.py).
 """
 
 from typing import Any
@@ -70,7 +70,12 @@ def restored(embeddings: Any, storage: str) -> np.ndarray:
     return unpack(pack(embeddings, storage), storage)
 
 
-def stored_bytes(numbers: int, positions: int, storage: str) -> int:
-    """Bytes of so many numbers of embeddings, at so many positions."""
+def pack_gains(gains: Any, storage: str) -> np.ndarray:
+    """Gains as they are stored beside embeddings of this storage."""
+    return np.ascontiguousarray(gains, np.float32 if storage == FLOAT32 else np.float16)
+
+
+def stored_bytes(numbers: int, positions: int, gains: int, storage: str) -> int:
+    """Bytes of so many numbers of embeddings, at so many positions, and of so many gains."""
     each = {FLOAT32: 4, INT8: 1}.get(storage, 2)
-    return each * numbers + (8 * positions if storage == INT8 else 0)
+    return each * numbers + (8 * positions if storage == INT8 else 0) + (4 if storage == FLOAT32 else 2) * gains

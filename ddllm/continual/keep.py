@@ -11,7 +11,6 @@ import numpy as np
 
 from ddllm.artefact.base import Distilled
 from ddllm.artefact.folder import load_distilled, save_distilled
-from ddllm.artefact.storage import restored
 from ddllm.continual.checks import TOKENS
 from ddllm.continual.lessons import Lesson
 from ddllm.data.batches import BatchStream, length_buckets
@@ -19,7 +18,7 @@ from ddllm.distill.dataset import DistilledData, Recipe, learned_parts
 from ddllm.distill.teacher import make_teacher
 from ddllm.errors import UserError
 from ddllm.evaluate.small import head_key, train_small
-from ddllm.evaluate.storage import stored_bytes
+from ddllm.evaluate.storage import restored, stored_bytes
 from ddllm.merge.learn import learn_again
 from ddllm.merge.relearn import Work, as_distilled, relearn_on_sets, update
 from ddllm.merge.sets import UNION, Merged, merge_sets
@@ -51,7 +50,7 @@ def kept_bytes(data: DistilledData, storage: str, vocabulary: int) -> int:
 
 def compress(data: DistilledData, storage: str) -> DistilledData:
     """The data set as it comes back from storage."""
-    return data if storage == TOKENS else data.replace(embeddings=restored(data.embeddings, storage))
+    return data if storage == TOKENS else restored(data, storage)
 
 
 def check_room(prepared: Prepared, lessons: list[Lesson]) -> list[int]:
@@ -71,7 +70,7 @@ def check_room(prepared: Prepared, lessons: list[Lesson]) -> list[int]:
     taken = np.cumsum([round(each * len(lesson.columns)) for lesson in lessons]).tolist()
     if taken[-1] > config.continual.memory:
         lower = ["config.distill.length or config.distill.examples_per_class lower"]
-        lower += ["config.distill.direction_labels to False"] * config.distill.direction_labels
+        lower += [f"config.distill.{key} to False" for key in ("direction_labels", "gains") if config.distill[key]]
         lower += ["config.continual.storage to int8 or tokens"] * (storage not in ("int8", TOKENS))
         raise UserError(
             f"the distilled sets of {len(lessons)} tasks would take {taken[-1]:,} bytes, but config.continual.memory is {config.continual.memory:,}: "

@@ -25,6 +25,7 @@ class DistilledData:
         mask: 1 for positions that are used, [M, N, T]; not learned.
         labels: [M, N, C], read as the recipe's label kind says; not learned where that is "hard".
         rates: raw learning rates [S, G] per inner step and parameter group; softplus gives the rate.
+        gains: factors of the gradient along the channels of the body's kernels, [1, K] or [S, K]; None without (see gains.py).
         head: initial head, where it is learned with the data; else None.
         momentum: raw coefficients [S] of learned momentum, sigmoid gives the coefficient; None for every other optimizer.
         order: logits [S, M] of the inner batches at each inner step, where the order is learned; else None.
@@ -45,6 +46,7 @@ class DistilledData:
     attention: Any = None
     features: Any = None
     directions: Any = None
+    gains: Any = None
 
     @property
     def batches(self) -> dict[str, Any]:
@@ -74,7 +76,7 @@ class DistilledData:
             layers, heads = self.attention.shape[2:4]
             size += layers * heads * np.sum(positions_MN if self.attention.ndim == 5 else positions_MN**2)
         return int(
-            size + sum(leaf.size for leaf in jax.tree.leaves((self.head, self.momentum, self.order, self.features, self.directions)))
+            size + sum(leaf.size for leaf in jax.tree.leaves((self.head, self.momentum, self.order, self.features, self.directions, self.gains)))
         )
 
 
@@ -83,7 +85,7 @@ AUXILIARY = ("attention", "features", "directions")
 # Arrays with the examples' axes [M, N, …].
 FED = ("embeddings", "mask", "labels", "types", *AUXILIARY)
 # Parts that only some recipes have, and learn.
-OPTIONAL = ("head", "momentum", "order", *AUXILIARY)
+OPTIONAL = ("head", "momentum", "order", "gains", *AUXILIARY)
 
 
 @dataclass(frozen=True)

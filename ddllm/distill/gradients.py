@@ -22,16 +22,21 @@ import jax
 import jax.numpy as jnp
 
 from ddllm.distill.dataset import spread_rates
+from ddllm.distill.gains import spread_gains
 from ddllm.models.encoder import Tree
 
 Loss = Callable[[Tree, Any], jax.Array]
-ScaledGradient = Callable[[Tree, Any, jax.Array], Tree]
+Pace = tuple[jax.Array, jax.Array | None]  # rates [G], or [S, G] of all steps, and gains [K] or [S, K], where there are any
+ScaledGradient = Callable[[Tree, Any, Pace], Tree]
 Pick = Callable[[Any, jax.Array], Any]  # all batches and what chooses from them at a step, to the step's batch
-Descent = Callable[[Tree, Any, jax.Array, jax.Array], Tree]  # (params, batches [M, …], choices [S, …], rates [S, G]) to params
+Descent = Callable[[Tree, Any, jax.Array, Pace], Tree]  # (params, batches [M, …], choices [S, …], pace of all steps) to params
 
 
-def _scaled(gradient: Tree, rates_G: jax.Array) -> Tree:
-    return jax.tree.map(jnp.multiply, gradient, spread_rates(rates_G, gradient))
+def scale(direction: Any, pace: Pace) -> Tree:
+    """A direction multiplied by the rates of its arrays and the gains of its channels."""
+    rates_G, gains_K = pace
+    scaled = jax.tree.map(jnp.multiply, direction, spread_rates(rates_G, direction))
+    return scaled if gains_K is None else jax.tree.map(jnp.multiply, scaled, spread_gains(gains_K, direction))
 
 
 def _moving(params: Tree, fixed: tuple[str, ...]) -> Tree:
@@ -39,9 +44,9 @@ def _moving(params: Tree, fixed: tuple[str, ...]) -> Tree:
 
 
 def _plain_gradient(loss: Loss, fixed: tuple[str, ...]) -> ScaledGradient:
-    def scaled_gradient(params: Tree, batch: Any, rates_G: jax.Array) -> Tree:
+    def scaled_gradient(params: Tree, batch: Any, pace: Pace) -> Tree:
         gradient = jax.grad(lambda moving: loss(params | moving, batch))(_moving(params, fixed))
-        return _scaled(gradient | {name: jax.tree.map(jnp.zeros_like, params[name]) for name in fixed}, rates_G)
+        return scale(gradient | {name: jax.tree.map(jnp.zeros_like, params[name]) for name in fixed}, pace)
 
     return scaled_gradient
 
@@ -93,7 +98,7 @@ class Checkpointed(_Plain):
 class Mixed:
     """Forward over reverse: both second-order products in one `jax.jvp` of the inner gradient.
 
-    With u the cotangent of the scaled gradient and v = rate ⊙ u, symmetry of second derivatives gives
+    With u the cotangent of the scaled gradient and v = rate ⊙ u (the rate with its gains), symmetry of second derivatives gives
 
         θ̄ = ∂_θ[∇_θ ℓ · v] = jvp of ∇_θ ℓ along (v, 0),   φ̄ = ∂_φ[∇_θ ℓ · v] = jvp of ∇_φ ℓ along (v, 0),   rate̅ = ⟨∇_θ ℓ, u⟩
 
@@ -107,18 +112,18 @@ class Mixed:
         plain = _plain_gradient(loss, fixed)
 
         @jax.custom_vjp
-        def scaled_gradient(params: Tree, batch: Any, rates_G: jax.Array) -> Tree:
-            return plain(params, batch, rates_G)
+        def scaled_gradient(params: Tree, batch: Any, pace: Pace) -> Tree:
+            return plain(params, batch, pace)
 
-        def forward(params: Tree, batch: Any, rates_G: jax.Array) -> tuple[Tree, tuple]:
-            return plain(params, batch, rates_G), (params, batch, rates_G)
+        def forward(params: Tree, batch: Any, pace: Pace) -> tuple[Tree, tuple]:
+            return plain(params, batch, pace), (params, batch, pace)
 
-        def backward(kept: tuple, cotangent: Tree) -> tuple[Tree, Any, jax.Array]:
-            params, batch, rates_G = kept
-            direction = _moving(_scaled(cotangent, rates_G), fixed)
+        def backward(kept: tuple, cotangent: Tree) -> tuple[Tree, Any, Pace]:
+            params, batch, pace = kept
+            direction = _moving(scale(cotangent, pace), fixed)
             gradient, (params_bar, batch_bar) = _second_order(loss, params, batch, direction, fixed)
             gradient = gradient | {name: jax.tree.map(jnp.zeros_like, params[name]) for name in fixed}
-            _, collect = jax.vjp(lambda rates: _scaled(gradient, rates), rates_G)
+            _, collect = jax.vjp(lambda pace: scale(gradient, pace), pace)
             return params_bar, batch_bar, collect(cotangent)[0]
 
         scaled_gradient.defvjp(forward, backward)
@@ -131,40 +136,40 @@ class Mixed:
     def descent(self, loss: Loss, pick: Pick) -> Descent | None:
         """Steps of SGD with a backward pass of their own, as the class's docstring says."""
 
-        def run(params: Tree, batches: Any, feed_S: jax.Array, rates_SG: jax.Array) -> tuple[Tree, Tree]:
-            def step(params: Tree, inputs: tuple[jax.Array, jax.Array]) -> tuple[Tree, Tree]:
-                choice, rates_G = inputs
+        def run(params: Tree, batches: Any, feed_S: jax.Array, pace_S: Pace) -> tuple[Tree, Tree]:
+            def step(params: Tree, inputs: tuple[jax.Array, Pace]) -> tuple[Tree, Tree]:
+                choice, pace = inputs
                 gradient = jax.grad(loss)(params, pick(batches, choice))
-                return jax.tree.map(jnp.subtract, params, _scaled(gradient, rates_G)), gradient
+                return jax.tree.map(jnp.subtract, params, scale(gradient, pace)), gradient
 
-            return jax.lax.scan(step, params, (feed_S, rates_SG))
+            return jax.lax.scan(step, params, (feed_S, pace_S))
 
         @jax.custom_vjp
-        def descend(params: Tree, batches: Any, feed_S: jax.Array, rates_SG: jax.Array) -> Tree:
-            return run(params, batches, feed_S, rates_SG)[0]
+        def descend(params: Tree, batches: Any, feed_S: jax.Array, pace_S: Pace) -> Tree:
+            return run(params, batches, feed_S, pace_S)[0]
 
-        def forward(params: Tree, batches: Any, feed_S: jax.Array, rates_SG: jax.Array) -> tuple[Tree, tuple]:
-            params, gradients = run(params, batches, feed_S, rates_SG)
-            return params, (params, gradients, batches, feed_S, rates_SG)
+        def forward(params: Tree, batches: Any, feed_S: jax.Array, pace_S: Pace) -> tuple[Tree, tuple]:
+            params, gradients = run(params, batches, feed_S, pace_S)
+            return params, (params, gradients, batches, feed_S, pace_S)
 
-        def backward(kept: tuple, cotangent: Tree) -> tuple[Tree, Any, jax.Array | None, jax.Array]:
-            params, gradients, batches, feed_S, rates_SG = kept
+        def backward(kept: tuple, cotangent: Tree) -> tuple[Tree, Any, jax.Array | None, Pace]:
+            params, gradients, batches, feed_S, pace_S = kept
             learned_feed = jnp.issubdtype(feed_S.dtype, jnp.floating)
 
-            def undo(carry: tuple[Tree, Tree, Any], inputs: tuple[jax.Array, jax.Array, Tree]) -> tuple[tuple, tuple]:
+            def undo(carry: tuple[Tree, Tree, Any], inputs: tuple[jax.Array, Pace, Tree]) -> tuple[tuple, tuple]:
                 params, cotangent, batches_bar = carry
-                choice, rates_G, gradient = inputs
-                change, collect_rates = jax.vjp(lambda rates: _scaled(gradient, rates), rates_G)
+                choice, pace, gradient = inputs
+                change, collect_pace = jax.vjp(lambda pace: scale(gradient, pace), pace)
                 params = jax.tree.map(jnp.add, params, change)
                 batch, collect = jax.vjp(pick, batches, choice)
-                _, (params_bar, batch_bar) = _second_order(loss, params, batch, _scaled(cotangent, rates_G))
+                _, (params_bar, batch_bar) = _second_order(loss, params, batch, scale(cotangent, pace))
                 fed_bar, choice_bar = collect(batch_bar)
-                bars = (choice_bar if learned_feed else None, collect_rates(cotangent)[0])
+                bars = (choice_bar if learned_feed else None, collect_pace(cotangent)[0])
                 cotangent, batches_bar = jax.tree.map(jnp.subtract, (cotangent, batches_bar), (params_bar, fed_bar))
                 return (params, cotangent, batches_bar), jax.tree.map(jnp.negative, bars)
 
             carry = (params, cotangent, jax.tree.map(jnp.zeros_like, batches))
-            (_, cotangent, batches_bar), bars_S = jax.lax.scan(undo, carry, (feed_S, rates_SG, gradients), reverse=True)
+            (_, cotangent, batches_bar), bars_S = jax.lax.scan(undo, carry, (feed_S, pace_S, gradients), reverse=True)
             return cotangent, batches_bar, *bars_S
 
         descend.defvjp(forward, backward)

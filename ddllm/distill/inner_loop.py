@@ -1,8 +1,9 @@
 """The inner loop: learn from a distilled data set, differentiably.
 
 The only place where parameters are trained on distilled (or as few real) examples: distillation differentiates it, evaluation merely runs
-it. Step t changes the parameters by θ ← θ − η_t ⊙ update(∇_θ ℓ(θ, batch_t)), one `jax.lax.scan` over t. Which direction `update` gives is the
-optimizer's matter (optimizers.py), what batch_t is the order's (order.py), and which of the steps a derivative reaches truncation's (truncation.py).
+it. Step t changes the parameters by θ ← θ − η_t ⊙ update(∇_θ ℓ(θ, batch_t)), one `jax.lax.scan` over t. What η_t is made of, rates and gains, gradients.py
+says; which direction `update` gives is the optimizer's matter (optimizers.py), what batch_t is the order's (order.py), and which of the steps a
+derivative reaches truncation's (truncation.py).
 """
 
 from collections.abc import Callable
@@ -14,8 +15,9 @@ import jax.numpy as jnp
 import optax
 
 from ddllm.distill.auxiliary import auxiliary_losses, auxiliary_of, looks_at_means, wanted_rows
-from ddllm.distill.dataset import DistilledData, Recipe, actual_momentum, actual_rates, spread_rates
-from ddllm.distill.gradients import Direct, Method
+from ddllm.distill.dataset import DistilledData, Recipe, actual_momentum, actual_rates
+from ddllm.distill.gains import step_gains
+from ddllm.distill.gradients import Direct, Method, scale
 from ddllm.distill.optimizers import make_optimizer
 from ddllm.distill.order import choose_feed, pick_batch
 from ddllm.distill.truncation import Truncation
@@ -89,20 +91,20 @@ def unroll(
 
         def step(carry: tuple[Tree, Any], inputs: tuple[Any, ...]) -> tuple[tuple[Tree, Any], None]:
             params, state = carry
-            choice, rates_G, momentum = inputs
+            choice, pace, momentum = inputs
             batch = pick_batch(batches, choice, recipe.order)
             if transform is None:
-                change = gradient(params, batch, rates_G)
+                change = gradient(params, batch, pace)
             else:
                 more = {} if momentum is None else {"momentum": momentum}
-                direction, state = transform.update(gradient(params, batch, jnp.ones_like(rates_G)), state, params, **more)
-                change = jax.tree.map(jnp.multiply, direction, spread_rates(rates_G, params))
+                direction, state = transform.update(gradient(params, batch, (jnp.ones_like(pace[0]), None)), state, params, **more)
+                change = scale(direction, pace)
             return (jax.tree.map(jnp.subtract, params, change), state), None
 
         return method.wrap(step)
 
     carry = (params, transform.init(params) if transform else None)
-    inputs = (feed_S, rates_SG, actual_momentum(data))
+    inputs = (feed_S, (rates_SG, step_gains(data.gains, steps)), actual_momentum(data))
     if truncation is not None and truncation.steps < steps:
         begin = truncation.begin(steps, key)
         carry = _run_before(lambda batches, fixed: make_step(batches, Direct(), fixed), carry, inputs, batches, begin, first_fixed)

@@ -63,6 +63,8 @@ def outer_optimizer(config: ConfigDict, more: dict[str, float] | None = None) ->
         rates["features"] = config.rate_features
     if config.direction_labels:
         rates["directions"] = config.rate_directions
+    if config.gains:
+        rates["gains"] = config.rate_gains
     rates |= more or {}
     if config.adaptive_clip:
         clip = clip_by_usual_norm(config.adaptive_clip)

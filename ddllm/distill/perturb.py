@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from ddllm.distill.dataset import DistilledData, Recipe, actual_rates, raw_rates
+from ddllm.distill.gains import repeat_gains, same_in_all_steps
 
 DROPPED = 0.1  # share of the positions
 STEPS = ("passes", "examples")  # those that change how many inner steps there are
@@ -74,14 +75,16 @@ def drop_positions(data: DistilledData, key: jax.Array, share: float = DROPPED) 
 
 
 def single_examples(data: DistilledData) -> DistilledData:
-    """Inner batches of one example each, N steps in the place of one; rates are divided by N, coefficients of momentum repeated."""
+    """Inner batches of one example each, N steps in the place of one; rates are divided by N, gains and coefficients of momentum repeated."""
     count = data.embeddings.shape[1]
     parts = {name: x.reshape(-1, 1, *x.shape[2:]) for name, x in data.batches.items()}
     rates = raw_rates(jnp.repeat(actual_rates(data) / count, count, axis=0))
-    return data.replace(**parts, rates=rates, order=None, momentum=None if data.momentum is None else jnp.repeat(data.momentum, count))
+    momentum = None if data.momentum is None else jnp.repeat(data.momentum, count)
+    return data.replace(**parts, rates=rates, order=None, momentum=momentum, gains=repeat_gains(data.gains, count))
 
 
 def twice(data: DistilledData) -> DistilledData:
     """Every step a second time, after all of them."""
     parts = {name: getattr(data, name) for name in ("rates", "momentum", "order")}
-    return data.replace(**{name: None if x is None else jnp.concatenate([x, x]) for name, x in parts.items()})
+    twofold = {name: None if x is None else jnp.concatenate([x, x]) for name, x in parts.items()}
+    return data.replace(**twofold, gains=data.gains if same_in_all_steps(data.gains) else jnp.concatenate([data.gains, data.gains]))

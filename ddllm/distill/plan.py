@@ -11,6 +11,7 @@ from ddllm.data.corpus import read_examples
 from ddllm.distill import initialise
 from ddllm.distill.auxiliary import noise_attention, pretrained_labels
 from ddllm.distill.dataset import DistilledData, Recipe, group_names, learned_parts, raw_share
+from ddllm.distill.gains import first_gains
 from ddllm.distill.gradients import METHODS
 from ddllm.distill.memory import predict_memory
 from ddllm.distill.optimizers import LEARNED_MOMENTUM
@@ -82,6 +83,8 @@ def first_data(prepared: Prepared) -> DistilledData:
             data = data.replace(labels=from_first(lambda: own))
     if config.inner_optimizer == LEARNED_MOMENTUM:
         data = data.replace(momentum=np.full(data.steps, raw_share(config.initial_momentum), np.float32))
+    if config.gains:
+        data = data.replace(gains=first_gains(prepared.start.body))
     if config.order == "learned":
         data = data.replace(order=first_order(config.batches, config.passes))
     return data.replace(**first_auxiliary(prepared, data))
@@ -135,6 +138,7 @@ def take_recipe(config: ConfigDict, data: DistilledData, recipe: Recipe) -> None
             "feature_labels": data.features is not None,
             "feature_weight": float(recipe.feature_weight),
             "direction_labels": data.directions is not None,
+            "gains": data.gains is not None,
         }
     )
 

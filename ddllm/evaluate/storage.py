@@ -14,11 +14,11 @@ from ddllm.evaluate.variations import Variation
 # Names of the rows, with what they stand for.
 FORMATS = {
     "float32": (FLOAT32, "as they were learned"),
-    "float16": (FLOAT16, "embeddings rounded to float16"),
-    "bfloat16": (BFLOAT16, "embeddings rounded to bfloat16"),
+    "float16": (FLOAT16, "embeddings and gains rounded to float16"),
+    "bfloat16": (BFLOAT16, "embeddings rounded to bfloat16, gains to float16"),
     "8 bits": (
         INT8,
-        "embeddings rounded to 256 levels between the least and the greatest number of each position, these two in float32",
+        "embeddings rounded to 256 levels between the least and the greatest number of each position, these two in float32; gains in float16",
     ),
 }
 
@@ -29,7 +29,7 @@ def vary_storage(data: DistilledData, recipe: Recipe) -> list[Variation]:
         Variation(
             name,
             how,
-            {"": data.replace(embeddings=jnp.asarray(storage.restored(np.asarray(data.embeddings), kind)))},
+            {"": restored(data, kind)},
             recipe,
             more={"bytes": stored_bytes(data, kind)},
         )
@@ -37,8 +37,15 @@ def vary_storage(data: DistilledData, recipe: Recipe) -> list[Variation]:
     ]
 
 
+def restored(data: DistilledData, kind: str) -> DistilledData:
+    """The data set as it comes back from a storage."""
+    gains = None if data.gains is None else jnp.asarray(storage.pack_gains(data.gains, kind), jnp.float32)
+    return data.replace(embeddings=jnp.asarray(storage.restored(np.asarray(data.embeddings), kind)), gains=gains)
+
+
 def stored_bytes(data: DistilledData, kind: str) -> int:
     """Bytes of all learned numbers, positions that only fill up left out."""
     positions = int(np.sum(np.asarray(data.mask) > 0))
     numbers = positions * data.embeddings.shape[-1]
-    return storage.stored_bytes(numbers, positions, kind) + 4 * (data.floats - numbers)
+    gains = 0 if data.gains is None else int(np.size(data.gains))
+    return storage.stored_bytes(numbers, positions, gains, kind) + 4 * (data.floats - numbers - gains)

@@ -15,6 +15,7 @@ import numpy as np
 from ddllm.data.tokens import load_tokenizer
 from ddllm.distill.auxiliary import auxiliary_of
 from ddllm.distill.dataset import DistilledData, Recipe, group_names
+from ddllm.distill.gains import count_gains
 from ddllm.errors import UserError
 from ddllm.evaluate.variations import Variation
 from ddllm.models.encoder import Tree
@@ -43,9 +44,11 @@ def carry_over(base: Prepared, other: Prepared, data: DistilledData, recipe: Rec
     params, others = (_shapes(prepared) for prepared in (base, other))
     head = data.head if jax.tree.map(jnp.shape, data.head) == jax.tree.map(jnp.shape, others["head"]) else None
     dropped = [label for label in auxiliary_of(data) if not same_body(base, other)]
-    carried = data.replace(rates=carry_rates(data.rates, params, others), head=head, **dict.fromkeys(dropped))
+    gains = data.gains if data.gains is not None and data.gains.shape[1] == count_gains(other.start.body) else None
+    carried = data.replace(rates=carry_rates(data.rates, params, others), head=head, gains=gains, **dict.fromkeys(dropped))
     how = f"trained on {name}" + ("" if head is not None or data.head is None else ", whose head cannot start from the learned one")
     how += f", without the labels of {' and '.join(dropped)}, which are for other layers" if dropped else ""
+    how += ", without gains, which are for other kernels" if gains is None and data.gains is not None else ""
     made = []
     if same_size:
         made.append(Variation(f"on {short}", how + ", the embeddings fed as they are", {"": carried}, recipe))

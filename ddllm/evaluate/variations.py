@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddllm.distill.dataset import DistilledData, Recipe, actual_rates, raw_rate, raw_rates
+from ddllm.distill.gains import mean_gains
 from ddllm.distill.initialise import deal_labels
 from ddllm.distill.optimizers import LEARNED_MOMENTUM
 from ddllm.distill.perturb import DROPPED, drop_positions, scale_rates, single_examples, twice
@@ -144,16 +145,18 @@ def one_batch(data: DistilledData) -> DistilledData:
 
 
 def sum_steps(data: DistilledData, count: int) -> DistilledData:
-    """One step in the place of every `count`: rates are summed, coefficients of momentum averaged."""
+    """One step in the place of every `count`: rates are summed, gains and coefficients of momentum averaged."""
     rates = actual_rates(data)
     rates = raw_rates(rates.reshape(-1, count, rates.shape[1]).sum(axis=1))
-    return data.replace(rates=rates, momentum=None if data.momentum is None else data.momentum.reshape(-1, count).mean(axis=1))
+    momentum = None if data.momentum is None else data.momentum.reshape(-1, count).mean(axis=1)
+    return data.replace(rates=rates, momentum=momentum, gains=mean_gains(data.gains, count))
 
 
 def constant(name: str, data: DistilledData, recipe: Recipe, rates: tuple[float, ...]) -> Variation:
-    """One rate for all steps and parameters, chosen on validation texts."""
+    """One rate for all steps and parameters, without gains, chosen on validation texts."""
     if recipe.optimizer != LEARNED_MOMENTUM:
         data = data.replace(momentum=None)
+    data = data.replace(gains=None)
     candidates = {f"rate {rate:.2g}": data.replace(rates=jnp.full(data.rates.shape, raw_rate(rate))) for rate in rates}
     return Variation(name, f"{recipe.optimizer} at one constant rate for all steps and parameters", candidates, recipe)
 

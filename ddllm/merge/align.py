@@ -5,6 +5,7 @@
                    labels do not enter the loss linearly. Sets that are to be joined keep their own, or are repeated in proportion to their weights
     classes C      columns of the common classes, 0 where a set says nothing; all labels in the least special of their kinds
     rates G        of the finest groups among the sets
+    gains          1 for sets without, where others have them
     order          logits of batches' shares for every set, a fixed order being one with shares of 0 and 1
 
 `combine` puts what comes out one behind the other.
@@ -20,6 +21,7 @@ import numpy as np
 
 from ddllm.artefact.base import Distilled
 from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe, group_names, spread_rates
+from ddllm.distill.gains import first_gains
 from ddllm.distill.order import fixed_order
 from ddllm.models.encoder import Tree
 from ddllm.models.multi_head import MultiHead
@@ -103,6 +105,8 @@ def align(sets: list[Distilled], classes: Classes, params: Tree, weights: Sequen
         data = pad_examples(data, wanted) if linear else repeat_examples(data, wanted)
         head = None if data.head is None else place_head(data.head, columns, len(classes.names))
         data = data.replace(rates=finer_rates(data.rates, groups, params), order=order_logits(data, distilled.recipe), head=head)
+        if data.gains is None and any(d.data.gains is not None for d in sets):
+            data = data.replace(gains=first_gains(params["body"]))
         aligned.append(data)
     first = sets[0].recipe
     lambdas = {"attention_weight": first.attention_weight, "feature_weight": first.feature_weight}

@@ -4,7 +4,7 @@
 |---|---|---|
 | `concatenate` | all steps of the first set, then all of the second, … | all sets' |
 | `interleave` | those of all sets in turn, each set's evenly spread | all sets' |
-| `join` | as many as each set has | batch t of all sets as one, at the mean of their rates |
+| `join` | as many as each set has | batch t of all sets as one, at the mean of their rates and gains |
 
 In these means a set that was itself joined counts as often as there were sets: joining them one after the other, as they come, is joining them all at once.
 
@@ -22,6 +22,7 @@ import numpy as np
 from ddllm.artefact.base import Distilled
 from ddllm.distill.curriculum import ABSENT
 from ddllm.distill.dataset import AUXILIARY, FED, DistilledData, Recipe, raw_rates, raw_share
+from ddllm.distill.gains import same_in_all_steps
 from ddllm.distill.optimizers import SGD
 from ddllm.distill.order import fixed_order
 from ddllm.errors import UserError
@@ -73,6 +74,7 @@ def combine(sets: list[DistilledData], recipe: Recipe, way: str, classes: int = 
     changes["rates"] = np.stack([np.asarray(sets[number].rates)[step] for number, step in steps])
     if sets[0].momentum is not None:
         changes["momentum"] = np.stack([np.asarray(sets[number].momentum)[step] for number, step in steps])
+    changes["gains"] = merge_gains(sets, steps)
     data = sets[0].replace(order=shares, head=merge_heads(sets, first=way == "concatenate"), **changes)
     return settle_order(data, recipe)
 
@@ -94,7 +96,8 @@ def settle_order(data: DistilledData, recipe: Recipe) -> tuple[DistilledData, Re
             )
         rates = np.concatenate([data.rates, np.full((missing, data.rates.shape[1]), ABSENT, np.float32)])
         order = np.concatenate([data.order, (ONE * np.eye(batches, dtype=np.float32))[fixed_order(batches, passes)[steps:]]])
-        data = data.replace(rates=rates, order=order)
+        gains = data.gains if same_in_all_steps(data.gains) else np.concatenate([data.gains, np.ones((missing, data.gains.shape[1]), np.float32)])
+        data = data.replace(rates=rates, order=order, gains=gains)
     order = np.asarray(data.order)
     if recipe.order == "shuffled":
         return data.replace(order=None), replace(recipe, passes=passes)
@@ -113,7 +116,7 @@ def sequence(sets: Sequence[DistilledData], way: str) -> list[tuple[int, int]]:
 
 
 def join_batches(sets: list[DistilledData], recipe: Recipe, classes: int, weights: Sequence[int]) -> tuple[DistilledData, Recipe]:
-    """Batch t of all sets as one inner batch, whose step is the weighted mean of theirs; rates (and momentum) are means as well.
+    """Batch t of all sets as one inner batch, whose step is the weighted mean of theirs; rates, gains and momentum are means as well.
 
     The loss is the mean over all examples. Where that gives a set another weight than its own, its labels make up for it, which then have to enter the
     loss linearly (others are repeated until they need not; see align.py).
@@ -147,8 +150,20 @@ def join_batches(sets: list[DistilledData], recipe: Recipe, classes: int, weight
     if sets[0].momentum is not None:
         shares = np.average([np.asarray(jax.nn.sigmoid(np.asarray(s.momentum))) for s in sets], axis=0, weights=weights)
         changes["momentum"] = np.array([raw_share(share) for share in shares], np.float32)
+    if sets[0].gains is not None:
+        rows = steps if any(not same_in_all_steps(s.gains) for s in sets) else 1
+        changes["gains"] = np.average([np.broadcast_to(s.gains, (rows, np.shape(s.gains)[1])) for s in sets], axis=0, weights=weights).astype(np.float32)
     data = sets[0].replace(order=None, head=merge_heads(sets), **changes)
     return data, replace(recipe, passes=steps // batches)
+
+
+def merge_gains(sets: list[DistilledData], steps: list[tuple[int, int]]) -> np.ndarray | None:
+    """Gains of (set, its step) one after the other: once for all of them where all sets have the same."""
+    if sets[0].gains is None:
+        return None
+    if all(same_in_all_steps(s.gains) and np.array_equal(s.gains, sets[0].gains) for s in sets):
+        return np.asarray(sets[0].gains)
+    return np.stack([np.broadcast_to(sets[number].gains, (sets[number].steps, np.shape(sets[number].gains)[1]))[step] for number, step in steps])
 
 
 def merge_heads(sets: list[DistilledData], first: bool = False) -> Tree | None:

@@ -18,6 +18,7 @@ from ddllm.artefact.rows import read_rows
 from ddllm.artefact.schema import FLOAT32
 from ddllm.data.tokens import load_tokenizer
 from ddllm.distill.dataset import FED, DistilledData, Recipe, raw_rates
+from ddllm.distill.gains import same_in_all_steps
 from ddllm.errors import UserError
 from ddllm.merge.align import Classes, align, headed_classes, same_classes, united_classes
 from ddllm.merge.combine import combine, merge_heads
@@ -179,8 +180,11 @@ def reduce_set(merged: Merged, per_class: int, passes: int) -> Merged:
     rows = np.concatenate(chosen)
     changes: dict[str, Any] = {name: array[None, rows] for name, array in flat.items()}
     rates = np.logaddexp(0, np.asarray(data.rates, np.float64))
-    rates = rates[rates.max(axis=1) > 1e-20].mean(axis=0)  # but for steps that do nothing
+    active = rates.max(axis=1) > 1e-20  # but for steps that do nothing
+    rates = rates[active].mean(axis=0)
     changes["rates"] = np.tile(np.asarray(raw_rates(rates), np.float32), (passes, 1))
+    if data.gains is not None:
+        changes["gains"] = np.mean(data.gains if same_in_all_steps(data.gains) else data.gains[active], axis=0, keepdims=True)
     if data.momentum is not None:
         changes["momentum"] = np.full(passes, np.mean(data.momentum), np.float32)
     return replace(merged, data=data.replace(order=None, **changes), recipe=replace(recipe, passes=passes, order="fixed"))

@@ -25,14 +25,17 @@ def test_rounding_loses_as_much_as_its_bits():
 def test_folders_in_fewer_bits(tmp_path):
     rng = np.random.default_rng(0)
     data = DistilledData(*(rng.standard_normal(shape).astype(np.float32) for shape in ((1, 2, 48, 384), (1, 2, 48), (1, 2, 2), (2, 1))))
+    data = data.replace(gains=1 + rng.standard_normal((1, 100)).astype(np.float32))
     sizes = {}
     for kind in STORAGES:
         save_distilled(tmp_path / kind, data, Recipe("hard", "sgd", 2), ("a", "b"), storage=kind)
         loaded = load_distilled(tmp_path / kind).data
         np.testing.assert_array_equal(loaded.embeddings, restored(data.embeddings, kind))
         np.testing.assert_array_equal(loaded.labels, data.labels)
+        np.testing.assert_array_equal(loaded.gains, data.gains.astype(np.float32 if kind == "float32" else np.float16).astype(np.float32))
         sizes[kind] = (tmp_path / kind / ARRAYS).stat().st_size
-    assert sizes["float16"] == sizes["bfloat16"] < 0.51 * sizes["float32"] and sizes["int8"] < 0.27 * sizes["float32"]
+    assert abs(sizes["float16"] - sizes["bfloat16"]) < 64  # the names of the types
+    assert sizes["float16"] < 0.51 * sizes["float32"] and sizes["int8"] < 0.27 * sizes["float32"]
 
 
 def test_numbers_that_float16_cannot_hold(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ddllm.distill.dataset import DistilledData, Recipe, learned_parts, raw_rate
+from ddllm.distill.gains import count_gains
 from ddllm.distill.gradients import METHODS
 from ddllm.distill.inner_loop import unroll
 
@@ -24,6 +25,7 @@ def make_problem(
     zero: bool = False,
     order: str = "fixed",
     auxiliary: str = "none",
+    gains: int = 0,
 ):
     """Distilled data, parameters, and an outer loss of the learned parts, all in the float type that is on."""
     learner, params = tiny
@@ -56,6 +58,8 @@ def make_problem(
         data = data.replace(attention=jnp.asarray(attention, dtype), features=jnp.asarray(features, dtype))
         data = data.replace(directions=jnp.asarray(directions, dtype))
         recipe = replace(recipe, attention_weight=3.0, feature_weight=0.3)
+    if gains:
+        data = data.replace(gains=jnp.asarray(1 + rng.standard_normal((gains, count_gains(params["body"]))), dtype))
     if zero:
         params["head"]["out"] = jax.tree.map(jnp.zeros_like, params["head"]["out"])
 
@@ -166,6 +170,18 @@ def test_auxiliary_labels(request, size, auxiliary, order, kinds, segments):
         for kind in kinds:
             found = jax.jit(jax.grad(lambda x, kind=kind: outer_loss(x, METHODS[kind](), segments)))(learned)
             assert relative(found, gradient) < 1e-10, kind
+
+
+@pytest.mark.parametrize("gains, optimizer, segments", [(1, "sgd", 1), (4, "sgd", 2), (1, "momentum", 1)])
+def test_gains(shallow, gains, optimizer, segments):
+    with jax.enable_x64(True):
+        learned, outer_loss = make_problem(shallow, 4, optimizer=optimizer, groups=1, gains=gains)
+        learned["rates"] = learned["rates"] - 1
+        expected = assert_slopes(jax.jit(jax.value_and_grad(outer_loss)), learned)
+        assert expected["gains"].shape == learned["gains"].shape and np.all(np.any(expected["gains"] != 0, axis=1))
+        for kind in ("checkpointed", "mixed"):
+            found = jax.jit(jax.grad(lambda x, kind=kind: outer_loss(x, METHODS[kind](), segments)))(learned)
+            assert relative(found, expected) < 1e-10, kind
 
 
 def test_methods_agree_in_float32(tiny):

@@ -53,6 +53,16 @@ def test_the_parameters_go_as_far_as_before(data):
     np.testing.assert_array_equal(again.rates[6:], data.rates)
 
 
+def test_gains_go_with_their_steps(data):
+    same, each = (data.replace(gains=jnp.arange(rows * 3.0).reshape(rows, 3)) for rows in (1, 6))
+    for change in (v.twice, v.single_examples, lambda x: v.sum_steps(x, 3)):
+        np.testing.assert_array_equal(change(same).gains, same.gains)
+    np.testing.assert_array_equal(v.twice(each).gains, np.tile(each.gains, (2, 1)))
+    np.testing.assert_array_equal(v.single_examples(each).gains, np.repeat(each.gains, 2, axis=0))
+    np.testing.assert_allclose(v.sum_steps(each, 3).gains, np.asarray(each.gains).reshape(2, 3, 3).mean(axis=1))
+    assert v.constant("one rate", same, Recipe("unrestricted", passes=2), (0.1,)).candidates["rate 0.1"].gains is None
+
+
 def test_types_and_auxiliary_labels_go_with_their_examples(data):
     place = np.arange(6.0).reshape(3, 2)
     full = data.replace(types=np.tile(place[..., None], 4), features=np.tile(place[..., None], 5))

@@ -99,6 +99,32 @@ def test_joining_one_after_the_other_is_joining_at_once(layerless, make_set, lab
         assert max(moved) > 1e-4, "with equal weights the last set would count as much as both before"
 
 
+@pytest.mark.parametrize("rows", [(1, 1), (2, 0), (0, 2)])
+def test_gains_go_with_their_steps(tiny, make_set, rows):
+    learner, params = tiny
+    sets = [make_set(seed, passes=2, gains=count) for seed, count in enumerate(rows, 1)]
+    expected = params
+    for each in sets:
+        expected = unroll(learner, each.recipe, expected, each.data)
+    data, recipe = merge(sets, "concatenate", params)
+    assert_close(unroll(learner, recipe, params, data), expected)
+    assert data.gains.shape[0] == data.steps
+    joined, _ = merge(sets, "join", params)
+    both = [np.ones((2, joined.gains.shape[1])) if s.data.gains is None else np.broadcast_to(s.data.gains, (2, joined.gains.shape[1])) for s in sets]
+    np.testing.assert_allclose(np.broadcast_to(joined.gains, both[0].shape), np.mean(both, axis=0), rtol=1e-6)
+    assert joined.gains.shape[0] == max(rows)
+    same, _ = merge([sets[0], replace(sets[1], data=sets[1].data.replace(gains=sets[0].data.gains))], "interleave", params)
+    assert (0 if same.gains is None else same.gains.shape[0]) == (rows[0] if rows[0] < 2 else same.steps)
+
+
+def test_gains_of_steps_that_fill_up_are_one(tiny, make_set):
+    _, params = tiny
+    data, recipe = merge([make_set(1, passes=1, gains=1), make_set(2, passes=1, batches=2, gains=1), make_set(3, passes=2, gains=2)], "concatenate", params)
+    missing = data.steps - 5
+    assert missing > 0 and recipe.order == "learned" and data.gains.shape[0] == data.steps
+    np.testing.assert_array_equal(data.gains[-missing:], 1)
+
+
 def test_classes_are_matched_by_name(layerless, make_set):
     learner, params = layerless
     first, second = make_set(1, passes=1), make_set(2, passes=1)

@@ -11,6 +11,7 @@ import pytest
 from ddllm.artefact.base import describe_base, drawn_parts
 from ddllm.artefact.folder import load_distilled, save_distilled
 from ddllm.distill.dataset import DistilledData, Recipe, group_names
+from ddllm.distill.gains import count_gains
 from ddllm.models.heads import HeadConfig, init_head
 from ddllm.models.learner import Learner
 from ddllm.models.pretrained import load_pretrained
@@ -56,6 +57,7 @@ def make_folder(folder, pretrained, head="mean", start="zero", task=None, rates=
         "directions": (2, 3, encoder.layers, encoder.hidden),
         "momentum": (steps,),
         "order": (steps, 2),
+        "gains": (steps if "gains of each step" in parts else 1, count_gains(pretrained.body)),
     }
     more = {name: rng.standard_normal(sizes[name]).astype(np.float32) for name in parts if name in sizes}
     if "types" in parts:
@@ -122,6 +124,8 @@ OPTIONS = {
     },
     "adamw, pairs": {"start": "fixed", "recipe": Recipe("hard", "adamw(weight_decay=0.1, b1=0.8)", 2), "parts": ("types",)},
     "sets of labels, 8 bits": {"start": "fixed", "task": MultiLabel(), "recipe": Recipe("soft", "sgd(momentum=0.5)", 2), "storage": "int8"},
+    "gains, 16 bits": {"rates": "tensor", "parts": ("directions", "gains"), "storage": "float16"},
+    "gains of each step": {"start": "fixed", "recipe": Recipe("hard", "momentum", 2), "parts": ("gains", "gains of each step")},
     "numbers, 16 bits": {"start": "fixed", "task": Regression(2.0, 0.5), "storage": "bfloat16"},
 }
 
@@ -135,7 +139,7 @@ def test_every_option(checkpoint, tmp_path, name):
 @pytest.mark.parametrize("family, head", [("roberta", "mean"), ("roberta", "own"), ("distilbert", "mean"), ("distilbert", "own"), ("mpnet", "own")])
 def test_every_family(checkpoint, tmp_path, family, head):
     pretrained = checkpoint(family)
-    options = {"head": family if head == "own" else "mean", "start": "fixed", "rates": "tensor", "parts": ("directions",)}
+    options = {"head": family if head == "own" else "mean", "start": "fixed", "rates": "tensor", "parts": ("directions", "gains")}
     compare(make_folder(tmp_path / "folder", pretrained, **options), pretrained)
 
 
@@ -189,7 +193,7 @@ def test_what_it_refuses(checkpoint, tmp_path):
         return str(caught.value)
 
     assert "scale_by_lion" in message(recipe=Recipe("hard", "scale_by_lion(b1=0.9)", 2))
-    assert "newer ddllm" in message(lambda card: card.update(schema=5))
+    assert "newer ddllm" in message(lambda card: card.update(schema=6))
     assert "changed or damaged" in message(lambda card: card["files"].update({"distilled.safetensors": "0"}))
     assert "other weights" in message(lambda card: card["base_model"].update(fingerprint="0"))
     loaded = transformers.AutoModelForSequenceClassification.from_pretrained(pretrained.folder, num_labels=2, ignore_mismatched_sizes=True)
@@ -203,7 +207,8 @@ def test_the_real_encoder(embedded, tmp_path):
     """MiniLM, its rates per array, its labels for every layer, and mean pooling as a further layer: the same logits, and so the same predictions."""
     pretrained = load_pretrained("embedded")
     assert pretrained.config.layers == 6
-    model = compare(make_folder(tmp_path / "folder", pretrained, rates="tensor", parts=("directions",), storage="float16", scale=0.05, rate=-6.0), pretrained)
+    options = {"rates": "tensor", "parts": ("directions", "gains"), "storage": "float16", "scale": 0.05, "rate": -6.0}
+    model = compare(make_folder(tmp_path / "folder", pretrained, **options), pretrained)
     assert model.config.num_hidden_layers == 7
 
 
