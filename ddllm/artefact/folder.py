@@ -26,7 +26,7 @@ from ddllm.artefact.base import ALWAYS, SOMETIMES, Distilled, check_arrays, desc
 from ddllm.artefact.card import render_card
 from ddllm.artefact.rows import PARQUET, TEXT, encode_rows, plain_rows
 from ddllm.artefact.schema import ARRAYS, FLOAT32, RECIPE, SCHEMA, STORAGES, migrate
-from ddllm.artefact.storage import NAME, pack, pack_gains, unpack
+from ddllm.artefact.storage import HALVED, NAME, halve, pack, unpack
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.errors import UserError
 from ddllm.runtime.storage import write_atomically
@@ -55,7 +55,7 @@ def save_distilled(
         data: arrays as in `DistilledData`.
         recipe: constants of learning from them.
         label_names: class names in the order of the logits.
-        storage: how embeddings (and gains) are stored, one of `schema.STORAGES`.
+        storage: how arrays are stored, one of `schema.STORAGES`.
         rows: readable rows (see `rows.read_rows`); left out, they have labels alone.
         drawn: parts of the head that are drawn by seed, see `base.drawn_parts`.
         card: further entries of recipe.json, see `base.describe_base`.
@@ -72,8 +72,7 @@ def save_distilled(
     arrays = {name: np.ascontiguousarray(getattr(data, name), np.float32) for name in present}
     arrays |= {f"head.{name}": np.ascontiguousarray(value, np.float32) for name, value in flatten_dict(data.head or {}, sep=".").items()}
     described = _describe(data, recipe, arrays, card)
-    if "gains" in arrays:
-        arrays["gains"] = pack_gains(arrays["gains"], storage)
+    arrays |= {name: halve(arrays[name], storage) for name in HALVED if name in arrays}
     arrays |= pack(arrays[NAME], storage) | {f"{DRAWN}{name}": value for name, value in (drawn or {}).items()}
     # One entry only: the library writes several in no fixed order, and equal data should be equal files.
     content = save(arrays, metadata={"format": "ddllm"})
@@ -174,7 +173,7 @@ def _describe(data: DistilledData, recipe: Recipe, arrays: dict[str, np.ndarray]
     for name, weight in (("attention", "attention_weight"), ("features", "feature_weight")):
         if name not in arrays:
             del constants[weight]
-    readable = {"learning_rates": np.logaddexp(0, arrays["rates"]).tolist()}
+    readable = {"learning_rates": [[float(f"{rate:.6g}") for rate in row] for row in np.logaddexp(0, arrays["rates"])]}
     if data.momentum is not None:
         readable["momentum"] = np.exp(-np.logaddexp(0, -arrays["momentum"])).tolist()
     if data.gains is not None:

@@ -1,14 +1,14 @@
-"""In how many bits embeddings and gains are stored: `pack` makes the arrays of a file, `unpack` float32 embeddings of them again.
+"""In how many bits arrays are stored: `pack` makes the arrays of a file, `unpack` float32 embeddings of them again.
 
-| storage | a number takes | what is lost |
+| storage | a number of embeddings takes | what is lost |
 |---|---|---|
 | float32 | 4 bytes | nothing |
 | float16 | 2 bytes | all but 11 significant bits; none may lie beyond 65,504 |
 | bfloat16 | 2 bytes, kept as the upper half of a float32 | all but 8 significant bits |
 | int8 | 1 byte, and 8 bytes for each position | 256 levels between the least and the greatest number of the position |
 
-Only embeddings are stored so; where they take fewer than 32 bits, gains are float16; labels, rates and everything else stay float32. How much accuracy each
-keeps, a run's stage analyse measures (see evaluate/storage.py).
+Where embeddings take fewer than 32 bits, gains and auxiliary labels (`HALVED`) are float16; class labels, rates and everything else stay float32. How much
+accuracy each keeps, a run's stage analyse measures (see evaluate/storage.py).
 """
 
 from typing import Any
@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from ddllm.artefact.schema import BFLOAT16, FLOAT16, FLOAT32, INT8
+from ddllm.distill.dataset import AUXILIARY
 from ddllm.errors import UserError
 
+HALVED = ("gains", *AUXILIARY)
 NAME, LOWEST, WIDTH = "embeddings", "embeddings.lowest", "embeddings.width"
 LEVELS = 255
 
@@ -70,12 +72,18 @@ def restored(embeddings: Any, storage: str) -> np.ndarray:
     return unpack(pack(embeddings, storage), storage)
 
 
-def pack_gains(gains: Any, storage: str) -> np.ndarray:
-    """Gains as they are stored beside embeddings of this storage."""
-    return np.ascontiguousarray(gains, np.float32 if storage == FLOAT32 else np.float16)
+def halve(array: Any, storage: str) -> np.ndarray:
+    """One of `HALVED` as it is stored beside embeddings of this storage.
+
+    Raises:
+        UserError: it holds numbers that float16 cannot.
+    """
+    if storage != FLOAT32 and np.abs(array).max(initial=0) > np.finfo(np.float16).max:
+        raise UserError("gains or auxiliary labels hold numbers beyond 65,504, which float16 cannot; set config.distill.storage to float32.")
+    return np.ascontiguousarray(array, np.float32 if storage == FLOAT32 else np.float16)
 
 
-def stored_bytes(numbers: int, positions: int, gains: int, storage: str) -> int:
-    """Bytes of so many numbers of embeddings, at so many positions, and of so many gains."""
+def stored_bytes(numbers: int, positions: int, halved: int, storage: str) -> int:
+    """Bytes of so many numbers of embeddings, at so many positions, and of so many numbers of `HALVED`."""
     each = {FLOAT32: 4, INT8: 1}.get(storage, 2)
-    return each * numbers + (8 * positions if storage == INT8 else 0) + (4 if storage == FLOAT32 else 2) * gains
+    return each * numbers + (8 * positions if storage == INT8 else 0) + (4 if storage == FLOAT32 else 2) * halved

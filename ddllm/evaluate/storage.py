@@ -3,6 +3,7 @@
 What is rounded, and how, artefact/storage.py says, by which folders are written too.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,11 +15,12 @@ from ddllm.evaluate.variations import Variation
 # Names of the rows, with what they stand for.
 FORMATS = {
     "float32": (FLOAT32, "as they were learned"),
-    "float16": (FLOAT16, "embeddings and gains rounded to float16"),
-    "bfloat16": (BFLOAT16, "embeddings rounded to bfloat16, gains to float16"),
+    "float16": (FLOAT16, "embeddings, gains and auxiliary labels rounded to float16"),
+    "bfloat16": (BFLOAT16, "embeddings rounded to bfloat16, gains and auxiliary labels to float16"),
     "8 bits": (
         INT8,
-        "embeddings rounded to 256 levels between the least and the greatest number of each position, these two in float32; gains in float16",
+        "embeddings rounded to 256 levels between the least and the greatest number of each position, these two in float32; gains and auxiliary labels "
+        "in float16",
     ),
 }
 
@@ -39,13 +41,14 @@ def vary_storage(data: DistilledData, recipe: Recipe) -> list[Variation]:
 
 def restored(data: DistilledData, kind: str) -> DistilledData:
     """The data set as it comes back from a storage."""
-    gains = None if data.gains is None else jnp.asarray(storage.pack_gains(data.gains, kind), jnp.float32)
-    return data.replace(embeddings=jnp.asarray(storage.restored(np.asarray(data.embeddings), kind)), gains=gains)
+    arrays = {name: np.asarray(getattr(data, name)) for name in storage.HALVED if getattr(data, name) is not None}
+    halved = {name: jnp.asarray(storage.halve(array, kind), jnp.float32) for name, array in arrays.items()}
+    return data.replace(embeddings=jnp.asarray(storage.restored(np.asarray(data.embeddings), kind)), **halved)
 
 
 def stored_bytes(data: DistilledData, kind: str) -> int:
     """Bytes of all learned numbers, positions that only fill up left out."""
     positions = int(np.sum(np.asarray(data.mask) > 0))
     numbers = positions * data.embeddings.shape[-1]
-    gains = 0 if data.gains is None else int(np.size(data.gains))
-    return storage.stored_bytes(numbers, positions, gains, kind) + 4 * (data.floats - numbers - gains)
+    whole = sum(int(np.size(leaf)) for leaf in jax.tree.leaves((data.labels, data.rates, data.head, data.momentum, data.order)))
+    return storage.stored_bytes(numbers, positions, data.floats - numbers - whole, kind) + 4 * whole

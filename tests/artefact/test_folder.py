@@ -79,18 +79,19 @@ def test_auxiliary_labels_come_back(folder, keys):
     mask = np.ones((2, 2, 3), np.float32)
     mask[0, 0, 1:] = 0
     fuller = data.replace(attention=attention, features=rng.standard_normal((2, 2, 4), np.float32), mask=mask)
-    fuller = fuller.replace(directions=rng.standard_normal((2, 2, 5, 4), np.float32))
+    fuller = fuller.replace(directions=rng.standard_normal((2, 2, 5, 4), np.float32), gains=rng.standard_normal((1, 9), np.float32))
     recipe = Recipe("soft", "sgd", 2, attention_weight=7.0, feature_weight=0.5)
     save_distilled(path, fuller, recipe, ("bad", "good"))
     loaded = load_distilled(path)
     jax.tree.map(np.testing.assert_array_equal, loaded.data, fuller)
-    assert loaded.recipe == recipe and loaded.card["schema"] == 4
-    assert fuller.floats == data.replace(mask=mask).floats + 16 + 80 + 10 * (1 + 3 * 3 if len(keys) == 1 else 1 + 3 * 9)
+    assert loaded.recipe == recipe and loaded.card["schema"] == 5
+    assert fuller.floats == data.replace(mask=mask).floats + 9 + 16 + 80 + 10 * (1 + 3 * 3 if len(keys) == 1 else 1 + 3 * 9)
     for name, changed in (
         ("attention", attention[:, :, :, :, :2].copy()),
         ("attention", attention[:, :1].copy()),
         ("features", np.zeros((2, 2, 3), np.float32)),
         ("directions", np.zeros((2, 2, 5, 3), np.float32)),
+        ("gains", np.ones((3, 9), np.float32)),
     ):
         rewrite(path, lambda arrays, card, name=name, changed=changed: arrays.update({name: changed}))
         with pytest.raises(UserError, match="do not fit"):
@@ -108,7 +109,7 @@ def test_pairs_and_other_tasks_come_back(folder):
     save_distilled(path, data.replace(types=types), Recipe("hard", "sgd", 2), ("bad", "good"), preprocessing={"pairs": True}, task=task)
     loaded = load_distilled(path)
     np.testing.assert_array_equal(loaded.data.types, types)
-    assert loaded.card["schema"] == 4 and loaded.data.floats == data.floats and loaded.card["task"] == task
+    assert loaded.card["schema"] == 5 and loaded.data.floats == data.floats and loaded.card["task"] == task
     rewrite(path, lambda arrays, card: arrays.update(types=types[:1].copy()))
     with pytest.raises(UserError, match="do not fit"):
         load_distilled(path)
@@ -148,7 +149,7 @@ def test_folders_of_earlier_schemas(folder):
     first = old(1)
     jax.tree.map(np.testing.assert_array_equal, first.data, data)
     assert first.recipe == Recipe("soft", "sgd", 2, "fixed") and not first.pairs
-    assert first.card["schema"] == 4 and first.card["storage"] == "float32" and first.card["task"] == {"name": "classification"}
+    assert first.card["schema"] == 5 and first.card["storage"] == "float32" and first.card["task"] == {"name": "classification"}
     assert first.card["scores"] == [] and list(first.card["files"]) == [ARRAYS] and "sha256" not in first.card
     assert old(2, lambda arrays, card: card["recipe"].update(order="shuffled", optimizer="adamw(b1=0.8)")).recipe.order == "shuffled"
 
