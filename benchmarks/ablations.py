@@ -27,6 +27,7 @@ SETTING = ("dataset", "model", "examples_per_class", "outer_steps", "batch_size"
 CHANGES: dict[str, tuple[str, tuple[str, ...]]] = {
     AS_IT_IS: ("the recipe as it is", ()),
     "no_teacher": ("the outer loss follows labels instead of a fine-tuned teacher", ("teacher=",)),
+    "no_gains": ("no gains", ("gains=False",)),
     "no_directions": ("no direction labels", ("direction_labels=False",)),
     "no_directions_3": ("no direction labels, three passes", ("direction_labels=False", "passes=3")),
     "attention": (

@@ -104,7 +104,7 @@ def plan(
         **({f"data.limit_{part}": int(texts * share) for part, share in TEXTS.items()} if texts else {}),
         "continual.memory": MEMORY,
         "continual.storage": storage,
-        **({"distill.direction_labels": False, "distill.initial": "herding"} if storage == TOKENS else {}),
+        **({"distill.direction_labels": False, "distill.gains": False, "distill.initial": "herding"} if storage == TOKENS else {}),
         "continual.way": "join",
         "continual.methods": repr(methods),
         **({"finetune.epochs": 0.5} if smoke else {"distill.outer_steps": outer_steps, "distill.validate_every": max(outer_steps // 2, 1)}),

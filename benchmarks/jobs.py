@@ -4,7 +4,7 @@
 |---|---|---|
 | full | --mode=finetune | full |
 | select | --mode=select | random, k_centers, herding: one draw for each seed |
-| a recipe | --mode=distill,evaluate | the recipe's own, "distilled" for ours |
+| a recipe | --mode=distill,evaluate | the recipe's own, "distilled" for ours, "no_gains" for ours without them |
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,9 @@ EMBEDDED = "embedded"
 DATASETS = ("rotten_tomatoes", "sst2", "ag_news", "imdb")
 SELECTIONS = ("random", "k_centers", "herding")
 DISTILLED = "distilled"  # what our recipe's cells are named
-NAMES = ("full", *SELECTIONS, DISTILLED, *(name for name in RECIPES if name != "ddllm"))
+NO_GAINS = "no_gains"
+DEFAULT_NAMES = ("full", *SELECTIONS, DISTILLED, *(name for name in RECIPES if name != "ddllm"))
+NAMES = (*DEFAULT_NAMES, NO_GAINS)
 # What a data set's folder of files has for the hub's splits and columns.
 LOCAL = {
     "sst2": {"validation": "validation", "test": "test", "text_column": "text"},
@@ -88,10 +90,12 @@ def plan_jobs(
             for model in models:
                 base = Base.below(work, dataset, model, local)
                 wanted = [name for name in (DISTILLED, *RECIPES) if name in names]
-                if "full" in names or DISTILLED in wanted:
+                if {"full", DISTILLED, NO_GAINS} & set(names):
                     jobs.append(base.full(seed))
                 for count in per_class:
                     jobs += [base.distilling(name, count, seed) for name in wanted]
+                    if NO_GAINS in names:
+                        jobs.append(base.distilling(DISTILLED, count, seed, ("--config.distill.gains=False",), NO_GAINS))
                     if seed == seeds[0]:
                         chosen = tuple(name for name in SELECTIONS if name in names)
                         if chosen:

@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
-from benchmarks.jobs import NAMES, ROOT, Job, plan_jobs
+from benchmarks.jobs import DEFAULT_NAMES, NAMES, ROOT, Job, plan_jobs
 from benchmarks.options import listed, make_parser, numbers, read_options, work_through
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
@@ -50,7 +50,7 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
         UserError: something on the command line is wrong.
     """
     parser = make_parser("benchmarks.table", "runs/table")
-    parser.add_argument("--names", default=",".join(NAMES), help=f"rows, of {', '.join(NAMES)}")
+    parser.add_argument("--names", default=",".join(DEFAULT_NAMES), help=f"rows, of {', '.join(NAMES)}")
     parser.add_argument("--per-class", default="1,5,10", help="examples per class")
     options = read_options(parser, arguments)
     names, per_class = listed(options.names, "--names", NAMES), numbers(options.per_class, "--per-class", 1)
@@ -132,7 +132,7 @@ def markdown(cells: list[Entry], published: dict[str, Any]) -> str:
         "",
         "Test accuracy in %, mean ± standard deviation over seeds (their number). Written by `python -m benchmarks.table`; settings, commands and single",
         "figures are in TABLE.json. Distilled rows start from their recipe's own head; behind the stroke, in brackets, the same data from redrawn heads,",
-        "perhaps on fewer test texts.",
+        "perhaps on fewer test texts. `no_gains` is our recipe, distilled, with `distill.gains=False`.",
     ]
     for dataset, model in sorted({(cell["dataset"], cell["model"]) for cell in cells}):
         here = [cell for cell in cells if (cell["dataset"], cell["model"]) == (dataset, model)]

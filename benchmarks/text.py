@@ -84,6 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         routes, per_class = listed(options.routes, "--routes", ROUTES), numbers(options.per_class, "--per-class", 1)
         names, [steps] = listed(options.names, "--names", NAMES), numbers(options.outer_steps, "--outer-steps", 0)
         changes = split_options(options.text_options, "--config.text.")
+        changes += ["--config.distill.gains=False"]  # no text, and more numbers than all else: what is compared is what texts can do
         changes += [f"--config.distill.outer_steps={steps}"] if steps else []
         others, parts = [model for model in options.transfer.split(",") if model], []
         elsewhere = tuple(split_options(options.transfer_options, "--config."))

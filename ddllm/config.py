@@ -238,7 +238,7 @@ def default_config() -> ConfigDict:
     text.start = ""
     text.steps = 0  # outer steps of a route; 0: as many as config.distill.outer_steps
     text.passes = 0  # times all texts are gone through in the inner loop; 0: as config.distill.passes; what is begun with has its own number
-    text.auxiliary = False  # keep labels of the body (config.distill.direction_labels, …), which are no text
+    text.auxiliary = False  # keep labels of the body (config.distill.direction_labels, …) and gains, which are no text
     text.whole_words = True  # take whole words alone, no pieces, so that what a person reads is tokenised again as it was
     text.metric = "cosine"  # what is nearest: cosine | dot | euclidean
     text.pull = 0.1  # share of the way to its nearest token that an embedding goes in each of the last outer steps; less in earlier ones

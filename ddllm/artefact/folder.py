@@ -26,8 +26,8 @@ from ddllm.artefact.base import ALWAYS, SOMETIMES, Distilled, check_arrays, desc
 from ddllm.artefact.card import render_card
 from ddllm.artefact.rows import PARQUET, TEXT, encode_rows, plain_rows
 from ddllm.artefact.schema import ARRAYS, FLOAT32, RECIPE, SCHEMA, STORAGES, migrate
-from ddllm.artefact.storage import HALVED, NAME, halve, pack, unpack
-from ddllm.distill.dataset import DistilledData, Recipe
+from ddllm.artefact.storage import NAME, halve, pack, unpack
+from ddllm.distill.dataset import BESIDE, DistilledData, Recipe
 from ddllm.errors import UserError
 from ddllm.runtime.storage import write_atomically
 
@@ -72,7 +72,7 @@ def save_distilled(
     arrays = {name: np.ascontiguousarray(getattr(data, name), np.float32) for name in present}
     arrays |= {f"head.{name}": np.ascontiguousarray(value, np.float32) for name, value in flatten_dict(data.head or {}, sep=".").items()}
     described = _describe(data, recipe, arrays, card)
-    arrays |= {name: halve(arrays[name], storage) for name in HALVED if name in arrays}
+    arrays |= {name: halve(arrays[name], storage) for name in BESIDE if name in arrays}
     arrays |= pack(arrays[NAME], storage) | {f"{DRAWN}{name}": value for name, value in (drawn or {}).items()}
     # One entry only: the library writes several in no fixed order, and equal data should be equal files.
     content = save(arrays, metadata={"format": "ddllm"})

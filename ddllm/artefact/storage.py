@@ -7,8 +7,8 @@
 | bfloat16 | 2 bytes, kept as the upper half of a float32 | all but 8 significant bits |
 | int8 | 1 byte, and 8 bytes for each position | 256 levels between the least and the greatest number of the position |
 
-Where embeddings take fewer than 32 bits, gains and auxiliary labels (`HALVED`) are float16; class labels, rates and everything else stay float32. How much
-accuracy each keeps, a run's stage analyse measures (see evaluate/storage.py).
+Where embeddings take fewer than 32 bits, gains and auxiliary labels (`dataset.BESIDE`) are float16; class labels, rates and everything else stay
+float32. How much accuracy each keeps, a run's stage analyse measures (see evaluate/storage.py).
 """
 
 from typing import Any
@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 
 from ddllm.artefact.schema import BFLOAT16, FLOAT16, FLOAT32, INT8
-from ddllm.distill.dataset import AUXILIARY
 from ddllm.errors import UserError
 
-HALVED = ("gains", *AUXILIARY)
 NAME, LOWEST, WIDTH = "embeddings", "embeddings.lowest", "embeddings.width"
 LEVELS = 255
 
@@ -73,7 +71,7 @@ def restored(embeddings: Any, storage: str) -> np.ndarray:
 
 
 def halve(array: Any, storage: str) -> np.ndarray:
-    """One of `HALVED` as it is stored beside embeddings of this storage.
+    """One of `dataset.BESIDE` as it is stored beside embeddings of this storage.
 
     Raises:
         UserError: it holds numbers that float16 cannot.
@@ -84,6 +82,6 @@ def halve(array: Any, storage: str) -> np.ndarray:
 
 
 def stored_bytes(numbers: int, positions: int, halved: int, storage: str) -> int:
-    """Bytes of so many numbers of embeddings, at so many positions, and of so many numbers of `HALVED`."""
+    """Bytes of so many numbers of embeddings, at so many positions, and of so many numbers of `dataset.BESIDE`."""
     each = {FLOAT32: 4, INT8: 1}.get(storage, 2)
     return each * numbers + (8 * positions if storage == INT8 else 0) + (4 if storage == FLOAT32 else 2) * halved

@@ -82,6 +82,8 @@ class DistilledData:
 
 # Labels of the body, see auxiliary.py.
 AUXILIARY = ("attention", "features", "directions")
+# Learned parts of which a text has nothing: all but class labels and rates.
+BESIDE = (*AUXILIARY, "gains")
 # Arrays with the examples' axes [M, N, …].
 FED = ("embeddings", "mask", "labels", "types", *AUXILIARY)
 # Parts that only some recipes have, and learn.

@@ -83,15 +83,13 @@ def first_data(prepared: Prepared) -> DistilledData:
             data = data.replace(labels=from_first(lambda: own))
     if config.inner_optimizer == LEARNED_MOMENTUM:
         data = data.replace(momentum=np.full(data.steps, raw_share(config.initial_momentum), np.float32))
-    if config.gains:
-        data = data.replace(gains=first_gains(prepared.start.body))
     if config.order == "learned":
         data = data.replace(order=first_order(config.batches, config.passes))
-    return data.replace(**first_auxiliary(prepared, data))
+    return data.replace(**beside_examples(prepared, data))
 
 
-def first_auxiliary(prepared: Prepared, data: DistilledData) -> dict[str, np.ndarray]:
-    """The auxiliary labels that config.distill asks for, before the first outer step."""
+def beside_examples(prepared: Prepared, data: DistilledData) -> dict[str, np.ndarray]:
+    """The auxiliary labels and the gains that config.distill asks for, before the first outer step."""
     config, encoder, labels = prepared.config.distill, prepared.pretrained.config, {}
     noise = config.attention_initial == "noise"
     rows = "none" if noise else config.attention_labels
@@ -103,6 +101,8 @@ def first_auxiliary(prepared: Prepared, data: DistilledData) -> dict[str, np.nda
         labels.pop("features", None)
     if config.direction_labels:
         labels["directions"] = np.zeros((*data.mask.shape[:2], encoder.layers, encoder.hidden), np.float32)
+    if config.gains:
+        labels["gains"] = first_gains(prepared.start.body)
     if noise and config.attention_labels != "none":
         rng = np.random.default_rng([prepared.config.seed, 29])
         labels["attention"] = noise_attention(data.mask.shape, encoder, config.attention_labels, rng)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ddllm.artefact import storage
 from ddllm.artefact.schema import BFLOAT16, FLOAT16, FLOAT32, INT8
-from ddllm.distill.dataset import DistilledData, Recipe
+from ddllm.distill.dataset import BESIDE, DistilledData, Recipe
 from ddllm.evaluate.variations import Variation
 
 # Names of the rows, with what they stand for.
@@ -41,7 +41,7 @@ def vary_storage(data: DistilledData, recipe: Recipe) -> list[Variation]:
 
 def restored(data: DistilledData, kind: str) -> DistilledData:
     """The data set as it comes back from a storage."""
-    arrays = {name: np.asarray(getattr(data, name)) for name in storage.HALVED if getattr(data, name) is not None}
+    arrays = {name: np.asarray(getattr(data, name)) for name in BESIDE if getattr(data, name) is not None}
     halved = {name: jnp.asarray(storage.halve(array, kind), jnp.float32) for name, array in arrays.items()}
     return data.replace(embeddings=jnp.asarray(storage.restored(np.asarray(data.embeddings), kind)), **halved)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ddllm.distill.dataset import BESIDE
 from ddllm.evaluate.small import evaluate_distilled
 from ddllm.prepare import Prepared
 from ddllm.text.distilled_text import DistilledText, read_again
@@ -25,9 +26,9 @@ def evaluate_text(prepared: Prepared, text: DistilledText, name: str) -> list[di
             row["name"] = title + row["name"].removeprefix("distilled")
             tokens = int((version.data.mask > 0).sum())
             row["floats"] -= tokens * version.data.embeddings.shape[-1]
-            kept = [part for part in ("attention", "features", "directions") if getattr(version.data, part) is not None]
+            kept = [part for part in BESIDE if getattr(version.data, part) is not None]
             row |= {"tokens": tokens, "read_again": again[1], "distillation_seconds": text.notes.get("distillation_seconds")}
-            note = f"{tokens} tokens of the vocabulary" + (f", with the labels of the body that were learned before ({', '.join(kept)})" if kept else "")
+            note = f"{tokens} tokens of the vocabulary" + (f", with what was learned before and is no text ({', '.join(kept)})" if kept else "")
             if title != name:
                 note = f"the readable text tokenised again, in which {again[1]:.0%} of the examples come back token for token"
             row["note"] = f"{note}; {row['note']}"

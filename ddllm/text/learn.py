@@ -11,7 +11,7 @@ import numpy as np
 from ddllm.artefact.base import Distilled
 from ddllm.data.batches import BatchStream
 from ddllm.data.tokens import load_tokenizer
-from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe, learned_parts
+from ddllm.distill.dataset import BESIDE, DistilledData, Recipe, learned_parts
 from ddllm.distill.learn import learn as run_outer_loop
 from ddllm.distill.outer_step import OuterStep
 from ddllm.distill.plan import check_memory, first_data, make_outer_step, recipe_of, take_recipe
@@ -62,9 +62,9 @@ def plan_texts(prepared: Prepared, distilled: Distilled | None = None) -> tuple[
     distill, text = config.distill, config.text
     distill.outer_steps = text.steps or distill.outer_steps
     distill.validate_every = min(distill.validate_every, distill.outer_steps)
-    dropped = () if text.auxiliary else AUXILIARY
+    dropped = () if text.auxiliary else BESIDE
     if dropped:
-        distill.attention_labels, distill.feature_labels, distill.direction_labels = "none", False, False
+        distill.attention_labels, distill.feature_labels, distill.direction_labels, distill.gains = "none", False, False, False
     distill.passes = text.passes or distill.passes
     if distilled is None:
         prepared = replace(prepared, config=config)

@@ -14,7 +14,7 @@ import numpy as np
 from ddllm.artefact.base import Distilled
 from ddllm.distill import initialise
 from ddllm.distill.dataset import DistilledData, group_names
-from ddllm.distill.plan import first_auxiliary, recipe_of
+from ddllm.distill.plan import beside_examples, recipe_of
 from ddllm.errors import UserError
 from ddllm.models.heads import init_head
 from ddllm.prepare import Prepared
@@ -103,4 +103,4 @@ def real_sentences(prepared: Prepared, picked: list[np.ndarray], batches: int, p
         labels=prepared.learner.task.store(labels, len(prepared.tokens.label_names), config.labels),
     )
     data = data.replace(head=head) if config.head == "learned" else data
-    return data.replace(**first_auxiliary(prepared, data))
+    return data.replace(**beside_examples(prepared, data))
