@@ -22,7 +22,7 @@ def run(tiny_model, tiny_corpus, tmp_path_factory):
     config.distill.update(
         {"length": 6, "passes": 3, "initial": "real", "head": "zero", "initial_rate": 0.1, "outer_steps": 30, "batch_size": 8}
     )
-    config.distill.update({"attention_labels": "cls", "feature_labels": True, "feature_weight": 0.1, "direction_labels": True})
+    config.distill.update({"attention_labels": "cls", "feature_labels": True, "feature_weight": 0.1, "direction_labels": True, "gains": True})
     config.evaluate.update({"heads": 1, "selections": (), "selection_draws": 1})
     config.runtime.update({"devices": 1, "compilation_cache": "", "tensorboard": False})
     opened = open_run(config, tmp_path_factory.mktemp("use") / "run")
@@ -55,3 +55,7 @@ def test_refuses_other_weights(run, tiny_model, tmp_path):
     one_layer = distilled.data.replace(attention=distilled.data.attention[:, :, :1])
     with pytest.raises(UserError, match="attention labels for 1 layers"):
         replace(distilled, data=one_layer).check_base(pretrained)
+    assert np.any(distilled.data.gains != 1)
+    fewer = distilled.data.replace(gains=distilled.data.gains[:, 1:])
+    with pytest.raises(UserError, match="gains, but .* has .* channels"):
+        replace(distilled, data=fewer).check_base(pretrained)

@@ -20,7 +20,8 @@ from ddllm.text.learn import plan_texts
 def all_routes(make_line, tmp_path_factory):
     """A working directory in which every route has been gone."""
     workdir = tmp_path_factory.mktemp("text") / "run"
-    assert main(make_line(workdir, "distill,text", text__route=",".join(ROUTE_NAMES), distill__direction_labels=True, runtime__devices=2)) == 0
+    beside = {"distill__direction_labels": True, "distill__gains": True}
+    assert main(make_line(workdir, "distill,text", text__route=",".join(ROUTE_NAMES), **beside, runtime__devices=2)) == 0
     return workdir
 
 
@@ -36,8 +37,8 @@ def test_every_route_gives_rows_of_the_table(all_routes, shallow_model, route):
         assert line["ids"][0] == 2 and line["ids"][-1] == 3 and not {0, 1, 2, 3} & set(line["ids"][1:-1])
         assert len(line["text"].split()) == len(line["ids"]) - 2 and line["label"] in ("negative", "positive")
     assert [line["label"] for line in lines] == 2 * ["negative"] + 2 * ["positive"]
-    # Labels of the body are no text: a projection alone keeps what the distilled set has.
-    assert (data.directions is not None) == (route == "project")
+    # Labels of the body and gains are no text: a projection alone keeps what the distilled set has.
+    assert (data.directions is not None) == (data.gains is not None) == (route == "project")
     rows = {row["name"]: row for row in json.loads((all_routes / "results.json").read_text())["rows"]}
     row = rows["projected" if route == "project" else f"text ({route})"]
     assert row["read_again"] == 1 and row["tokens"] == data.mask.sum() and 0 <= row["accuracy_mean"] <= 1
