@@ -173,7 +173,7 @@ def _describe(data: DistilledData, recipe: Recipe, arrays: dict[str, np.ndarray]
     for name, weight in (("attention", "attention_weight"), ("features", "feature_weight")):
         if name not in arrays:
             del constants[weight]
-    readable = {"learning_rates": [[float(f"{rate:.6g}") for rate in row] for row in np.logaddexp(0, arrays["rates"])]}
+    readable: dict[str, Any] = {"learning_rates": [[float(f"{rate:.6g}") for rate in row] for row in np.logaddexp(0, arrays["rates"])]}
     if data.momentum is not None:
         readable["momentum"] = np.exp(-np.logaddexp(0, -arrays["momentum"])).tolist()
     if data.gains is not None:

@@ -99,10 +99,14 @@ class BatchStream:
 
     def batch(self, step: int) -> Batch:
         """Batch number `step`, counted from 0 through all epochs."""
+        return _make_batch(self.split, self.rows(step), self.batch_size, self.buckets)
+
+    def rows(self, step: int) -> np.ndarray:
+        """Row numbers [B] of the texts of that batch."""
         epoch, position = divmod(step, self.batches_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._draw_order(epoch)
-        return _make_batch(self.split, self._order[position], self.batch_size, self.buckets)
+        return self._order[position]
 
     def _draw_order(self, epoch: int) -> np.ndarray:
         """Row numbers of an epoch's texts, [batch, B]."""

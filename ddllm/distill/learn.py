@@ -16,7 +16,7 @@ from ddllm.distill.dataset import DistilledData, learned_parts
 from ddllm.distill.outer_loop import distil
 from ddllm.distill.outer_step import OuterStep
 from ddllm.distill.plan import check_memory, first_data, make_outer_step, recipe_of
-from ddllm.distill.teacher import Teacher
+from ddllm.distill.teacher import Teacher, ask_ahead
 from ddllm.prepare import Prepared
 from ddllm.runtime.checkpoints import Checkpoints
 from ddllm.runtime.loop import Loop
@@ -61,7 +61,9 @@ def learn(
         step, metrics = make_step(unfinished), open_metrics()
         try:
             loop = Loop(name, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics, prepared.metric)
-            state, seconds = distil(loop, step, learned, stream, scorer, config.validation_heads, seed, taught)
+            ahead = ask_ahead(taught, stream, config.outer_steps) if taught and isinstance(stream, BatchStream) else None
+            batches, asked = (ahead, None) if ahead else (stream, taught)
+            state, seconds = distil(loop, step, learned, batches, scorer, config.validation_heads, seed, asked)
         finally:
             metrics.close()
     finally:

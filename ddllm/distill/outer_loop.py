@@ -10,7 +10,6 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from ddllm.data.batches import BatchStream
 from ddllm.distill.clipping import clip_by_usual_norm
 from ddllm.distill.inner_loop import same_every_time
 from ddllm.distill.optimizers import LEARNED_MOMENTUM
@@ -83,7 +82,7 @@ def distil(
     loop: Loop,
     step: OuterStep,
     learned: dict[str, Any],
-    stream: BatchStream,
+    stream: Any,
     scorer: Scorer,
     heads: int = 1,
     seed: int = 0,
@@ -95,7 +94,7 @@ def distil(
         loop: how long, and where the state and the figures go.
         step: the compiled outer step.
         learned: first values of the learned parts.
-        stream: real batches, a function of (seed, step).
+        stream: has `batch(number)`, the same one whenever it is asked.
         scorer: measures the figure that is chosen by on validation texts.
         heads: trainings behind each validation, each with its own redrawn head or shuffled order; one where nothing is redrawn.
         seed: of redrawn heads and orders.

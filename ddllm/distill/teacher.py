@@ -2,6 +2,8 @@
 
 A label is one bit of noisy evidence; the probabilities (or numbers) of a model that has seen every label are evidence already averaged (Hinton et al.,
 2015, arXiv 1503.02531). The gradient of the outer loss varies less with the batch, and labels that are wrong do less harm.
+
+Where outer steps come back to texts, a teacher is asked about each of them once, before the first step (`ask_ahead`); else batch by batch.
 """
 
 from collections.abc import Callable
@@ -12,9 +14,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 
-from ddllm.data.batches import Batch
+from ddllm.data.batches import Batch, BatchStream, compute_rows
 from ddllm.errors import UserError
 from ddllm.evaluate.finetune import finetune
 from ddllm.models.encoder import Tree
@@ -24,11 +27,13 @@ from ddllm.models.task import AS_THEY_STAND, Task
 from ddllm.prepare import Prepared
 from ddllm.runtime.checkpoints import Checkpoints, restore_for_analysis
 from ddllm.runtime.devices import place
-from ddllm.runtime.mesh import BATCH, place_parameters
+from ddllm.runtime.mesh import ALL, BATCH, place_parameters
 from ddllm.runtime.metrics import Metrics
 from ddllm.runtime.processes import from_first
+from ddllm.runtime.progress import Progress
 
 OWN = "full"
+RECURRENCE = 1.25  # times that a text comes, from which on it is worth asking ahead
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,10 @@ class Teacher:
     share: float
     texts: NamedSharding
 
+    def logits(self, batch: Batch) -> jax.Array:
+        """What the teacher makes of a batch, [B, C], on every device."""
+        return batch_logits(self.params, self.words, place(batch, self.texts), self.learner, NamedSharding(self.texts.mesh, ALL))
+
     def teach(self, batch: Batch) -> Batch:
         """The batch with `targets` [B, C] that mix the teacher's opinion with the label: probabilities, or standardised numbers of a regression."""
         placed = place(batch, self.texts)
@@ -59,6 +68,53 @@ class Teacher:
 @partial(jax.jit, static_argnums=0)
 def _mix(task: Task, logits_BC: jax.Array, labels_B: jax.Array, share: float) -> jax.Array:
     return share * task.opinion(logits_BC, AS_THEY_STAND) + (1 - share) * task.targets(labels_B, logits_BC.shape[-1])
+
+
+class TaughtStream:
+    """Batches of a stream with what is to be learned of their texts, `targets` [n, C] in the order of its split, NaN where no batch has a text."""
+
+    def __init__(self, stream: BatchStream, targets_nC: np.ndarray) -> None:
+        self._stream, self._targets = stream, targets_nC
+
+    def batch(self, step: int) -> Batch:
+        """Batch number `step`, counted from 0 through all epochs."""
+        return self._stream.batch(step)._replace(targets=self._targets[self._stream.rows(step)])
+
+
+def texts_asked(used: int, drawn: int) -> int:
+    """How many texts a teacher computes for `drawn` ones, `used` of which are different."""
+    return used if RECURRENCE * used <= drawn else drawn
+
+
+def ask_ahead(teacher: Teacher, stream: BatchStream, steps: int) -> TaughtStream | None:
+    """The stream with the teacher's targets for all texts of its first batches, each text computed once; None where they come hardly twice.
+
+    The same whichever step a run goes on from, so that a run that was killed learns from the same numbers.
+
+    Args:
+        teacher: see `Teacher`.
+        stream: of real texts.
+        steps: how many batches will be taken.
+    """
+    used = np.unique(np.concatenate([stream.rows(step) for step in range(steps)]))
+    drawn = steps * stream.batch_size
+    if texts_asked(len(used), drawn) == drawn:
+        return None
+    texts, done = stream.split.take(used), 0
+    with Progress(len(used), "teacher: targets") as progress:
+
+        def compute(batch: Batch) -> np.ndarray:
+            nonlocal done
+            logits_BC = np.asarray(teacher.logits(batch))
+            done += int(np.sum(batch.weight > 0))
+            progress.update(done)
+            return logits_BC
+
+        logits_uC = compute_rows(texts, stream.batch_size, stream.buckets, teacher.learner.head.classes, compute)
+    targets_uC = np.asarray(_mix(teacher.learner.task, jnp.asarray(logits_uC), jnp.asarray(texts.labels), teacher.share))
+    targets_nC = np.full((len(stream.split), targets_uC.shape[1]), np.nan, np.float32)
+    targets_nC[used] = targets_uC
+    return TaughtStream(stream, targets_nC)
 
 
 def make_teacher(prepared: Prepared, folder: Path, open_metrics: Callable[[], Metrics], name: str) -> Teacher:

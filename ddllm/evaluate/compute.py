@@ -18,6 +18,7 @@ import numpy as np
 from ddllm.artefact.base import Distilled
 from ddllm.config import default_config, resolve
 from ddllm.distill.inner_loop import inner_loss, same_every_time
+from ddllm.distill.teacher import texts_asked
 from ddllm.evaluate.small import training_seconds
 from ddllm.models.heads import init_head
 from ddllm.models.learner import Learner
@@ -116,12 +117,14 @@ def distillation_flops(prepared: Prepared, distilled: Distilled, plan: Row, smal
     learner, steps, validation = prepared.learner, distilled.data.steps, prepared.tokens.validation
     reached = min(plan["truncate"] or steps, steps)
     unrolled = small * (reached * STEP[plan["gradient"]] / GRADIENT + steps - reached) / steps
-    outer = plan["heads"] * (unrolled + GRADIENT * plan["batch_size"] * real) + bool(plan["teacher"]) * plan["batch_size"] * real
+    outer = plan["heads"] * (unrolled + GRADIENT * plan["batch_size"] * real)
+    drawn = plan["outer_steps"] * plan["batch_size"]
+    taught = bool(plan["teacher"]) * texts_asked(min(drawn, len(prepared.tokens.train)), drawn) * real
     heads = plan["validation_heads"] if not same_every_time(learner, distilled.recipe) else 1
     texts = min(plan["validation_texts"] or len(validation), len(validation))
     validations = heads * math.ceil(plan["outer_steps"] / plan["validate_every"])
     scored = texts * padded_flops(learner, validation.lengths, prepared.buckets)
-    return int(plan["outer_steps"] * outer + validations * (small + scored))
+    return int(plan["outer_steps"] * outer + taught + validations * (small + scored))
 
 
 def paid_after(cost: float | None, whole: float | None, small: float) -> int | None:

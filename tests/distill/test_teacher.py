@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from ddllm.distill.teacher import Teacher
+from ddllm.data.batches import BatchStream
+from ddllm.data.tokens import TokenSplit
+from ddllm.distill.teacher import Teacher, ask_ahead, texts_asked
 from ddllm.models.scoring import batch_logits, real_loss
 from ddllm.runtime.mesh import BATCH, arrange
 
@@ -32,6 +34,23 @@ def test_targets_mix_teacher_and_label(make_teacher, make_batch):
     for share in (1.0, 0.25, 0.0):
         targets = np.asarray(make_teacher(share).teach(batch).targets)
         np.testing.assert_allclose(targets, share * opinion + (1 - share) * labels, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_asked_ahead_a_teacher_says_the_same(make_teacher, share):
+    rng = np.random.default_rng(4)
+    ids, lengths = rng.integers(0, 50, (30, 6)).astype(np.int32), rng.integers(2, 7, 30).astype(np.int32)
+    stream = BatchStream(TokenSplit(ids, lengths, rng.integers(0, 3, 30).astype(np.int32)), 8, 5, (4, 6))
+    teacher = make_teacher(share)
+    taught = ask_ahead(teacher, stream, 9)
+    for step in (8, 0, 3):
+        ahead, asked = taught.batch(step), teacher.teach(stream.batch(step))
+        np.testing.assert_allclose(ahead.targets, asked.targets, atol=1e-6)
+        np.testing.assert_array_equal(ahead.ids, asked.ids)
+        np.testing.assert_array_equal(ahead.labels, asked.labels)
+    assert ask_ahead(teacher, stream, 4) is None, "32 texts are drawn of 30: nearly as many computations either way"
+    for steps, asked in ((4, 32), (5, 30), (9, 30)):
+        assert texts_asked(30, 8 * steps) == asked
 
 
 def test_targets_take_the_labels_place_in_the_loss(make_teacher, make_batch):
