@@ -56,10 +56,11 @@ def _introduction(card: Card, size: int) -> list[str]:
     names = ", ".join(_inline(name) for name in card["label_names"])
     data = card.get("config", {}).get("data", {}).get("source")
     source = f" Distilled from {_inline(PurePath(data).name)}." if data else ""
+    learned = "labels, learning rates and gains (factors for the channels of kernels)" if "gains" in card else "labels and learning rates"
     return [
         f"# A distilled data set for {_inline(base_name(card))}",
         "",
-        f"{card['examples']} synthetic examples of {card['positions']} positions, as input embeddings, labels and learning rates: fine-tuning the encoder on "
+        f"{card['examples']} synthetic examples of {card['positions']} positions, as input embeddings, {learned}: fine-tuning the encoder on "
         f"them alone, {card['inner_steps']} steps, stands in for fine-tuning on all texts.{source}",
         "",
         f"Labels: {names}. {size / 1000:.0f} kB in all, embeddings stored as {card['storage']}.",
