@@ -85,6 +85,6 @@ def single_examples(data: DistilledData) -> DistilledData:
 
 def twice(data: DistilledData) -> DistilledData:
     """Every step a second time, after all of them."""
-    parts = {name: getattr(data, name) for name in ("rates", "momentum", "order")}
-    twofold = {name: None if x is None else jnp.concatenate([x, x]) for name, x in parts.items()}
-    return data.replace(**twofold, gains=data.gains if same_in_all_steps(data.gains) else jnp.concatenate([data.gains, data.gains]))
+    names = ("rates", "momentum", "order", *(() if same_in_all_steps(data.gains) else ("gains",)))
+    parts = {name: getattr(data, name) for name in names}
+    return data.replace(**{name: None if x is None else jnp.concatenate([x, x]) for name, x in parts.items()})

@@ -22,7 +22,7 @@ import numpy as np
 from ddllm.artefact.base import Distilled
 from ddllm.distill.curriculum import ABSENT
 from ddllm.distill.dataset import AUXILIARY, FED, DistilledData, Recipe, raw_rates, raw_share
-from ddllm.distill.gains import same_in_all_steps
+from ddllm.distill.gains import same_in_all_steps, step_gains
 from ddllm.distill.optimizers import SGD
 from ddllm.distill.order import fixed_order
 from ddllm.errors import UserError
@@ -152,7 +152,7 @@ def join_batches(sets: list[DistilledData], recipe: Recipe, classes: int, weight
         changes["momentum"] = np.array([raw_share(share) for share in shares], np.float32)
     if sets[0].gains is not None:
         rows = steps if any(not same_in_all_steps(s.gains) for s in sets) else 1
-        changes["gains"] = np.average([np.broadcast_to(s.gains, (rows, np.shape(s.gains)[1])) for s in sets], axis=0, weights=weights).astype(np.float32)
+        changes["gains"] = np.average([step_gains(s.gains, rows) for s in sets], axis=0, weights=weights).astype(np.float32)
     data = sets[0].replace(order=None, head=merge_heads(sets), **changes)
     return data, replace(recipe, passes=steps // batches)
 
@@ -163,7 +163,8 @@ def merge_gains(sets: list[DistilledData], steps: list[tuple[int, int]]) -> np.n
         return None
     if all(same_in_all_steps(s.gains) and np.array_equal(s.gains, sets[0].gains) for s in sets):
         return np.asarray(sets[0].gains)
-    return np.stack([np.broadcast_to(sets[number].gains, (sets[number].steps, np.shape(sets[number].gains)[1]))[step] for number, step in steps])
+    each = [np.asarray(step_gains(s.gains, s.steps)) for s in sets]
+    return np.stack([each[number][step] for number, step in steps])
 
 
 def merge_heads(sets: list[DistilledData], first: bool = False) -> Tree | None:
