@@ -71,10 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
                     base = Base.below(options.work, dataset, model, options.data)
                     jobs.append(base.full(seed))
                     jobs += [changed(base, change, count, seed, outer_steps) for count in per_class for change in changes]
-        rows = read_entries(JSON, "rows")
 
         def finished(job: Job) -> None:
             if job.change:
+                rows = read_entries(JSON, "rows")
                 enter(rows, job)
                 write(rows)
 

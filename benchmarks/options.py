@@ -100,14 +100,15 @@ def fill_or_try(
     markdown: Callable[[list[Entry]], str],
 ) -> int:
     """`work_through`, with rows that are kept in `json` and written after each run; those of --smoke are only printed at the end."""
-    rows = [] if options.smoke else read_entries(json, "rows")
+    if not options.smoke:
 
-    def finished(job: Job) -> None:
-        enter(rows, job)
-        if not options.smoke:
+        def finished(job: Job) -> None:
+            rows = read_entries(json, "rows")
+            enter(rows, job)
             write(rows)
 
-    status = work_through(options, jobs, finished, table)
-    if options.smoke:
-        print(markdown(rows))
+        return work_through(options, jobs, finished, table)
+    tried: list[Entry] = []
+    status = work_through(options, jobs, lambda job: enter(tried, job), table)
+    print(markdown(tried))
     return status

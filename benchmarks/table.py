@@ -31,13 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> int:
         options, jobs = plan(arguments)
-        cells = read_entries(JSON, "cells")
 
         def finished(job: Job) -> None:
+            cells = read_entries(JSON, "cells")
             enter(cells, job)
             write(cells)
 
-        write(cells)
+        write(read_entries(JSON, "cells"))
         return work_through(options, jobs, finished, MARKDOWN)
 
     return exit_status(work, "the same command does what is left")

@@ -95,16 +95,15 @@ def main(arguments: list[str] | None = None) -> int:
                 for seed in options.seeds:
                     parts += plan(base, away, names, per_class, routes, seed, options.seeds, changes, not options.untaught)
         by_folder = {part.job.member.folder: part for part in parts}
-        cells = read_entries(JSON, "cells")
 
         def finished(job: Job) -> None:
-            part = by_folder[job.member.folder]
+            cells, part = read_entries(JSON, "cells"), by_folder[job.member.folder]
             enter(cells, part)
             if reader:
                 reader.enter(cells_of(cells, part), job, part.names)
             write(cells)
 
-        write(cells)
+        write(read_entries(JSON, "cells"))
         return work_through(options, [part.job for part in by_folder.values()], finished, MARKDOWN)
 
     return exit_status(work, "the same command does what is left")

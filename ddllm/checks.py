@@ -180,6 +180,11 @@ def _validate_inner_loop(distill: ConfigDict) -> None:
         raise UserError(f"config.distill.truncate is {distill.truncate}, but there are only {steps} inner steps (batches x passes).")
     if reached % distill.segments:
         raise UserError(f"config.distill.segments is {distill.segments}, which does not divide the {reached} {what}.")
+    if distill.offload and distill.gradient == "direct" and distill.segments == 1:
+        raise UserError(
+            "config.distill.offload puts parameters into the host's memory, but config.distill.gradient=direct keeps the activations of all steps on the "
+            "device; use config.distill.gradient=mixed or checkpointed."
+        )
     if distill.window == "random" and not distill.truncate:
         raise UserError("config.distill.window is 'random', but no window is set; say how many steps it has with config.distill.truncate.")
     if distill.window == "last" and reached < steps:

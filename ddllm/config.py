@@ -77,6 +77,7 @@ def default_config() -> ConfigDict:
     distill.robust = ()  # perturbations drawn in every outer step: rates | positions | order | passes | examples; see ddllm/distill/perturb.py
     distill.gradient = "mixed"  # direct | checkpointed | mixed: the same gradient at another cost
     distill.segments = 1  # nested rematerialisation: inner steps (of the window, where truncated) are grouped into so many segments
+    distill.offload = False  # what is kept of inner steps for the backward pass waits in the host's memory instead of the device's
     distill.truncate = 0  # inner steps that the gradient reaches: a window of so many; 0: all
     distill.window = "last"  # last (inner steps) | random (the training ends after a random number of steps; the last ones of those)
     distill.curriculum = 0.0  # share of the outer steps in which the inner steps join one by one; 0: all are there from the first

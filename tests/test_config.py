@@ -34,6 +34,7 @@ def test_what_must_be_positive(key):
 @pytest.mark.parametrize(
     "changes, message",
     [
+        ({"distill.offload": True, "distill.gradient": "direct"}, "use config.distill.gradient=mixed or checkpointed"),
         ({"distill.segments": 2}, "does not divide the 1 inner steps"),
         ({"distill.truncate": 3, "distill.passes": 4, "distill.segments": 2}, "does not divide the 3 steps of config.distill.truncate"),
         ({"distill.truncate": 2}, "only 1 inner steps"),

@@ -3,7 +3,9 @@
 A method answers three questions: how the scaled inner gradient `rate ⊙ ∇_θ ℓ(θ, batch)` is computed so that it can itself be
 differentiated, what is kept of a step for the backward pass, and whether it knows a better way through a whole descent (steps of plain SGD)
 than one step after the other. They are exchangeable:
-`unroll(…, method=Mixed())`. Parts of the parameters that do not move in a step can be named (`fixed`), and cost nothing then.
+`unroll(…, method=Mixed())`. Parts of the parameters that do not move in a step can be named (`fixed`), and cost nothing then. The parameter-sized arrays
+that are kept of each step, or of each block of steps, may wait in the host's memory (`offload`), where the backend has such: they are needed once, in the
+backward pass, and one after the other.
 
 | method | cost of a step, in forward passes | memory of S steps |
 |---|---|---|
@@ -23,6 +25,7 @@ import jax.numpy as jnp
 
 from ddllm.distill.dataset import spread_rates
 from ddllm.distill.gains import spread_gains
+from ddllm.distill.offload import BLOCK, STEP, compute_again, fetch, keep_away, put_away
 from ddllm.models.encoder import Tree
 
 Loss = Callable[[Tree, Any], jax.Array]
@@ -58,7 +61,23 @@ def _second_order(loss: Loss, params: Tree, batch: Any, direction: Tree, fixed: 
     return gradient, products
 
 
-class _Plain:
+@dataclass(frozen=True)
+class _Method:
+    """What methods share.
+
+    Attributes:
+        offload: whether what is kept of steps and of blocks waits in the host's memory. `Direct` keeps its steps' activations where they are.
+    """
+
+    offload: bool = False
+
+    def block(self, run: Callable) -> Callable:
+        """Several steps, `run(carry, inputs)`, that are computed again as a whole in a backward pass."""
+        return compute_again(run, self.offload, BLOCK)
+
+
+@dataclass(frozen=True)
+class _Plain(_Method):
     """What methods share that leave the inner gradient to JAX to differentiate."""
 
     def gradient(self, loss: Loss, fixed: tuple[str, ...] = ()) -> ScaledGradient:
@@ -91,11 +110,11 @@ class Checkpointed(_Plain):
 
     def wrap(self, step: Callable) -> Callable:
         """The step, keeping its inputs alone."""
-        return jax.checkpoint(step)
+        return compute_again(step, self.offload, STEP)
 
 
 @dataclass(frozen=True)
-class Mixed:
+class Mixed(_Method):
     """Forward over reverse: both second-order products in one `jax.jvp` of the inner gradient.
 
     With u the cotangent of the scaled gradient and v = rate ⊙ u (the rate with its gains), symmetry of second derivatives gives
@@ -131,7 +150,7 @@ class Mixed:
 
     def wrap(self, step: Callable) -> Callable:
         """The step as it is: the gradient's own rule already keeps its inputs alone."""
-        return step
+        return keep_away(step) if self.offload else step
 
     def descent(self, loss: Loss, pick: Pick) -> Descent | None:
         """Steps of SGD with a backward pass of their own, as the class's docstring says."""
@@ -140,7 +159,7 @@ class Mixed:
             def step(params: Tree, inputs: tuple[jax.Array, Pace]) -> tuple[Tree, Tree]:
                 choice, pace = inputs
                 gradient = jax.grad(loss)(params, pick(batches, choice))
-                return jax.tree.map(jnp.subtract, params, scale(gradient, pace)), gradient
+                return jax.tree.map(jnp.subtract, params, scale(gradient, pace)), put_away(gradient, self.offload)
 
             return jax.lax.scan(step, params, (feed_S, pace_S))
 
@@ -158,7 +177,7 @@ class Mixed:
 
             def undo(carry: tuple[Tree, Tree, Any], inputs: tuple[jax.Array, Pace, Tree]) -> tuple[tuple, tuple]:
                 params, cotangent, batches_bar = carry
-                choice, pace, gradient = inputs
+                choice, pace, gradient = *inputs[:2], fetch(inputs[2], self.offload)
                 change, collect_pace = jax.vjp(lambda pace: scale(gradient, pace), pace)
                 params = jax.tree.map(jnp.add, params, change)
                 batch, collect = jax.vjp(pick, batches, choice)

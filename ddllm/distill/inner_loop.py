@@ -127,7 +127,7 @@ def unroll(
     if segments == 1:
         return run(carry, inputs)[0]
     inputs = jax.tree.map(lambda x: x.reshape(segments, -1, *x.shape[1:]), inputs)
-    return jax.lax.scan(jax.checkpoint(lambda carry, inputs: (run(carry, inputs), None)), carry, inputs)[0][0]
+    return jax.lax.scan(method.block(lambda carry, inputs: (run(carry, inputs), None)), carry, inputs)[0][0]
 
 
 def _run_before(

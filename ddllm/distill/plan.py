@@ -25,7 +25,7 @@ from ddllm.errors import UserError
 from ddllm.models.heads import init_head
 from ddllm.models.learner import Start
 from ddllm.prepare import Prepared
-from ddllm.runtime.devices import free_memory
+from ddllm.runtime.devices import free_memory, has_host_memory
 from ddllm.runtime.mesh import share_parameters
 from ddllm.runtime.processes import from_first
 from ddllm.runtime.progress import say
@@ -152,15 +152,23 @@ def make_outer_step(
     others: tuple[Start, ...] = (),
     shaping: Shaping | None = None,
     more: dict[str, float] | None = None,
+    offload: bool | None = None,
 ) -> OuterStep:
     """The outer step of config.distill, with a gradient method and a number of segments; `mesh` is used instead of the run's own.
 
     `others` are what outer steps may start from instead of the pretrained parameters (see bodies.py), `more` the outer rates of parts that only a
-    `shaping` knows (see shaping.py).
+    `shaping` knows (see shaping.py). `offload` is used instead of config.distill.offload.
+
+    Raises:
+        UserError: config.distill.offload asks for a memory that the devices do not have.
     """
     config = prepared.config.distill
-    recipe, optimizer, method = recipe_of(config), outer_optimizer(config, more), METHODS[gradient]()
-    mesh = mesh or prepared.mesh
+    mesh, offload = mesh or prepared.mesh, config.offload if offload is None else offload
+    if offload and not has_host_memory(mesh.local_devices[0]):
+        raise UserError(
+            f"config.distill.offload needs a backend that lends devices the host's memory, which {mesh.local_devices[0].platform} does not; set it to False."
+        )
+    recipe, optimizer, method = recipe_of(config), outer_optimizer(config, more), METHODS[gradient](offload)
     fixed = (prepared.learner, recipe, prepared.start, data, method, optimizer, mesh)
     curriculum = int(config.curriculum * config.outer_steps)
     options = (config.average, truncation_of(config), config.heads, others, tuple(config.robust), curriculum)
@@ -180,7 +188,8 @@ def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData, parts
     Raises:
         UserError: there is not as much; the sentence says what other gradient methods would need, or parameters shared by more devices.
     """
-    config, free = prepared.config.distill, free_memory(prepared.mesh.local_devices[0])
+    config, device = prepared.config.distill, prepared.mesh.local_devices[0]
+    free = free_memory(device)
 
     def need(step: OuterStep) -> int:
         learned, more = learned_parts(data, recipe_of(config)), {"taught": taught or bool(config.teacher), "typed": data.types is not None}
@@ -198,6 +207,9 @@ def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData, parts
         f"config.distill.gradient={name} with config.distill.segments={count}": need(make_outer_step(prepared, data, name, count))
         for name, count in sorted(others)
     }
+    if not config.offload and device.platform != "cpu" and has_host_memory(device):
+        away = make_outer_step(prepared, data, config.gradient, config.segments, offload=True)
+        needs["config.distill.offload=True"] = need(away)
     mesh = share_parameters(prepared.mesh)
     if mesh is not None:
         shared = make_outer_step(prepared, data, config.gradient, config.segments, mesh)

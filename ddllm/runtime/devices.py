@@ -108,6 +108,11 @@ def free_memory(device: Any) -> int:
     return psutil.virtual_memory().available // jax.local_device_count()
 
 
+def has_host_memory(device: Any) -> bool:
+    """Whether programs on this device can leave arrays in the host's memory and fetch them again."""
+    return any(memory.kind == "pinned_host" for memory in device.addressable_memories())
+
+
 def describe_environment() -> dict[str, Any]:
     """What a result depends on beside its configuration, as JSON: machine, devices, versions and date."""
     devices = jax.devices()

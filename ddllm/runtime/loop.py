@@ -6,7 +6,7 @@ a run that was killed and started again the same as one that was not, bit for bi
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -36,6 +36,7 @@ class Loop:
         checkpoints: where the state goes and comes from.
         metrics: where figures are written.
         figure: what validations measure.
+        began: when this start of the run began, by `time.monotonic()`: what is done between the loop's making and its running counts as its time.
     """
 
     stage: str
@@ -45,6 +46,7 @@ class Loop:
     checkpoints: Checkpoints
     metrics: Metrics
     figure: str = "accuracy"
+    began: float = field(default_factory=time.monotonic)
 
     def run(
         self,
@@ -69,7 +71,7 @@ class Loop:
         """
         state, first = self._restore(state)
         self.metrics.rewind(self.stage, first)
-        before, started = self._seconds(), time.monotonic()
+        before = self._seconds() - self.began
         shown: dict[str, float] = {}
         with Progress(self.steps, self.stage, first) as progress:
             for index in range(first, self.steps):
@@ -83,12 +85,12 @@ class Loop:
                 if number % self.validate_every == 0 or last:
                     state, reached = validate(state)
                     figures[f"validation_{self.figure}"] = shown["validation"] = reached
-                figures["elapsed"] = before + time.monotonic() - started
+                figures["elapsed"] = before + time.monotonic()
                 self.metrics.write(number, figures, self.stage)
                 progress.update(number, loss=figures["loss"], **shown)
                 if number % self.checkpoint_every == 0 or last:
                     self.checkpoints.save(number, state)
-        return state, before + time.monotonic() - started
+        return state, before + time.monotonic()
 
     def _restore(self, state: Any) -> tuple[Any, int]:
         if self.checkpoints.latest() is None:

@@ -123,6 +123,17 @@ def test_no_parameter_sized_array_travels_between_heads_or_shares(shallow, make_
         assert max(travels, default=0) >= expected
 
 
+def test_what_is_kept_waits_in_host_memory_on_all_axes(shallow, make_step, make_batch):
+    (here, state), (away, _) = (make_step(shallow, ALL_AXES, heads=2, offload=offload)[:2] for offload in (False, True))
+    key = jax.random.key(0)
+    assert_close(away.gradient(state.learned, make_batch(), key), here.gradient(state.learned, make_batch(), key), atol=1e-6)
+    pullback = away.begin(state.learned, away.fixed, away.start, away.rounds(key)[0])[1]
+    steps = [leaf for leaf in jax.tree.leaves(pullback) if leaf.shape[1:] == (4, 64, 128)]
+    assert steps
+    for leaf in steps:  # each device puts its own half away
+        assert (leaf.sharding.memory_kind, leaf.addressable_shards[0].data.shape) == ("pinned_host", (1, 4, 64, 64))
+
+
 def test_parameters_are_shared_out(shallow, make_step, make_batch):
     step, state = make_step(shallow, SHARED)[:2]
     trained, pullback = step.begin(state.learned, step.fixed, step.start, *step.rounds(jax.random.key(0)))
