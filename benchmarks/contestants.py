@@ -15,7 +15,7 @@ Run = Callable[[], tuple[float, dict[str, np.ndarray]]]
 
 
 def ours(problem: Problem, method: str) -> Run:
-    """ddllm's outer step with one of its gradient methods; "checkpointed-4" has four segments."""
+    """ddllm's outer step with one of its gradient methods; "checkpointed-4" has four segments, "mixed/0" takes all real texts at once."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -27,15 +27,18 @@ def ours(problem: Problem, method: str) -> Run:
     from ddllm.distill.outer_step import OuterStep
     from ddllm.models.heads import HeadConfig
     from ddllm.models.learner import Learner, Start
+    from ddllm.models.parts import choose_tokens
 
-    name, _, segments = method.partition("-")
+    name, _, tokens = method.partition("/")
+    name, _, segments = name.partition("-")
     mask = np.ones(problem.embeddings.shape[:3], np.float32)
     data = DistilledData(problem.embeddings, mask, problem.labels, problem.rates)
     recipe = Recipe("unrestricted")
     learner = Learner(problem.encoder, HeadConfig("mean", CLASSES), "fixed")
     start = Start(jax.tree.map(jnp.asarray, problem.body), jnp.asarray(problem.words))
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
-    step = OuterStep(learner, recipe, start, data, METHODS[name](), optax.sgd(1.0), mesh, int(segments or 1))
+    at_once = int(tokens) if tokens else choose_tokens(0, jax.default_backend())
+    step = OuterStep(learner, recipe, start, data, METHODS[name](), optax.sgd(1.0), mesh, int(segments or 1), tokens_at_once=at_once)
     learned = jax.device_put(learned_parts(data, recipe), step.everywhere)
     batch = Batch(problem.ids, np.ones(problem.ids.shape, np.float32), problem.targets, np.ones(len(problem.ids), np.float32))
     key = jax.random.key(0)

@@ -27,7 +27,7 @@ from ddllm.runtime.huge_pages import start_with_huge_pages
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "meta_gradient.json"
-OURS = ("direct", "checkpointed", "mixed")
+OURS = ("direct", "checkpointed", "mixed", "mixed/0")
 GROWTH = ("mixed", "mixed-4")
 TOLERANCE = {"ours": 1e-5, "pytorch": 1e-3}  # relative difference to `direct`
 
@@ -57,7 +57,7 @@ class Contestant:
 
 def launch(folder: Path, workload: str, framework: str, method: str, cache: str = "") -> Contestant:
     """Start a contestant and wait for its first step."""
-    gradients = folder / f"{workload}-{framework}-{method}.npz"
+    gradients = folder / f"{workload}-{framework}-{method.replace('/', '-of-')}.npz"
     line = [sys.executable, "-m", "benchmarks.worker", workload, framework, method, str(gradients), cache]
     environment = {**os.environ, "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"), "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
@@ -78,7 +78,7 @@ def measure(workload: str, contestants: list[tuple[str, str]], repetitions: int,
     default = default_config().distill.gradient
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        running = [launch(folder, workload, framework, method, str(folder / method)) for framework, method in contestants]
+        running = [launch(folder, workload, framework, method, str(folder / method.replace("/", "-of-"))) for framework, method in contestants]
         reference = next(one for one in running if one.framework == "ours")
         errors = {}
         for one in running:
@@ -92,7 +92,9 @@ def measure(workload: str, contestants: list[tuple[str, str]], repetitions: int,
                 seconds[one.method].append(one.ask("run")["seconds"])
         peaks = {one.method: int(one.ask("end")["peak_bytes"]) for one in running}
         warm = {
-            one.method: launch(folder, workload, "ours", one.method, str(folder / one.method)) for one in running if one.framework == "ours"
+            one.method: launch(folder, workload, "ours", one.method, str(folder / one.method.replace("/", "-of-")))
+            for one in running
+            if one.framework == "ours"
         }
         for one in warm.values():
             one.ask("end")

@@ -53,6 +53,7 @@ POSITIVE = (
 )
 
 NOT_NEGATIVE = (
+    "runtime.tokens_at_once",
     "seed",
     "data.seed",
     "data.limit_train",

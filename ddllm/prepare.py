@@ -17,6 +17,7 @@ from ddllm.data.tokens import TokenCorpus, TokenSplit, tokenize_corpus
 from ddllm.errors import UserError
 from ddllm.models.heads import HeadConfig
 from ddllm.models.learner import Learner, Start
+from ddllm.models.parts import choose_tokens
 from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.models.scoring import Scorer
 from ddllm.models.task import Task
@@ -62,10 +63,15 @@ class Prepared:
         """The figure that validation chooses by, which is also what a percentage of full-data fine-tuning is of."""
         return choose_metric(self.config, self.learner.task)
 
+    @property
+    def tokens_at_once(self) -> int:
+        """Tokens of real texts that go through the model at once on each device; 0: all."""
+        return choose_tokens(self.config.runtime.tokens_at_once, self.mesh.local_devices[0].platform)
+
     def scorer(self, split: TokenSplit, limit: int = 0) -> Scorer:
         """Measures the task's figures on a split, or on a fixed random part of `limit` texts."""
         size, seed = self.config.evaluate.batch_size, self.config.seed
-        return Scorer(self.learner, self.start.words, split, size, self.buckets, limit, seed, self.mesh, self.metric)
+        return Scorer(self.learner, self.start.words, split, size, self.buckets, limit, seed, self.mesh, self.metric, self.tokens_at_once)
 
     @cached_property
     def features(self) -> np.ndarray:

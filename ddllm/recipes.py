@@ -152,7 +152,8 @@ def reset_recipe(config: ConfigDict) -> None:
 # Keys of config.distill that recipes leave alone: how much is learned, for how long, and what does not change a result.
 AMOUNTS = (
     *("examples_per_class", "length", "outer_steps", "batch_size", "balanced", "storage"),
-    *("gradient", "segments", "offload", "validate_every", "validation_texts", "validation_heads", "checkpoint_every", "checkpoints_kept"),
+    *("gradient", "segments", "offload"),
+    *("validate_every", "validation_texts", "validation_heads", "checkpoint_every", "checkpoints_kept"),
 )
 
 

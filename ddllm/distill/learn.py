@@ -13,9 +13,10 @@ import numpy as np
 from ddllm.data.batches import BatchStream
 from ddllm.distill.bodies import gather_bodies
 from ddllm.distill.dataset import DistilledData, learned_parts
+from ddllm.distill.memory import check_memory
 from ddllm.distill.outer_loop import distil
 from ddllm.distill.outer_step import OuterStep
-from ddllm.distill.plan import check_memory, first_data, make_outer_step, recipe_of
+from ddllm.distill.plan import first_data, make_outer_step, recipe_of
 from ddllm.distill.teacher import Teacher, ask_ahead
 from ddllm.prepare import Prepared
 from ddllm.runtime.checkpoints import Checkpoints
@@ -94,7 +95,7 @@ def learn_from_texts(
 
     def make_step(unfinished: bool) -> OuterStep:
         others = gather_bodies(prepared, bodies, open_metrics) if unfinished else ()
-        step = make_outer_step(prepared, data, config.gradient, config.segments, others=others)
+        step = make_outer_step(prepared, data, others=others)
         if unfinished:  # a finished run compiles nothing
             check_memory(prepared, step, data)
         return step

@@ -1,16 +1,24 @@
-"""How much memory an outer step will need, by XLA's own account of its compiled programs, before anything is run.
+"""How much memory an outer step will need, by XLA's own account of its compiled programs, before anything is run; and what to do where that is too much.
 
 The programs compiled for the account are those that run afterwards: none is compiled twice.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ddllm.data.batches import Batch
+from ddllm.distill.dataset import DistilledData, learned_parts
+from ddllm.distill.gradients import METHODS
 from ddllm.distill.outer_step import OuterStep
-from ddllm.runtime.devices import place
+from ddllm.distill.plan import make_outer_step, recipe_of
+from ddllm.errors import UserError
+from ddllm.prepare import Prepared
+from ddllm.runtime.devices import free_memory, has_host_memory, place
+from ddllm.runtime.mesh import divisors, share_parameters, with_all_axes
+from ddllm.runtime.progress import say
 
 
 def predict_memory(
@@ -45,6 +53,66 @@ def predict_memory(
     begun = [_account(begin, learned, step.fixed, step.start, keys) for begin in step.begins.values()]
     (_, _, cotangent), handed_on, needed = _account(step.measure, begun[0][0][0], step.start.words, batch)
     return max(max(most, kept + needed, kept + handed_on + _account(step.pull, pullback, cotangent)[2]) for (_, pullback), kept, most in begun)
+
+
+def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData, parts: tuple[str, ...] = (), taught: bool = False) -> None:
+    """Say how much memory an outer step needs.
+
+    Args:
+        prepared: data, model and configuration.
+        step: the outer step.
+        data: what is learned.
+        parts: the learned parts, where these are not all.
+        taught: whether real batches come with targets, though there is no teacher.
+
+    Raises:
+        UserError: there is not as much; the sentence says which options would need less, or parameters shared by more devices.
+    """
+    config, free = prepared.config.distill, free_memory(prepared.mesh.local_devices[0])
+
+    def need(step: OuterStep) -> int:
+        learned, more = learned_parts(data, recipe_of(config)), {"taught": taught or bool(config.teacher), "typed": data.types is not None}
+        learned = {name: value for name, value in learned.items() if not parts or name in parts}
+        return predict_memory(step, learned, config.batch_size, max(prepared.buckets), **more)
+
+    needed = need(step)
+    if needed <= free:
+        say(f"  an outer step needs {_gigabytes(needed)} beside the model, on each device; {_gigabytes(free)} are free")
+        return
+    needs = {}
+    for change in changes_for_memory(prepared, data):
+        changed = replace(prepared, config=prepared.config.copy_and_resolve_references())
+        changed.config.update_from_flattened_dict(change)
+        needs[" with ".join(f"config.{key}={value}" for key, value in change.items())] = need(make_outer_step(changed, data))
+    mesh = share_parameters(prepared.mesh)
+    if mesh is not None:
+        needs[f"config.runtime.shard={mesh.shape['model']}"] = need(make_outer_step(prepared, data, mesh))
+    listed = "; ".join(f"{change} would need {_gigabytes(size)}" for change, size in needs.items() if size < needed)
+    raise UserError(
+        f"an outer step needs {_gigabytes(needed)} on each device, but only {_gigabytes(free)} are free: {listed or 'no other method needs less'}; "
+        "shorter or fewer examples and smaller batches need less too."
+    )
+
+
+def changes_for_memory(prepared: Prepared, data: DistilledData) -> list[dict[str, Any]]:
+    """Values of the configuration that may need less memory for the same gradient."""
+    config, mesh = prepared.config.distill, with_all_axes(prepared.mesh)
+    device = mesh.local_devices[0]
+    reached = config.truncate or data.steps
+    segments = max(count for count in divisors(reached) if count * count <= reached)
+    others = {(name, count) for name in METHODS for count in (1, segments)} - {(config.gradient, config.segments)}
+    changes: list[dict[str, Any]] = [{"distill.gradient": name, "distill.segments": count} for name, count in sorted(others)]
+    if not config.offload and device.platform != "cpu" and has_host_memory(device):
+        changes.append({"distill.offload": True})
+    longest = max(prepared.buckets)
+    at_once = prepared.tokens_at_once or config.batch_size // mesh.shape["data"] * longest
+    if at_once > longest:
+        changes.append({"runtime.tokens_at_once": max(at_once // 4, longest)})
+    return changes
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
 
 
 def _account(program: Any, *arguments: Any) -> tuple[Any, int, int]:

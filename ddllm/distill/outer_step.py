@@ -31,6 +31,7 @@ from ddllm.distill.shaping import Shaping
 from ddllm.distill.truncation import Truncation
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner, Start
+from ddllm.models.parts import count_parts, differentiate
 from ddllm.models.scoring import real_loss
 from ddllm.runtime.devices import place
 from ddllm.runtime.loop import no_best
@@ -87,6 +88,7 @@ class OuterStep:
         curriculum: the outer step from which on all inner steps are run (see curriculum.py); 0: from the first. `train` always runs all.
         shaping: makes what the inner loop is fed with from what is learned (see shaping.py); None: it is what is learned.
         outer_steps: in all, by which a shaping's progress is counted.
+        tokens_at_once: of real texts that go through the model on a device; 0: all (see models/parts.py).
 
     Attributes:
         begin, measure, pull: the compiled programs of the gradient, as the module's docstring says.
@@ -111,6 +113,7 @@ class OuterStep:
         curriculum: int = 0,
         shaping: Shaping | None = None,
         outer_steps: int = 1,
+        tokens_at_once: int = 0,
     ) -> None:
         mesh = with_all_axes(mesh)
         everywhere = NamedSharding(mesh, ALL)
@@ -141,7 +144,9 @@ class OuterStep:
 
         def measure(trained: Tree, words: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, Tree]:
             params = _drop_axes(trained, 1)
-            (loss, correct), cotangent = jax.value_and_grad(real_loss, has_aux=True)(params, learner, words, batch)
+            texts, length = batch.ids.shape
+            count = count_parts(texts, length, tokens_at_once)
+            (loss, correct), cotangent = differentiate(lambda params, batch: real_loss(params, learner, words, batch), params, batch, count)
             return *over_devices((loss, correct)), _add_axes(keep_sharded(cotangent, shards), 2)
 
         def pull(pullback: Any, cotangent: Tree) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From a configuration to what the outer loop needs: the first distilled data set, the recipe, the outer step, and whether that fits the devices."""
+"""From a configuration to what the outer loop needs: the first distilled data set, the recipe and the outer step."""
 
 from pathlib import Path
 
@@ -10,10 +10,9 @@ from ml_collections import ConfigDict
 from ddllm.data.corpus import read_examples
 from ddllm.distill import initialise
 from ddllm.distill.auxiliary import noise_attention, pretrained_labels
-from ddllm.distill.dataset import DistilledData, Recipe, group_names, learned_parts, raw_share
+from ddllm.distill.dataset import DistilledData, Recipe, group_names, raw_share
 from ddllm.distill.gains import first_gains
 from ddllm.distill.gradients import METHODS
-from ddllm.distill.memory import predict_memory
 from ddllm.distill.optimizers import LEARNED_MOMENTUM
 from ddllm.distill.order import first_order
 from ddllm.distill.outer_loop import outer_optimizer
@@ -25,10 +24,8 @@ from ddllm.errors import UserError
 from ddllm.models.heads import init_head
 from ddllm.models.learner import Start
 from ddllm.prepare import Prepared
-from ddllm.runtime.devices import free_memory, has_host_memory
-from ddllm.runtime.mesh import share_parameters
+from ddllm.runtime.devices import has_host_memory
 from ddllm.runtime.processes import from_first
-from ddllm.runtime.progress import say
 from ddllm.select.methods import SELECTIONS
 
 
@@ -146,80 +143,26 @@ def take_recipe(config: ConfigDict, data: DistilledData, recipe: Recipe) -> None
 def make_outer_step(
     prepared: Prepared,
     data: DistilledData,
-    gradient: str,
-    segments: int,
     mesh: Mesh | None = None,
     others: tuple[Start, ...] = (),
     shaping: Shaping | None = None,
     more: dict[str, float] | None = None,
-    offload: bool | None = None,
 ) -> OuterStep:
-    """The outer step of config.distill, with a gradient method and a number of segments; `mesh` is used instead of the run's own.
+    """The outer step of config.distill; `mesh` is used instead of the run's own.
 
     `others` are what outer steps may start from instead of the pretrained parameters (see bodies.py), `more` the outer rates of parts that only a
-    `shaping` knows (see shaping.py). `offload` is used instead of config.distill.offload.
+    `shaping` knows (see shaping.py).
 
     Raises:
         UserError: config.distill.offload asks for a memory that the devices do not have.
     """
-    config = prepared.config.distill
-    mesh, offload = mesh or prepared.mesh, config.offload if offload is None else offload
-    if offload and not has_host_memory(mesh.local_devices[0]):
+    config, mesh = prepared.config.distill, mesh or prepared.mesh
+    if config.offload and not has_host_memory(mesh.local_devices[0]):
         raise UserError(
             f"config.distill.offload needs a backend that lends devices the host's memory, which {mesh.local_devices[0].platform} does not; set it to False."
         )
-    recipe, optimizer, method = recipe_of(config), outer_optimizer(config, more), METHODS[gradient](offload)
+    recipe, optimizer, method = recipe_of(config), outer_optimizer(config, more), METHODS[config.gradient](config.offload)
     fixed = (prepared.learner, recipe, prepared.start, data, method, optimizer, mesh)
     curriculum = int(config.curriculum * config.outer_steps)
     options = (config.average, truncation_of(config), config.heads, others, tuple(config.robust), curriculum)
-    return OuterStep(*fixed, segments, *options, shaping, config.outer_steps)
-
-
-def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData, parts: tuple[str, ...] = (), taught: bool = False) -> None:
-    """Say how much memory an outer step needs.
-
-    Args:
-        prepared: data, model and configuration.
-        step: the outer step.
-        data: what is learned.
-        parts: the learned parts, where these are not all.
-        taught: whether real batches come with targets, though there is no teacher.
-
-    Raises:
-        UserError: there is not as much; the sentence says what other gradient methods would need, or parameters shared by more devices.
-    """
-    config, device = prepared.config.distill, prepared.mesh.local_devices[0]
-    free = free_memory(device)
-
-    def need(step: OuterStep) -> int:
-        learned, more = learned_parts(data, recipe_of(config)), {"taught": taught or bool(config.teacher), "typed": data.types is not None}
-        learned = {name: value for name, value in learned.items() if not parts or name in parts}
-        return predict_memory(step, learned, config.batch_size, max(prepared.buckets), **more)
-
-    needed = need(step)
-    if needed <= free:
-        say(f"  an outer step needs {_gigabytes(needed)} beside the model, on each device; {_gigabytes(free)} are free")
-        return
-    reached = config.truncate or data.steps
-    segments = max(n for n in range(1, reached + 1) if reached % n == 0 and n * n <= reached)
-    others = {(name, count) for name in METHODS for count in (1, segments)} - {(config.gradient, config.segments)}
-    needs = {
-        f"config.distill.gradient={name} with config.distill.segments={count}": need(make_outer_step(prepared, data, name, count))
-        for name, count in sorted(others)
-    }
-    if not config.offload and device.platform != "cpu" and has_host_memory(device):
-        away = make_outer_step(prepared, data, config.gradient, config.segments, offload=True)
-        needs["config.distill.offload=True"] = need(away)
-    mesh = share_parameters(prepared.mesh)
-    if mesh is not None:
-        shared = make_outer_step(prepared, data, config.gradient, config.segments, mesh)
-        needs[f"config.runtime.shard={mesh.shape['model']}"] = need(shared)
-    listed = "; ".join(f"{change} would need {_gigabytes(size)}" for change, size in needs.items() if size < needed)
-    raise UserError(
-        f"an outer step needs {_gigabytes(needed)} on each device, but only {_gigabytes(free)} are free: {listed or 'no other method needs less'}; "
-        "shorter or fewer examples and smaller batches need less too."
-    )
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+    return OuterStep(*fixed, config.segments, *options, shaping, config.outer_steps, prepared.tokens_at_once)

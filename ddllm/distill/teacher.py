@@ -22,6 +22,7 @@ from ddllm.errors import UserError
 from ddllm.evaluate.finetune import finetune
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner
+from ddllm.models.parts import FORWARD, count_parts
 from ddllm.models.scoring import batch_logits
 from ddllm.models.task import AS_THEY_STAND, Task
 from ddllm.prepare import Prepared
@@ -46,6 +47,7 @@ class Teacher:
         learner: encoder and head.
         share: of the teacher in the targets, in [0, 1]; the rest is the label's.
         texts: sharding of batches.
+        tokens: that a gradient would take at once on each device; 0: all (see models/parts.py).
     """
 
     params: Tree
@@ -53,16 +55,20 @@ class Teacher:
     learner: Learner
     share: float
     texts: NamedSharding
+    tokens: int = 0
 
     def logits(self, batch: Batch) -> jax.Array:
         """What the teacher makes of a batch, [B, C], on every device."""
-        return batch_logits(self.params, self.words, place(batch, self.texts), self.learner, NamedSharding(self.texts.mesh, ALL))
+        return self._logits(place(batch, self.texts), NamedSharding(self.texts.mesh, ALL))
 
     def teach(self, batch: Batch) -> Batch:
         """The batch with `targets` [B, C] that mix the teacher's opinion with the label: probabilities, or standardised numbers of a regression."""
         placed = place(batch, self.texts)
-        logits_BC = batch_logits(self.params, self.words, placed, self.learner)
-        return batch._replace(targets=_mix(self.learner.task, logits_BC, placed.labels, self.share))
+        return batch._replace(targets=_mix(self.learner.task, self._logits(placed), placed.labels, self.share))
+
+    def _logits(self, placed: Batch, everywhere: NamedSharding | None = None) -> jax.Array:
+        count = count_parts(len(placed.ids) // self.texts.mesh.shape["data"], placed.ids.shape[1], FORWARD * self.tokens)
+        return batch_logits(self.params, self.words, placed, self.learner, everywhere, count)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -165,4 +171,4 @@ def load_teacher(prepared: Prepared, folder: Path, share: float) -> Teacher:
             f"the fine-tuned model in {folder} has other layers or classes than this run's; set config.distill.teacher to another run."
         )
     params, words = place_parameters((there, best.get("words", prepared.start.words)), prepared.mesh)
-    return Teacher(params, words, prepared.learner, share, NamedSharding(prepared.mesh, BATCH))
+    return Teacher(params, words, prepared.learner, share, NamedSharding(prepared.mesh, BATCH), prepared.tokens_at_once)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from ddllm.data.batches import Batch, BatchStream
 from ddllm.models.encoder import Tree
 from ddllm.models.heads import init_head
+from ddllm.models.parts import count_parts, differentiate
 from ddllm.models.scoring import real_loss
 from ddllm.prepare import Prepared
 from ddllm.report.results import ACCURACY, summarise
@@ -106,7 +107,7 @@ def finetune(
     steps = max(round(config.epochs * stream.batches_per_epoch), 1)
     optimizer = finetune_optimizer(config, steps)
     scorer = prepared.scorer(prepared.tokens.validation)
-    split = NamedSharding(prepared.mesh, TEXTS)
+    split, shares = NamedSharding(prepared.mesh, TEXTS), prepared.mesh.size // prepared.mesh.shape["model"]
 
     head = None if begin else init_head(jax.random.key(seed), learner.head, learner.encoder.hidden, start.pooler)
     params = (begin or {"body": start.body, "head": head}) | ({"words": start.words} if config.train_words else {})
@@ -114,21 +115,28 @@ def finetune(
     state, words = place_parameters((state, start.words), prepared.mesh)
     shardings = parameter_shardings((state.params, state.optimizer), prepared.mesh)
 
-    def loss(params: Tree, words: jax.Array, batch: Batch, constants: Any) -> tuple[jax.Array, jax.Array]:
-        value, agreement = real_loss(params, learner, params.get("words", words), batch)
-        return value + penalty.value(params, constants) if penalty else value, agreement
+    def measure(params: Tree, words: jax.Array, batch: Batch, constants: Any) -> tuple[tuple[jax.Array, jax.Array], Tree]:
+        def loss(params: Tree, batch: Batch) -> tuple[jax.Array, jax.Array]:
+            return real_loss(params, learner, params.get("words", words), batch)
+
+        count = count_parts(len(batch.ids) // shares, batch.ids.shape[1], prepared.tokens_at_once)
+        (value, agreement), gradient = differentiate(loss, params, batch, count)
+        if penalty:
+            more, pull = jax.value_and_grad(penalty.value)(params, constants)
+            value, gradient = value + more, jax.tree.map(jnp.add, gradient, pull)
+        return (value, agreement), gradient
 
     def move(params: Tree, memory: Any, gradient: Tree) -> tuple[Tree, Any]:
         updates, memory = optimizer.update(gradient, memory, params)
         return jax.tree.map(jnp.add, params, updates), memory
 
     # Two programs: only the first is compiled again for each padded length.
-    differentiate = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    compiled_measure = jax.jit(measure)
     compiled_move = jax.jit(move, donate_argnums=(0, 1), out_shardings=shardings)
 
     def advance(state: FinetuneState, index: int) -> tuple[FinetuneState, dict[str, jax.Array]]:
         batch = place(stream.batch(index), split)
-        (value, agreement), gradient = differentiate(state.params, words, batch, penalty and penalty.constants)
+        (value, agreement), gradient = compiled_measure(state.params, words, batch, penalty and penalty.constants)
         params, memory = compiled_move(state.params, state.optimizer, gradient)
         return FinetuneState(state.step + 1, params, memory, state.best), {"loss": value, learner.task.progress: agreement}
 

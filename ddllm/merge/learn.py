@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from ddllm.data.batches import BatchStream
 from ddllm.distill.dataset import DistilledData, Recipe, learned_parts
 from ddllm.distill.learn import learn
+from ddllm.distill.memory import check_memory
 from ddllm.distill.outer_step import OuterStep
-from ddllm.distill.plan import check_memory, make_outer_step, take_recipe
+from ddllm.distill.plan import make_outer_step, take_recipe
 from ddllm.distill.teacher import Teacher
 from ddllm.prepare import Prepared
 from ddllm.runtime.metrics import Metrics
@@ -64,12 +65,11 @@ def learn_again(
         The data set with the best values, and {"validation_…", "outer_step", "distillation_seconds"} for its card.
     """
     prepared = replace(prepared, config=adapt(prepared, data, recipe, outer_steps, teacher is not None))
-    config = prepared.config.distill
     wanted = (*parts, "momentum", "gains") if "rates" in parts else parts
     learned = {name: value for name, value in learned_parts(data, recipe).items() if name in wanted}
 
     def make_step(unfinished: bool) -> OuterStep:
-        step = make_outer_step(prepared, data, config.gradient, config.segments)
+        step = make_outer_step(prepared, data)
         if unfinished:
             check_memory(prepared, step, data, tuple(learned), taught=not isinstance(stream, BatchStream))
         return step

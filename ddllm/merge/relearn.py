@@ -198,7 +198,7 @@ def score_stand_ins(prepared: Prepared, texts: list[Texts]) -> MeanScorer:
         if isinstance(task, MultiHead):  # one set for each head, which decides among its own classes
             learner = use_head(learner, number)
             split = replace(split, labels=split.labels - task.columns(number).start)
-        fixed = (config.evaluate.batch_size, prepared.buckets, 0, config.seed, prepared.mesh, prepared.metric)
+        fixed = (config.evaluate.batch_size, prepared.buckets, 0, config.seed, prepared.mesh, prepared.metric, prepared.tokens_at_once)
         scorers.append(Scorer(learner, prepared.start.words, split, *fixed))
     return MeanScorer(tuple(scorers))
 

@@ -15,15 +15,18 @@ from ddllm.data.tokens import TokenSplit
 from ddllm.models.encoder import Tree
 from ddllm.models.figures import compute_figure
 from ddllm.models.learner import Learner
+from ddllm.models.parts import FORWARD, compute, count_parts
 from ddllm.models.task import AS_THEY_STAND
 from ddllm.runtime.devices import place
 from ddllm.runtime.mesh import ALL, TEXTS, place_parameters
 
 
-@partial(jax.jit, static_argnames=("learner", "everywhere"))
-def batch_logits(params: Tree, words_VD: jax.Array, batch: Batch, learner: Learner, everywhere: NamedSharding | None = None) -> jax.Array:
-    """Logits [B, C] of a batch of real texts; `everywhere` puts all of them on every device that shares the batch."""
-    logits_BC = learner.logits(params, words_VD[batch.ids], batch.mask, batch.types)
+@partial(jax.jit, static_argnames=("learner", "everywhere", "count"))
+def batch_logits(
+    params: Tree, words_VD: jax.Array, batch: Batch, learner: Learner, everywhere: NamedSharding | None = None, count: int = 1
+) -> jax.Array:
+    """Logits [B, C] of a batch of real texts, from so many parts; `everywhere` puts all of them on every device that shares the batch."""
+    logits_BC = compute(lambda part: learner.logits(params, words_VD[part.ids], part.mask, part.types), batch, count)
     return logits_BC if everywhere is None else jax.lax.with_sharding_constraint(logits_BC, everywhere)
 
 
@@ -52,6 +55,7 @@ class Scorer:
         seed: of that part.
         mesh: devices, whose axes "head" and "data" batches are split over; left out, everything is where JAX puts it.
         metric: the figure that `figure` gives; left out, the task's first one.
+        tokens: that a gradient would take at once on each device, several times as many being computed here; 0: all (see parts.py).
 
     Attributes:
         texts: how many are scored.
@@ -69,6 +73,7 @@ class Scorer:
         seed: int = 0,
         mesh: Mesh | None = None,
         metric: str = "",
+        tokens: int = 0,
     ) -> None:
         if limit and limit < len(split):
             chosen = np.sort(np.random.default_rng([seed, 17]).permutation(len(split))[:limit])
@@ -80,6 +85,7 @@ class Scorer:
         each = NamedSharding(mesh, TEXTS) if mesh else None
         self.everywhere = NamedSharding(mesh, ALL) if mesh else None
         batches = list(evaluation_batches(split, batch_size, buckets))
+        self._counts = [count_parts(batch_size // shares, batch.ids.shape[1], FORWARD * tokens) for batch in batches]
         self._real = [batch.weight > 0 for batch in batches]
         self.labels = np.concatenate([batch.labels[real] for batch, real in zip(batches, self._real, strict=True)])
         self.batches = [place(batch, each) if each else jax.device_put(batch) for batch in batches]
@@ -90,7 +96,8 @@ class Scorer:
         if self.mesh:
             params, words_VD = place_parameters((params, words_VD), self.mesh)
         # All are started before the first is waited for.
-        logits = [batch_logits(params, words_VD, batch, self.learner, self.everywhere) for batch in self.batches]
+        counted = zip(self.batches, self._counts, strict=True)
+        logits = [batch_logits(params, words_VD, batch, self.learner, self.everywhere, count) for batch, count in counted]
         return np.concatenate([np.asarray(each)[real] for each, real in zip(logits, self._real, strict=True)])
 
     def scores(self, params: Tree, words_VD: jax.Array | None = None) -> dict[str, float]:

@@ -13,8 +13,9 @@ from ddllm.data.batches import BatchStream
 from ddllm.data.tokens import load_tokenizer
 from ddllm.distill.dataset import BESIDE, DistilledData, Recipe, learned_parts
 from ddllm.distill.learn import learn as run_outer_loop
+from ddllm.distill.memory import check_memory
 from ddllm.distill.outer_step import OuterStep
-from ddllm.distill.plan import check_memory, first_data, make_outer_step, recipe_of, take_recipe
+from ddllm.distill.plan import first_data, make_outer_step, recipe_of, take_recipe
 from ddllm.distill.shaping import Shaping
 from ddllm.distill.teacher import Teacher
 from ddllm.prepare import Prepared
@@ -108,7 +109,7 @@ def learn(
     scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
 
     def make_step(unfinished: bool) -> OuterStep:
-        step = make_outer_step(prepared, data, config.gradient, config.segments, shaping=shaping, more=more)
+        step = make_outer_step(prepared, data, shaping=shaping, more=more)
         if unfinished:
             # A shaping feeds the inner loop with other parts than are learned.
             check_memory(prepared, step, data, tuple(jax.eval_shape(step.final, learned)))

@@ -22,8 +22,9 @@ from ddllm.data.batches import Batch, BatchStream
 from ddllm.data.tokens import load_tokenizer
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.inner_loop import train
+from ddllm.distill.memory import check_memory
 from ddllm.distill.outer_step import OuterStep
-from ddllm.distill.plan import check_memory, make_outer_step
+from ddllm.distill.plan import make_outer_step
 from ddllm.models.learner import Learner, Start
 from ddllm.models.scoring import real_loss
 from ddllm.prepare import Prepared
@@ -86,7 +87,7 @@ class Search:
         self.bigrams, self.causal, self.fluency = bigrams, causal, config.fluency_weight
         self.free, self.allowed = jnp.asarray(frame == FREE), jnp.asarray(allowed)
         self.key = jax.random.key(prepared.config.seed)
-        self.step: OuterStep = make_outer_step(prepared, data, prepared.config.distill.gradient, prepared.config.distill.segments)
+        self.step: OuterStep = make_outer_step(prepared, data)
         self.candidates = min(config.candidates, int(self.free.sum()) * min(config.k, int(allowed.sum()) - 1))
         # Exchanges that a round looks at, the tried ones among them.
         self.looked_at = max(config.fluency_candidates if causal else 0, self.candidates)

@@ -1,14 +1,15 @@
 """Memory is predicted from the programs that then run, and too much of it is refused before it crashes."""
 
 import logging
+from dataclasses import dataclass, replace
 from functools import cache
-from types import SimpleNamespace
+from typing import Any
 
 import jax
 import pytest
 
 from ddllm.config import default_config
-from ddllm.distill import plan
+from ddllm.distill import memory
 from ddllm.distill.gradients import METHODS
 from ddllm.distill.memory import predict_memory
 from ddllm.errors import UserError
@@ -16,8 +17,12 @@ from ddllm.errors import UserError
 
 @pytest.fixture(scope="module")
 def make_shallow(shallow, make_step):
-    """make(sizes of the mesh, gradient method, segments, heads) -> Made; the same for the same arguments."""
-    return cache(lambda sizes, gradient, segments=1, heads=1: make_step(shallow, sizes, gradient, segments=segments, heads=heads))
+    """make(sizes of the mesh, gradient method, segments, heads, tokens at once) -> Made; the same for the same arguments."""
+
+    def make(sizes, gradient, segments=1, heads=1, tokens=0):
+        return make_step(shallow, sizes, gradient, segments=segments, heads=heads, tokens_at_once=tokens)
+
+    return cache(make)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 2, 1), (2, 2, 2)])
@@ -44,21 +49,43 @@ def test_more_is_needed_where_more_is_kept(make_shallow):
     assert need((1, 2, 1), "mixed", heads=3) == pytest.approx(needs["mixed"], rel=0.01)
 
 
+@dataclass(frozen=True)
+class Given:
+    """What an account looks at of a `Prepared`."""
+
+    config: Any
+    mesh: Any
+    buckets: tuple[int, ...] = (4, 6)
+    tokens_at_once: int = 0
+
+
 def test_too_much_is_refused_with_what_would_need_less(make_shallow, monkeypatch, capsys):
     step, _, data, _ = make_shallow((1, 2, 1), "direct")
     config = default_config()
     config.distill.update({"gradient": "direct", "batch_size": 16, "passes": 2})
-    prepared = SimpleNamespace(config=config, mesh=step.everywhere.mesh, buckets=(4, 6))
+    prepared = Given(config, step.everywhere.mesh)
 
-    def make_other(prepared, data, gradient, segments, mesh=prepared.mesh):
-        return make_shallow(tuple(mesh.shape.values()), gradient, segments).step
+    def make_other(prepared, data, mesh=prepared.mesh):
+        asked, tokens = prepared.config.distill, prepared.config.runtime.tokens_at_once
+        return make_shallow(tuple(mesh.shape.values()), asked.gradient, asked.segments, tokens=tokens).step
 
-    monkeypatch.setattr(plan, "make_outer_step", make_other)
-    monkeypatch.setattr(plan, "free_memory", lambda device: 10)
-    with pytest.raises(
-        UserError, match="but only 0.0 GB are free: .*config.distill.gradient=mixed with config.distill.segments=2.*shard=2"
-    ):
-        plan.check_memory(prepared, step, data)
-    monkeypatch.setattr(plan, "free_memory", lambda device: 10**12)
-    plan.check_memory(prepared, step, data)
+    monkeypatch.setattr(memory, "make_outer_step", make_other)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 10)
+    with pytest.raises(UserError, match="but only 0.0 GB are free: .*gradient=mixed with config.distill.segments=2.*config.runtime.shard=2"):
+        memory.check_memory(prepared, step, data)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 10**12)
+    memory.check_memory(prepared, step, data)
     assert "an outer step needs" in capsys.readouterr().err
+
+
+def test_what_may_need_less(make_shallow):
+    step, _, data, _ = make_shallow((1, 2, 1), "direct")
+    config = default_config()
+    config.distill.update({"gradient": "direct", "batch_size": 24})
+    prepared = Given(config, step.everywhere.mesh)
+    changes = memory.changes_for_memory(prepared, data)
+    assert {"distill.gradient": "mixed", "distill.segments": 2} in changes
+    assert {"distill.gradient": "direct", "distill.segments": 1} not in changes
+    assert changes[-1] == {"runtime.tokens_at_once": 18}  # a quarter of each device's twelve texts of six positions
+    assert {"distill.offload": True} not in changes  # on CPUs there is no other memory
+    assert memory.changes_for_memory(replace(prepared, tokens_at_once=6), data) == changes[:-1]  # already one text after the other

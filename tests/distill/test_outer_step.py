@@ -82,6 +82,19 @@ def test_any_split_of_the_devices_gives_the_numbers_of_one(make_batch, two_heads
         assert np.abs(np.asarray(first.learned[part]) - np.asarray(state.learned[part])).max() > 1e-3
 
 
+@pytest.mark.parametrize("sizes", [ONE, ALL_AXES])
+def test_a_batch_in_parts_gives_the_same_gradient_in_less_memory(shallow, make_step, make_batch, sizes):
+    (whole, state), (parts, _) = (make_step(shallow, sizes, heads=2, tokens_at_once=tokens)[:2] for tokens in (0, 12))
+    key = jax.random.key(0)
+    batch = make_batch()._replace(targets=np.full((16, 3), 1 / 3, np.float32), types=np.zeros((16, 6), np.int32))
+    for texts in (make_batch(), batch):
+        assert_close(parts.gradient(state.learned, texts, key), whole.gradient(state.learned, texts, key), rtol=1e-5, atol=1e-5)
+    trained = whole.begin(state.learned, whole.fixed, whole.start, whole.rounds(key)[0])[0]
+    arguments = (trained, whole.start.words, jax.device_put(batch, whole.batches))
+    needed = [step.measure.lower(*arguments).compile().memory_analysis().temp_size_in_bytes for step in (whole, parts)]
+    assert needed[1] < 0.8 * needed[0]
+
+
 def crossing_sizes(program: str, mesh) -> list[int]:
     """Elements of the arrays that a compiled program sends between devices with different heads or shares of the batch."""
     place = {int(device): index // mesh.shape["model"] for index, device in enumerate(np.vectorize(lambda d: d.id)(mesh.devices).flat)}

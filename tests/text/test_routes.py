@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ddllm.artefact.folder import load_distilled
-from ddllm.distill import plan
+from ddllm.distill import memory
 from ddllm.main import main
 from ddllm.models.pretrained import load_pretrained
 from ddllm.text.checks import ROUTE_NAMES
@@ -57,8 +57,8 @@ def test_a_text_is_the_start_of_another_route(all_routes, make_line, tmp_path):
 def test_memory_is_accounted_for_before_a_route_starts(route, make_line, tmp_path, capsys, caplog, monkeypatch):
     line = make_line(tmp_path / "run", text__route=route)
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "free_memory", lambda device: 10)
-        patch.setattr(plan, "METHODS", {"mixed": plan.METHODS["mixed"]})  # others are compiled only for what the sentence says
+        patch.setattr(memory, "free_memory", lambda device: 10)
+        patch.setattr(memory, "METHODS", {"mixed": memory.METHODS["mixed"]})  # others are compiled only for what the sentence says
         assert main(line) == 2
     assert "but only 0.0 GB are free" in capsys.readouterr().err.splitlines()[-1]
     with jax.log_compiles(), caplog.at_level(logging.WARNING):

@@ -1,0 +1,62 @@
+"""Real texts go through a model in parts: the same numbers in less memory and, on CPUs, in less time, since a part's activations stay in the caches.
+
+A forward and backward pass of MiniLM-L6 over 32 texts took, on two cores of a shared machine (AVX-512, best of five), in parts of up to 512 tokens 0.61 s
+instead of 0.89 at 48 positions and 1.94 s instead of 3.11 at 128; at 32 and fewer positions there was no difference.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ddllm.data.batches import Batch
+from ddllm.models.encoder import Tree
+
+ON_CPU = 512  # tokens at once
+FORWARD = 4  # times as many where nothing is kept for a backward pass
+
+Loss = Callable[[Tree, Batch], tuple[jax.Array, jax.Array]]
+
+
+def choose_tokens(asked: int, platform: str) -> int:
+    """Tokens that go through a model at once: as many as are asked for; where that is 0, as suits the devices, and 0 again where all texts should."""
+    return asked or (ON_CPU if platform == "cpu" else 0)
+
+
+def count_parts(texts: int, length: int, tokens: int) -> int:
+    """Into how many equal parts so many padded texts are divided, so that each has at most so many tokens, or is one text."""
+    fitting = (count for count in range(1, texts + 1) if texts % count == 0 and texts // count * length <= tokens)
+    return next(fitting, texts) if tokens else 1
+
+
+def differentiate(loss: Loss, params: Tree, batch: Batch, count: int) -> tuple[tuple[jax.Array, jax.Array], Tree]:
+    """What `jax.value_and_grad` gives of a mean over texts and of a figure beside it, from so many parts of the batch.
+
+    Args:
+        loss: (params, batch) to the mean over its texts, and the mean of a figure.
+        params: differentiated by.
+        batch: B texts, all of weight 1.
+        count: parts, which divide B.
+    """
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    if count == 1:
+        return gradient(params, batch)
+
+    def add(sums: Any, part: Batch) -> tuple[Any, None]:
+        return jax.tree.map(lambda total, more: total + more / count, sums, gradient(params, part)), None
+
+    return jax.lax.scan(add, ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, params)), _split(batch, count))[0]
+
+
+def compute(function: Callable[[Batch], jax.Array], batch: Batch, count: int) -> jax.Array:
+    """A function of texts, [B, …], from so many parts of the batch."""
+    if count == 1:
+        return function(batch)
+    rows = jax.lax.map(function, _split(batch, count)).swapaxes(0, 1)
+    return rows.reshape(-1, *rows.shape[2:])
+
+
+def _split(batch: Batch, count: int) -> Batch:
+    # Every so many-th text goes into a part: of texts that devices share out, each then has its own in every part.
+    return jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
