@@ -23,6 +23,7 @@ from rich.table import Table
 
 from benchmarks.workloads import WORKLOADS
 from ddllm.config import default_config
+from ddllm.runtime.devices import describe_environment
 from ddllm.runtime.huge_pages import start_with_huge_pages
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,7 +76,7 @@ def difference(found: Path, expected: Path) -> float:
 
 def measure(workload: str, contestants: list[tuple[str, str]], repetitions: int, console: Console) -> list[dict[str, Any]]:
     """Rows of one workload."""
-    default = default_config().distill.gradient
+    default, cpu = default_config().distill.gradient, describe_environment()["cpu"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         running = [launch(folder, workload, framework, method, str(folder / method.replace("/", "-of-"))) for framework, method in contestants]
@@ -118,6 +119,7 @@ def measure(workload: str, contestants: list[tuple[str, str]], repetitions: int,
                     "compile_seconds": one.first - medians[one.method] if one.framework == "ours" else None,
                     "compile_seconds_warm": warm[one.method].first - medians[one.method] if one.framework == "ours" else None,
                     "gradient_error": errors[one.method],
+                    "cpu": cpu,
                 }
             )
             show(rows[-1:], console)
@@ -182,7 +184,7 @@ def main() -> None:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps([row for row in kept if row["workload"] not in names] + rows, indent=1) + "\n")
     show(rows, console)
-    console.print(f"* the default method. Rows are in {RESULTS.relative_to(ROOT)}.")
+    console.print(f"* the default method, on {rows[-1]['cpu']}. Rows are in {RESULTS.relative_to(ROOT)}.")
 
 
 if __name__ == "__main__":
