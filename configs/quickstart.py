@@ -30,6 +30,7 @@ def get_config(argument: str = "") -> ConfigDict:
     distill.initial = "real"
     distill.head = "zero"  # the first step sets the head, the next ones steer the body
     distill.rates = "tensor"  # kernels want rates ten times those of biases
+    distill.gains = True
     distill.initial_rate = 0.05
     distill.outer_steps = 500
     distill.batch_size = 16  # more steps learn more than larger batches do
