@@ -19,13 +19,14 @@ import numpy as np
 
 from ddllm.artefact.base import Distilled
 from ddllm.artefact.folder import load_distilled
-from ddllm.data.batches import compute_rows, length_buckets
+from ddllm.data.batches import Batch, compute_rows, length_buckets
 from ddllm.data.splits import Split
 from ddllm.data.tokens import load_tokenizer, tokenize_texts
 from ddllm.errors import UserError
 from ddllm.evaluate.small import train_small
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner, Start
+from ddllm.models.parts import FORWARD, choose_tokens, count_parts
 from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.models.save import save_pretrained
 from ddllm.models.scoring import batch_logits
@@ -66,9 +67,12 @@ class Trained:
         tokens, _ = tokenize_texts(self.tokenizer, self._split(texts), length)
         words = jnp.asarray(self.pretrained.words)
         buckets = length_buckets(tokens.lengths, length)
-        return compute_rows(
-            tokens, batch_size, buckets, self.learner.head.classes, lambda batch: batch_logits(self.params, words, batch, self.learner)
-        )
+        at_once = FORWARD * choose_tokens(0, jax.default_backend())
+
+        def compute(batch: Batch) -> jax.Array:
+            return batch_logits(self.params, words, batch, self.learner, count=count_parts(len(batch.ids), batch.ids.shape[1], at_once))
+
+        return compute_rows(tokens, batch_size, buckets, self.learner.head.classes, compute)
 
     def _split(self, texts: Texts) -> Split:
         paired = self.distilled.pairs
