@@ -3,7 +3,7 @@
     make quickstart
     python -m ddllm.main --config configs/quickstart.py
 
-Time: 14 minutes on two AVX2 cores. Score (test, one seed): distilled 79.4 of 83.6 for full data, 95.1 %.
+Time: 17 minutes on two AVX-512 cores, 5 of them beside other work. Score (test, one seed): distilled 80.4 of 83.6 for full data, 96.2 %.
 """
 
 from ml_collections import ConfigDict
