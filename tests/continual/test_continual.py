@@ -112,6 +112,7 @@ def line(small_runs, make_model, corpus):
         finetune__batch_size=8,
         continual__tasks="warm,dull|clever,awful",
         continual__memory=1500,
+        distill__gains=False,  # of an encoder as small as this one, more bytes than all else
         continual__way="join",
         continual__storage="tokens",
         continual__methods="('finetune','random','random_alone','distilled','recipe','update','joint')",
