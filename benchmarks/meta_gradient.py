@@ -56,10 +56,11 @@ class Contestant:
         return json.loads(line)
 
 
-def launch(folder: Path, workload: str, framework: str, method: str, cache: str = "") -> Contestant:
-    """Start a contestant and wait for its first step."""
-    gradients = folder / f"{workload}-{framework}-{method.replace('/', '-of-')}.npz"
-    line = [sys.executable, "-m", "benchmarks.worker", workload, framework, method, str(gradients), cache]
+def launch(folder: Path, workload: str, framework: str, method: str) -> Contestant:
+    """Start a contestant and wait for its first step; its compiled programs stay in the folder for a second start."""
+    name = method.replace("/", "-of-")
+    gradients = folder / f"{workload}-{framework}-{name}.npz"
+    line = [sys.executable, "-m", "benchmarks.worker", workload, framework, method, str(gradients), str(folder / name)]
     environment = {**os.environ, "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"), "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
     contestant = Contestant(framework, method, process, gradients)
@@ -79,7 +80,7 @@ def measure(workload: str, contestants: list[tuple[str, str]], repetitions: int,
     default, cpu = default_config().distill.gradient, describe_environment()["cpu"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        running = [launch(folder, workload, framework, method, str(folder / method.replace("/", "-of-"))) for framework, method in contestants]
+        running = [launch(folder, workload, framework, method) for framework, method in contestants]
         reference = next(one for one in running if one.framework == "ours")
         errors = {}
         for one in running:
@@ -93,9 +94,7 @@ def measure(workload: str, contestants: list[tuple[str, str]], repetitions: int,
                 seconds[one.method].append(one.ask("run")["seconds"])
         peaks = {one.method: int(one.ask("end")["peak_bytes"]) for one in running}
         warm = {
-            one.method: launch(folder, workload, "ours", one.method, str(folder / one.method.replace("/", "-of-")))
-            for one in running
-            if one.framework == "ours"
+            one.method: launch(folder, workload, "ours", one.method) for one in running if one.framework == "ours"
         }
         for one in warm.values():
             one.ask("end")

@@ -9,7 +9,7 @@ trained.save("my-classifier")
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,14 @@ import numpy as np
 
 from ddllm.artefact.base import Distilled
 from ddllm.artefact.folder import load_distilled
-from ddllm.data.batches import Batch, compute_rows, length_buckets
+from ddllm.data.batches import compute_rows, length_buckets
 from ddllm.data.splits import Split
 from ddllm.data.tokens import load_tokenizer, tokenize_texts
 from ddllm.errors import UserError
 from ddllm.evaluate.small import train_small
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner, Start
-from ddllm.models.parts import FORWARD, choose_tokens, count_parts
+from ddllm.models.parts import choose_tokens
 from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.models.save import save_pretrained
 from ddllm.models.scoring import batch_logits
@@ -67,11 +67,8 @@ class Trained:
         tokens, _ = tokenize_texts(self.tokenizer, self._split(texts), length)
         words = jnp.asarray(self.pretrained.words)
         buckets = length_buckets(tokens.lengths, length)
-        at_once = FORWARD * choose_tokens(0, jax.default_backend())
-
-        def compute(batch: Batch) -> jax.Array:
-            return batch_logits(self.params, words, batch, self.learner, count=count_parts(len(batch.ids), batch.ids.shape[1], at_once))
-
+        at_once = choose_tokens(0, jax.default_backend())
+        compute = partial(batch_logits, self.params, words, learner=self.learner, tokens=at_once)
         return compute_rows(tokens, batch_size, buckets, self.learner.head.classes, compute)
 
     def _split(self, texts: Texts) -> Split:

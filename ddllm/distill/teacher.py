@@ -22,7 +22,6 @@ from ddllm.errors import UserError
 from ddllm.evaluate.finetune import finetune
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner
-from ddllm.models.parts import FORWARD, count_parts
 from ddllm.models.scoring import batch_logits
 from ddllm.models.task import AS_THEY_STAND, Task
 from ddllm.prepare import Prepared
@@ -67,8 +66,7 @@ class Teacher:
         return batch._replace(targets=_mix(self.learner.task, self._logits(placed), placed.labels, self.share))
 
     def _logits(self, placed: Batch, everywhere: NamedSharding | None = None) -> jax.Array:
-        count = count_parts(len(placed.ids) // self.texts.mesh.shape["data"], placed.ids.shape[1], FORWARD * self.tokens)
-        return batch_logits(self.params, self.words, placed, self.learner, everywhere, count)
+        return batch_logits(self.params, self.words, placed, self.learner, everywhere, self.tokens, self.texts.mesh.shape["data"])
 
 
 @partial(jax.jit, static_argnums=0)

@@ -23,7 +23,7 @@ from ddllm.report.results import ACCURACY, summarise
 from ddllm.runtime.checkpoints import Checkpoints
 from ddllm.runtime.devices import place
 from ddllm.runtime.loop import Loop, keep_best, no_best
-from ddllm.runtime.mesh import TEXTS, parameter_shardings, place_parameters
+from ddllm.runtime.mesh import TEXTS, count_copies, parameter_shardings, place_parameters
 from ddllm.runtime.metrics import Metrics
 
 STAGE = "finetune"
@@ -107,7 +107,7 @@ def finetune(
     steps = max(round(config.epochs * stream.batches_per_epoch), 1)
     optimizer = finetune_optimizer(config, steps)
     scorer = prepared.scorer(prepared.tokens.validation)
-    split, shares = NamedSharding(prepared.mesh, TEXTS), prepared.mesh.size // prepared.mesh.shape["model"]
+    split, shares = NamedSharding(prepared.mesh, TEXTS), count_copies(prepared.mesh)
 
     head = None if begin else init_head(jax.random.key(seed), learner.head, learner.encoder.hidden, start.pooler)
     params = (begin or {"body": start.body, "head": head}) | ({"words": start.words} if config.train_words else {})

@@ -18,14 +18,29 @@ from ddllm.models.learner import Learner
 from ddllm.models.parts import FORWARD, compute, count_parts
 from ddllm.models.task import AS_THEY_STAND
 from ddllm.runtime.devices import place
-from ddllm.runtime.mesh import ALL, TEXTS, place_parameters
+from ddllm.runtime.mesh import ALL, TEXTS, count_copies, place_parameters
 
 
-@partial(jax.jit, static_argnames=("learner", "everywhere", "count"))
+@partial(jax.jit, static_argnames=("learner", "everywhere", "tokens", "shares"))
 def batch_logits(
-    params: Tree, words_VD: jax.Array, batch: Batch, learner: Learner, everywhere: NamedSharding | None = None, count: int = 1
+    params: Tree,
+    words_VD: jax.Array,
+    batch: Batch,
+    learner: Learner,
+    everywhere: NamedSharding | None = None,
+    tokens: int = 0,
+    shares: int = 1,
 ) -> jax.Array:
-    """Logits [B, C] of a batch of real texts, from so many parts; `everywhere` puts all of them on every device that shares the batch."""
+    """Logits [B, C] of a batch of real texts.
+
+    Args:
+        params, words_VD, batch, learner: what they are of.
+        everywhere: puts all of them on every device that shares the batch.
+        tokens: that a gradient would take at once on each device, several times as many being computed here; 0: all (see parts.py).
+        shares: into which devices have the batch divided.
+    """
+    texts, length = batch.ids.shape
+    count = count_parts(texts // shares, length, FORWARD * tokens)
     logits_BC = compute(lambda part: learner.logits(params, words_VD[part.ids], part.mask, part.types), batch, count)
     return logits_BC if everywhere is None else jax.lax.with_sharding_constraint(logits_BC, everywhere)
 
@@ -55,7 +70,7 @@ class Scorer:
         seed: of that part.
         mesh: devices, whose axes "head" and "data" batches are split over; left out, everything is where JAX puts it.
         metric: the figure that `figure` gives; left out, the task's first one.
-        tokens: that a gradient would take at once on each device, several times as many being computed here; 0: all (see parts.py).
+        tokens: at once on each device, as in `batch_logits`.
 
     Attributes:
         texts: how many are scored.
@@ -80,12 +95,12 @@ class Scorer:
             split = split.take(chosen)
         self.learner, self.words, self.texts, self.mesh = learner, words_VD, len(split), mesh
         self.metric = metric or learner.task.figures[0]
-        shares = mesh.size // mesh.shape["model"] if mesh else 1
+        shares = count_copies(mesh) if mesh else 1
+        self._at_once = tokens, shares
         batch_size = -(-batch_size // shares) * shares
         each = NamedSharding(mesh, TEXTS) if mesh else None
         self.everywhere = NamedSharding(mesh, ALL) if mesh else None
         batches = list(evaluation_batches(split, batch_size, buckets))
-        self._counts = [count_parts(batch_size // shares, batch.ids.shape[1], FORWARD * tokens) for batch in batches]
         self._real = [batch.weight > 0 for batch in batches]
         self.labels = np.concatenate([batch.labels[real] for batch, real in zip(batches, self._real, strict=True)])
         self.batches = [place(batch, each) if each else jax.device_put(batch) for batch in batches]
@@ -96,8 +111,7 @@ class Scorer:
         if self.mesh:
             params, words_VD = place_parameters((params, words_VD), self.mesh)
         # All are started before the first is waited for.
-        counted = zip(self.batches, self._counts, strict=True)
-        logits = [batch_logits(params, words_VD, batch, self.learner, self.everywhere, count) for batch, count in counted]
+        logits = [batch_logits(params, words_VD, batch, self.learner, self.everywhere, *self._at_once) for batch in self.batches]
         return np.concatenate([np.asarray(each)[real] for each, real in zip(logits, self._real, strict=True)])
 
     def scores(self, params: Tree, words_VD: jax.Array | None = None) -> dict[str, float]:

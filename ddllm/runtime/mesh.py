@@ -68,6 +68,11 @@ def split_copies(copies: int, heads: int, batch_size: int) -> tuple[int, int] | 
     return next(((head, data) for head, data in splits if heads % head == 0 and batch_size % data == 0), None)
 
 
+def count_copies(mesh: Mesh) -> int:
+    """Copies of the parameters, over which texts are shared out as `TEXTS` says."""
+    return mesh.size // mesh.shape["model"]
+
+
 def arrange(devices: list[Any], head: int = 1, data: int = 1, model: int = 1) -> Mesh:
     """A mesh of these axis sizes; neighbouring devices share parameters, since along "model" most has to travel."""
     return jax.make_mesh((head, data, model), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)

@@ -17,7 +17,7 @@ from ddllm.data.tokens import TokenSplit
 from ddllm.models.encoder import EncoderConfig, Tree, encode, mean_over_positions
 from ddllm.models.learner import Start
 from ddllm.runtime.devices import place
-from ddllm.runtime.mesh import ALL, TEXTS
+from ddllm.runtime.mesh import ALL, TEXTS, count_copies
 from ddllm.runtime.progress import Progress
 from ddllm.runtime.storage import write_atomically
 
@@ -47,7 +47,7 @@ def compute_features(
         mesh: devices, whose axes "head" and "data" batches are split over.
         title: shown meanwhile.
     """
-    shares = mesh.size // mesh.shape["model"]
+    shares = count_copies(mesh)
     batch_size = -(-batch_size // shares) * shares
     each = NamedSharding(mesh, TEXTS)
     compute = jax.jit(partial(encode_mean, encoder), out_shardings=NamedSharding(mesh, ALL))

@@ -44,7 +44,7 @@ def test_gradients_and_logits_in_parts_are_those_of_all_texts(tiny, texts, devic
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), parts, whole)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(whole[1])) > 1e-3
-    np.testing.assert_allclose(batch_logits(params, words, placed, learner, count=4), batch_logits(params, words, texts, learner), atol=1e-5)
+    np.testing.assert_allclose(batch_logits(params, words, placed, learner, tokens=6), batch_logits(params, words, texts, learner), atol=1e-5)
 
 
 def test_rows_keep_their_places(texts):
