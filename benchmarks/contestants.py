@@ -1,10 +1,12 @@
 """The contestants: each builds one outer step's gradient as a function that gives (loss, gradients), ready to be timed.
 
 `ours` is the outer step that distillation runs; `pytorch` is double backward through `torch.func.functional_call`; `torchopt` the same with
-TorchOpt's functional SGD; `limit` the matrix products alone.
+TorchOpt's functional SGD; `limit` the matrix products alone. All compute where JAX does, with products as exact as they are told (see `model.products`).
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,11 @@ from benchmarks.workloads import CLASSES, Problem
 Run = Callable[[], tuple[float, dict[str, np.ndarray]]]
 
 
-def ours(problem: Problem, method: str) -> Run:
-    """ddllm's outer step with one of its gradient methods; "checkpointed-4" has four segments, "mixed/0" takes all real texts at once."""
+def ours(problem: Problem, method: str, products: str) -> Run:
+    """ddllm's outer step with one of its gradient methods.
+
+    "checkpointed-4" has four segments, "mixed/0" takes all real texts at once, "mixed+offload" keeps what it keeps in the host's memory.
+    """
     import jax
     import jax.numpy as jnp
     import optax
@@ -29,16 +34,18 @@ def ours(problem: Problem, method: str) -> Run:
     from ddllm.models.learner import Learner, Start
     from ddllm.models.parts import choose_tokens
 
-    name, _, tokens = method.partition("/")
+    name, _, offload = method.partition("+")
+    name, _, tokens = name.partition("/")
     name, _, segments = name.partition("-")
     mask = np.ones(problem.embeddings.shape[:3], np.float32)
     data = DistilledData(problem.embeddings, mask, problem.labels, problem.rates)
     recipe = Recipe("unrestricted")
-    learner = Learner(problem.encoder, HeadConfig("mean", CLASSES), "fixed")
+    learner = Learner(replace(problem.encoder, products=products), HeadConfig("mean", CLASSES), "fixed")
     start = Start(jax.tree.map(jnp.asarray, problem.body), jnp.asarray(problem.words))
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
     at_once = int(tokens) if tokens else choose_tokens(0, jax.default_backend())
-    step = OuterStep(learner, recipe, start, data, METHODS[name](), optax.sgd(1.0), mesh, int(segments or 1), tokens_at_once=at_once)
+    differentiation = METHODS[name](bool(offload))
+    step = OuterStep(learner, recipe, start, data, differentiation, optax.sgd(1.0), mesh, int(segments or 1), tokens_at_once=at_once)
     learned = jax.device_put(learned_parts(data, recipe), step.everywhere)
     batch = Batch(problem.ids, np.ones(problem.ids.shape, np.float32), problem.targets, np.ones(len(problem.ids), np.float32))
     key = jax.random.key(0)
@@ -50,8 +57,9 @@ def ours(problem: Problem, method: str) -> Run:
     return run
 
 
-def pytorch(problem: Problem, method: str) -> Run:
-    """PyTorch's double backward; method is "double-backward", or "torchopt" for TorchOpt's SGD."""
+def pytorch(problem: Problem, method: str, products: str) -> Run:
+    """PyTorch's double backward; method is "double-backward", or "torchopt" for TorchOpt's SGD. Rounds to bfloat16 by `torch.autocast`."""
+    import jax
     import torch
     from torch.func import functional_call
     from transformers import BertConfig, BertModel
@@ -59,6 +67,13 @@ def pytorch(problem: Problem, method: str) -> Run:
     from ddllm.models.families import body_leaves, get_leaf
     from ddllm.models.heads import HeadConfig
     from ddllm.models.learner import Learner
+
+    device = torch.device("cuda" if jax.default_backend() == "gpu" else "cpu")
+    torch.set_float32_matmul_precision("highest" if products == "float32" else "high")
+    rounded = torch.autocast(device.type, torch.bfloat16) if products == "bfloat16" else nullcontext()
+
+    def tensor(array: Any) -> Any:
+        return torch.from_numpy(np.array(array)).to(device)
 
     encoder = problem.encoder
     config = BertConfig(
@@ -80,11 +95,12 @@ def pytorch(problem: Problem, method: str) -> Run:
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if unexpected or any("word_embeddings" not in name for name in missing):
         raise ValueError(f"weights do not fit: {missing} are missing, {unexpected} unknown")
+    model = model.to(device)
     body = {f"body.{name}": value.detach().requires_grad_() for name, value in model.named_parameters() if "word_embeddings" not in name}
     head = Learner(encoder, HeadConfig("mean", CLASSES), "fixed").init_head()["out"]
     start = body | {
-        "head.kernel": torch.from_numpy(np.array(head["kernel"])).requires_grad_(),
-        "head.bias": torch.from_numpy(np.array(head["bias"])).requires_grad_(),
+        "head.kernel": tensor(head["kernel"]).requires_grad_(),
+        "head.bias": tensor(head["bias"]).requires_grad_(),
     }
 
     def group(name: str) -> int:
@@ -93,14 +109,14 @@ def pytorch(problem: Problem, method: str) -> Run:
         return 1 + int(name.split("encoder.layer.")[1].split(".")[0]) if "encoder.layer." in name else 0
 
     groups = {name: group(name) for name in start}
-    words, ids = torch.from_numpy(problem.words), torch.from_numpy(problem.ids).long()
-    targets = torch.from_numpy(problem.targets).long()
-    learned = {part: torch.from_numpy(np.array(getattr(problem, part))).requires_grad_() for part in ("embeddings", "labels", "rates")}
+    words, ids, targets = tensor(problem.words), tensor(problem.ids).long(), tensor(problem.targets).long()
+    learned = {part: tensor(getattr(problem, part)).requires_grad_() for part in ("embeddings", "labels", "rates")}
 
     def logits(params: dict[str, Any], embeddings: Any) -> Any:
         tensors = {name.removeprefix("body."): value for name, value in params.items() if name.startswith("body.")}
-        hidden = functional_call(model, tensors, kwargs={"inputs_embeds": embeddings}).last_hidden_state
-        return hidden.mean(dim=1) @ params["head.kernel"] + params["head.bias"]
+        with rounded:
+            hidden = functional_call(model, tensors, kwargs={"inputs_embeds": embeddings}).last_hidden_state
+        return hidden.float().mean(dim=1) @ params["head.kernel"] + params["head.bias"]
 
     def scaled_gradients(params: dict[str, Any], step: int, rates: Any) -> list[Any]:
         outputs = torch.log_softmax(logits(params, learned["embeddings"][step]), dim=-1)
@@ -130,12 +146,12 @@ def pytorch(problem: Problem, method: str) -> Run:
             params = update(params, scaled_gradients(params, step, rates))
         loss = torch.nn.functional.cross_entropy(logits(params, words[ids]), targets)
         gradients = torch.autograd.grad(loss, list(learned.values()))
-        return float(loss.detach()), {part: gradient.numpy() for part, gradient in zip(learned, gradients, strict=True)}
+        return float(loss.detach()), {part: gradient.cpu().numpy() for part, gradient in zip(learned, gradients, strict=True)}
 
     return run
 
 
-def limit(problem: Problem, method: str) -> Run:
+def limit(problem: Problem, method: str, products: str) -> Run:
     """The matrix products of an outer step and nothing else, multiplied by XLA: nine passes for each inner step, three for the real batch.
 
     A pass is one product with every kernel of the encoder. An inner gradient has three (forward, by the input, by the kernel), its derivative six.
@@ -143,6 +159,11 @@ def limit(problem: Problem, method: str) -> Run:
     del method
     import jax
     import jax.numpy as jnp
+
+    from ddllm.models.encoder import PRECISIONS, rounded_product
+
+    def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
+        return rounded_product(a, b) if products == "bfloat16" else jnp.matmul(a, b, precision=PRECISIONS[products])
 
     rng = np.random.default_rng(0)
     layers = problem.body["layers"].values()
@@ -154,10 +175,10 @@ def limit(problem: Problem, method: str) -> Run:
 
     @jax.jit
     def passes(kernels: list[jax.Array], rows: dict[int, jax.Array]) -> list[jax.Array]:
-        forward = [rows[kernel.shape[0]] @ kernel for kernel in kernels]
-        by_input = [rows[kernel.shape[1]] @ kernel.T for kernel in kernels]
+        forward = [multiply(rows[kernel.shape[0]], kernel) for kernel in kernels]
+        by_input = [multiply(rows[kernel.shape[1]], kernel.T) for kernel in kernels]
         # The factor keeps equal shapes from being multiplied once only.
-        by_kernel = [(rows[kernel.shape[0]] * kernel[0, 0]).T @ rows[kernel.shape[1]] for kernel in kernels]
+        by_kernel = [multiply((rows[kernel.shape[0]] * kernel[0, 0]).T, rows[kernel.shape[1]]) for kernel in kernels]
         return forward + by_input + by_kernel
 
     steps, examples, length, _ = problem.embeddings.shape

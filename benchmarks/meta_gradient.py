@@ -1,9 +1,10 @@
 """Time and memory of one outer step, for every gradient method here and for PyTorch, side by side in one run.
 
-    python -m benchmarks.meta_gradient [--workloads A,B] [--repetitions 5]
+    python -m benchmarks.meta_gradient [--workloads A,B] [--methods mixed,double-backward] [--repetitions 5] [--device gpu] [--products tensorfloat32]
 
-Each contestant runs in a process of its own, on the same arrays, in float32 and with as many threads; steps are taken in turns, and medians
-reported. Before anything is timed, all contestants must give the same loss and gradients. Results go to benchmarks/results/meta_gradient.json.
+Each contestant runs in a process of its own, on the same arrays and device, with products as exact and as many threads; steps are taken in turns, and
+medians reported. Before anything is timed, all contestants must give the same loss and gradients; how far these are from exact ones, those of our first
+method in float32, is reported. Results go to benchmarks/results/meta_gradient.json, in the place of those of the same workload, device and products.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +24,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import LARGE, WORKLOADS
 from ddllm.config import default_config
-from ddllm.runtime.devices import describe_environment
 from ddllm.runtime.huge_pages import start_with_huge_pages
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "meta_gradient.json"
-OURS = ("direct", "checkpointed", "mixed", "mixed/0")
-GROWTH = ("mixed", "mixed-4")
-TOLERANCE = {"ours": 1e-5, "pytorch": 1e-3}  # relative difference to `direct`
+OURS = {"cpu": ("direct", "checkpointed", "mixed", "mixed/0"), "gpu": ("direct", "checkpointed", "mixed", "mixed+offload")}
+GROWTH, GREAT = ("mixed", "mixed-4"), ("mixed", "mixed+offload")
+# Relative difference to the first method in float32.
+TOLERANCE = {("ours", "float32"): 1e-5, ("pytorch", "float32"): 1e-3, "tensorfloat32": 0.05, "bfloat16": 0.2}
+PRODUCTS = ("float32", "tensorfloat32", "bfloat16")
 
 
 @dataclass
@@ -39,10 +43,22 @@ class Contestant:
 
     framework: str
     method: str
+    products: str
     process: subprocess.Popen[str]
     gradients: Path
     first: float = 0.0
     loss: float = 0.0
+
+    @classmethod
+    def start(cls, folder: Path, workload: str, device: str, framework: str, method: str, products: str) -> "Contestant":
+        """Start one; its compiled programs stay in the folder for a second start."""
+        name = f"{method}-{products}".replace("/", "-of-")
+        gradients = folder / f"{framework}-{name}.npz"
+        line = [sys.executable, "-m", "benchmarks.worker", workload, framework, method, products, str(gradients), str(folder / name)]
+        platforms = {"JAX_PLATFORMS": "cuda,cpu" if device == "gpu" else device, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        environment = {**os.environ, **platforms, "HF_HUB_OFFLINE": "1"}
+        process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+        return cls(framework, method, products, process, gradients)
 
     def ask(self, command: str = "") -> dict[str, float]:
         """Send a command and wait for the answer."""
@@ -55,18 +71,22 @@ class Contestant:
             raise SystemExit(f"{self.framework} {self.method} ended early (exit status {self.process.wait()}).")
         return json.loads(line)
 
+    def await_first(self) -> None:
+        """Wait for its first step."""
+        answer = self.ask()
+        self.first, self.loss = answer["ready"], answer["loss"]
 
-def launch(folder: Path, workload: str, framework: str, method: str) -> Contestant:
-    """Start a contestant and wait for its first step; its compiled programs stay in the folder for a second start."""
-    name = method.replace("/", "-of-")
-    gradients = folder / f"{workload}-{framework}-{name}.npz"
-    line = [sys.executable, "-m", "benchmarks.worker", workload, framework, method, str(gradients), str(folder / name)]
-    environment = {**os.environ, "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"), "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
-    contestant = Contestant(framework, method, process, gradients)
-    answer = contestant.ask()
-    contestant.first, contestant.loss = answer["ready"], answer["loss"]
-    return contestant
+
+def launch(folder: Path, workload: str, device: str, contestants: list[tuple[str, str, str]]) -> list[Contestant]:
+    """Start contestants and wait for their first steps: one after the other on CPUs, all at once where an accelerator does the work."""
+    running = []
+    for contestant in contestants:
+        running.append(Contestant.start(folder, workload, device, *contestant))
+        if device == "cpu":
+            running[-1].await_first()
+    for one in running if device != "cpu" else ():
+        one.await_first()
+    return running
 
 
 def difference(found: Path, expected: Path) -> float:
@@ -75,35 +95,42 @@ def difference(found: Path, expected: Path) -> float:
     return max(float(np.linalg.norm(a[part] - b[part]) / np.linalg.norm(b[part])) for part in b.files)
 
 
-def measure(workload: str, contestants: list[tuple[str, str]], repetitions: int, console: Console) -> list[dict[str, Any]]:
+def measure(
+    workload: str, contestants: list[tuple[str, str]], repetitions: int, device: str, products: str, console: Console
+) -> list[dict[str, Any]]:
     """Rows of one workload."""
-    default, cpu = default_config().distill.gradient, describe_environment()["cpu"]
+    default = default_config().distill.gradient
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        running = [launch(folder, workload, framework, method) for framework, method in contestants]
-        reference = next(one for one in running if one.framework == "ours")
+        folder, asked = Path(name), [(*contestant, products) for contestant in contestants]
+        exact = [] if products == "float32" else [(*contestants[0], "float32")]
+        running = launch(folder, workload, device, [*exact, *asked])
+        reference = running[0]
+        if exact:
+            reference.ask("end")
+            running = running[1:]
         errors = {}
         for one in running:
             if one.framework != "limit":
                 errors[one.method] = difference(one.gradients, reference.gradients)
-                if errors[one.method] > TOLERANCE[one.framework] or abs(one.loss - reference.loss) > 1e-3 * abs(reference.loss):
+                allowed = TOLERANCE[products] if products in TOLERANCE else TOLERANCE[one.framework, products]
+                if not errors[one.method] <= allowed or not abs(one.loss - reference.loss) <= max(1e-3, allowed) * abs(reference.loss):
                     raise SystemExit(f"{workload}: {one.framework} {one.method} gives another gradient (off by {errors[one.method]:.1e}).")
         seconds: dict[str, list[float]] = {one.method: [] for one in running}
         for _ in range(repetitions):
             for one in running:
                 seconds[one.method].append(one.ask("run")["seconds"])
         peaks = {one.method: int(one.ask("end")["peak_bytes"]) for one in running}
-        warm = {
-            one.method: launch(folder, workload, "ours", one.method) for one in running if one.framework == "ours"
-        }
+        warm = {one.method: one for one in launch(folder, workload, device, [one for one in asked if one[0] == "ours"])}
         for one in warm.values():
-            one.ask("end")
+            peak = int(one.ask("end")["peak_bytes"])
+            if device != "cpu":  # see memory.py
+                peaks[one.method] = peak
         rows = []
         medians = {method: statistics.median(values) for method, values in seconds.items()}
+        torch = next((one.method for one in running if one.framework == "pytorch"), None)
         for one in running:
             if one.framework == "limit":
                 continue
-            torch = next((other.method for other in running if other.framework == "pytorch"), None)
             rows.append(
                 {
                     "workload": workload,
@@ -118,11 +145,25 @@ def measure(workload: str, contestants: list[tuple[str, str]], repetitions: int,
                     "compile_seconds": one.first - medians[one.method] if one.framework == "ours" else None,
                     "compile_seconds_warm": warm[one.method].first - medians[one.method] if one.framework == "ours" else None,
                     "gradient_error": errors[one.method],
-                    "cpu": cpu,
+                    "products": products,
+                    "device": describe(device),
                 }
             )
             show(rows[-1:], console)
     return rows
+
+
+@cache
+def describe(device: str) -> str:
+    """What the device is called: asked in a process of its own, since this one must hold no accelerator."""
+    asked = "import ddllm.runtime.devices as d; e = d.describe_environment(); print(e['cpu'] if e['backend'] == 'cpu' else e['device'])"
+    environment = {**os.environ, "JAX_PLATFORMS": "cuda,cpu" if device == "gpu" else device, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return subprocess.run([sys.executable, "-c", asked], env=environment, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def identify(row: dict[str, Any]) -> tuple[str, ...]:
+    """What a newer row takes the place of."""
+    return tuple(row[part] for part in ("workload", "device", "products", "framework", "method"))
 
 
 def show(rows: list[dict[str, Any]], console: Console) -> None:
@@ -166,24 +207,38 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
 def main() -> None:
     """Measure, print the table and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workloads", default=",".join(known.name for known in WORKLOADS))
+    known = [workload.name for workload in WORKLOADS]
+    parser.add_argument("--workloads", default="", help=f"of {', '.join(known)}; all, but on CPUs not {', '.join(LARGE)}")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--methods", default="", help="of ours and of the peers', such as mixed,double-backward; all")
+    parser.add_argument("--products", choices=PRODUCTS, default="float32", help="how exact they are: see model.products")
     arguments = parser.parse_args()
-    names = arguments.workloads.split(",")
+    device, products = arguments.device, arguments.products
+    names = arguments.workloads.split(",") if arguments.workloads else [name for name in known if device != "cpu" or name not in LARGE]
     for name in names:
-        if name not in {known.name for known in WORKLOADS}:
-            parser.error(f"there is no workload {name}; the workloads are {', '.join(known.name for known in WORKLOADS)}")
+        if name not in known:
+            parser.error(f"there is no workload {name}; the workloads are {', '.join(known)}")
     console, rows = Console(width=130, highlight=False), []
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    peers = [("pytorch", "double-backward"), *([("pytorch", "torchopt")] if find_spec("torchopt") else [])]
+    if len(peers) == 1:
+        console.print("TorchOpt is not installed here and left out.")
     for name in names:
         growth = name.startswith("D")
-        methods = [("ours", method) for method in (GROWTH if growth and int(name[1:]) % 4 == 0 else GROWTH[:1] if growth else OURS)]
-        peers = [] if growth else [("pytorch", "double-backward"), ("pytorch", "torchopt")]
-        rows += measure(name, [*methods, *peers, ("limit", "products")], arguments.repetitions, console)
+        methods = (GROWTH if int(name[1:]) % 4 == 0 else GROWTH[:1]) if growth else GREAT if name in LARGE else OURS[device]
+        contestants = [*(("ours", method) for method in methods), *([] if growth else peers[:1] if name in LARGE else peers)]
+        if arguments.methods:
+            contestants = [contestant for contestant in contestants if contestant[1] in arguments.methods.split(",")]
+        if not any(framework == "ours" for framework, _ in contestants):
+            parser.error(f"--methods is {arguments.methods!r}, of which none of ours is measured in {name}; they are {', '.join(methods)}")
+        rows += measure(name, [*contestants, ("limit", "products")], arguments.repetitions, device, products, console)
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps([row for row in kept if row["workload"] not in names] + rows, indent=1) + "\n")
+        done = {identify(row) for row in rows}
+        others = [row for row in kept if identify(row) not in done]
+        RESULTS.write_text(json.dumps(others + rows, indent=1) + "\n")
     show(rows, console)
-    console.print(f"* the default method, on {rows[-1]['cpu']}. Rows are in {RESULTS.relative_to(ROOT)}.")
+    console.print(f"* the default method, on {rows[-1]['device']}, products in {products}. Rows are in {RESULTS.relative_to(ROOT)}.")
 
 
 if __name__ == "__main__":

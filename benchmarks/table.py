@@ -62,7 +62,8 @@ def enter(cells: list[Entry], job: Job) -> None:
     """Put a finished run's figures into the cells, in the place of those that other settings gave."""
     results = read_results(job.member.folder / "results.json")
     settings = settings_of(results["config"], job.kind)
-    first = str(job.seeds[0])
+    first, environment = str(job.seeds[0]), results["environment"]
+    where = environment["cpu"] if environment["backend"] == "cpu" else environment["device"]
     for row in results["rows"]:
         name = row["name"].removesuffix(f", {REDRAWN}")
         if name == "distilled":
@@ -70,7 +71,7 @@ def enter(cells: list[Entry], job: Job) -> None:
         if (job.kind == "full") != (name == "full"):
             continue
         key = {"dataset": job.dataset, "model": job.model, "name": name, "examples_per_class": job.per_class}
-        cell = find_entry(cells, key, settings, ("values", "redrawn"))
+        cell = find_entry(cells, key, settings, ("values", "redrawn", "devices"))
         cell["protocol"] = PROTOCOL
         if row["name"].endswith(REDRAWN):
             cell["redrawn"][first] = [row["accuracy_mean"], row["accuracy_std"], row["runs"], row["texts"]]
@@ -80,10 +81,11 @@ def enter(cells: list[Entry], job: Job) -> None:
             cell["values"] = dict(zip(map(str, job.seeds), row["accuracies"], strict=True))
         else:
             cell["values"][first] = row["accuracy_mean"]
-        texts = results["environment"]["texts"]["rows"]
+        texts = environment["texts"]["rows"]
         cell |= {"texts": texts, "test_texts": row.get("texts", texts["test"]), "note": row.get("note", "")}
         cell |= {part: row[part] for part in ("inner_steps", "floats", "distillation_seconds", "seconds") if part in row}
-        cell |= {"cpu": results["environment"]["cpu"], "command": job.command}
+        cell |= {"command": job.command}
+        cell["devices"] |= dict.fromkeys(map(str, job.seeds) if len(job.seeds) > 1 else [first], where)
         summarise(cell)
 
 
@@ -130,9 +132,9 @@ def markdown(cells: list[Entry], published: dict[str, Any]) -> str:
     lines = [
         "# Fine-tuned on everything, on as many real examples, and on the distilled data set",
         "",
-        "Test accuracy in %, mean ± standard deviation over seeds (their number). Written by `python -m benchmarks.table`; settings, commands and single",
-        "figures are in TABLE.json. Distilled rows start from their recipe's own head; behind the stroke, in brackets, the same data from redrawn heads,",
-        "perhaps on fewer test texts. `no_gains` is our recipe, distilled, with `distill.gains=False`.",
+        "Test accuracy in %, mean ± standard deviation over seeds (their number). Written by `python -m benchmarks.table`; settings, commands, single",
+        "figures and what each was computed on are in TABLE.json. Distilled rows start from their recipe's own head; behind the stroke, in brackets, the",
+        "same data from redrawn heads, perhaps on fewer test texts. `no_gains` is our recipe, distilled, with `distill.gains=False`.",
     ]
     for dataset, model in sorted({(cell["dataset"], cell["model"]) for cell in cells}):
         here = [cell for cell in cells if (cell["dataset"], cell["model"]) == (dataset, model)]

@@ -20,7 +20,7 @@ class Workload:
         examples: sequences N in each inner batch.
         length: their positions T; also those of the real texts.
         real: real texts B behind the outer loss.
-        encoder: "minilm" (pretrained MiniLM-L6), or "bert-base-2" (two layers of BERT base's shape, random).
+        encoder: "minilm" (pretrained MiniLM-L6), or "bert-base-2" and "bert-base" (two layers of BERT base's shape and all twelve, random).
     """
 
     name: str
@@ -37,7 +37,10 @@ WORKLOADS = (
     Workload("C", 1, 2, 48, 32),
     *(Workload(f"D{steps}", steps, 2, 64, 2) for steps in (1, 2, 4, 8, 16, 32)),
     Workload("bert-base-2", 2, 2, 128, 8, "bert-base-2"),
+    Workload("bert-base", 5, 2, 512, 8, "bert-base"),
 )
+LARGE = ("bert-base",)  # for accelerators
+LAYERS = {"bert-base-2": 2, "bert-base": 12}
 CLASSES = 2
 
 
@@ -72,7 +75,7 @@ def make_problem(workload: Workload, seed: int = 0) -> Problem:
         pretrained = load_pretrained("embedded")
         encoder, body, words = pretrained.config, pretrained.body, np.asarray(pretrained.words, np.float32)
     else:
-        encoder = EncoderConfig("bert", 1000, 768, 2, 12, 3072, 512, 0, 2, "gelu", 1e-12, 0)
+        encoder = EncoderConfig("bert", 1000, 768, LAYERS[workload.encoder], 12, 3072, 512, 0, 2, "gelu", 1e-12, 0)
         body, words = random_body(encoder, seed)
     rng = np.random.default_rng([seed, 1])
     shape = (workload.steps, workload.examples)

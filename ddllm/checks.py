@@ -93,7 +93,7 @@ NOT_NEGATIVE = (
 ROBUST = ("rates", "positions", "order", "passes", "examples")
 CHOICES = {
     "model.head": ("auto", "bert", "roberta", "distilbert", "mpnet", "mean"),
-    "model.products": ("float32", "bfloat16"),
+    "model.products": ("float32", "tensorfloat32", "bfloat16"),
     "data.task": ("auto", "classification", "regression", "multilabel"),
     "distill.labels": ("hard", "soft", "unrestricted"),
     "distill.attention_labels": ("none", "cls", "all"),

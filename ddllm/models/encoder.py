@@ -25,6 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 Tree = dict[str, Any]
+# By default, accelerators round a float32 product's operands, to 11 bits (GPUs) or 8 (TPUs): what a product is asked for must be said.
+PRECISIONS = {"float32": jax.lax.Precision.HIGHEST, "tensorfloat32": jax.lax.Precision.HIGH, "bfloat16": jax.lax.Precision.HIGH}
 DISTANCES = 32  # that attention tells apart where it knows any
 
 
@@ -45,8 +47,9 @@ class EncoderConfig:
         activation: "gelu" (exact), "gelu_new" (tanh approximation) or "relu".
         norm_epsilon: added to the variance in layer norms.
         pad_token: id that fills up short sequences.
-        products: "float32", or "bfloat16": operands of the layers' dense products and of their derivatives are rounded to it, whereas sums,
-            parameters, attention and everything else stay float32.
+        products: how exact matrix products are, on every kind of device alike (see `PRECISIONS`): "float32"; "tensorfloat32", operands rounded to 11
+            significant bits where a device multiplies those faster; or "bfloat16", operands of the layers' dense products and of their derivatives
+            rounded to 8 and those of attention as with "tensorfloat32". Sums, parameters and everything else are float32.
         distances: rows of the table of distances; 0 where there is none.
     """
 
@@ -109,7 +112,8 @@ def apply_dense(params: Tree, x: jax.Array, products: str = "float32") -> jax.Ar
     """
     kernel = params["kernel"]
     flat = x.reshape(-1, kernel.shape[0])
-    flat = (rounded_product(flat, kernel) if products == "bfloat16" else flat @ kernel) + params["bias"][None]
+    product = rounded_product(flat, kernel) if products == "bfloat16" else jnp.matmul(flat, kernel, precision=PRECISIONS[products])
+    flat = product + params["bias"][None]
     return flat.reshape(*x.shape[:-1], kernel.shape[1])
 
 
@@ -166,12 +170,13 @@ def attend(
     size = hidden // config.heads
     parts = jnp.split(apply_dense(params["qkv"], x_NTD, config.products), 3, axis=-1)
     q_NTHK, k_NTHK, v_NTHK = (part.reshape(batch, length, config.heads, size) for part in parts)
-    scores_NHTU = jnp.einsum("nthk,nuhk->nhtu", q_NTHK * size**-0.5, k_NTHK) + bias_NHTU
+    precision = PRECISIONS[config.products]
+    scores_NHTU = jnp.einsum("nthk,nuhk->nhtu", q_NTHK * size**-0.5, k_NTHK, precision=precision) + bias_NHTU
     top_NHT1 = jax.lax.stop_gradient(jnp.max(scores_NHTU, axis=-1, keepdims=True))
     weights_NHTU = jnp.exp(scores_NHTU - top_NHT1)
     # Normalised after the product: K numbers to divide for each query and head instead of T, in every derivative.
     total_NTH1 = jnp.sum(weights_NHTU, axis=-1).transpose(0, 2, 1)[..., None]
-    mixed_NTHK = jnp.einsum("nhtu,nuhk->nthk", weights_NHTU, v_NTHK) / total_NTH1
+    mixed_NTHK = jnp.einsum("nhtu,nuhk->nthk", weights_NHTU, v_NTHK, precision=precision) / total_NTH1
     out_NTD = apply_dense(params["out"], mixed_NTHK.reshape(batch, length, hidden), config.products)
     if not rows:
         return out_NTD, None

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 import ddllm
 from ddllm.errors import UserError
 from ddllm.runtime import processes
+from ddllm.runtime.compiler import set_compiler_flags
 
 PACKAGES = ("jax", "jaxlib", "optax", "numpy", "orbax-checkpoint", "transformers")
 
@@ -29,6 +30,7 @@ def set_up(runtime: ConfigDict) -> None:
         runtime: the section `runtime` of the configuration. A cache folder that cannot be written is done without.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    set_compiler_flags()
     # These say at every start which accelerators a machine does not have.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
     folder = cache_folder(runtime.compilation_cache)
@@ -136,8 +138,10 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor() or platform.machine())
+    said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    name, features = said.get("model name") or platform.processor() or platform.machine(), said.get("flags", "").split()
+    # Processors of one name differ by it, and in speed by half.
+    return name + next((f", {called}" for flag, called in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in features), "")
 
 
 def _version(name: str) -> str | None:

@@ -12,7 +12,7 @@ from ddllm.members import FINISHED
 from ddllm.report.results import add_rows
 from ddllm.runtime.storage import read_json, write_json
 
-ENVIRONMENT = {"texts": {"rows": {"train": 90, "validation": 9, "test": 30}}, "cpu": "some"}
+ENVIRONMENT = {"texts": {"rows": {"train": 90, "validation": 9, "test": 30}}, "cpu": "some", "backend": "cpu"}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ddllm.config import resolve
 from ddllm.report.results import add_rows
 from ddllm.text.judge import measure
 
-ENVIRONMENT = {"texts": {"rows": {"train": 90, "validation": 9, "test": 30}}, "cpu": "some"}
+ENVIRONMENT = {"texts": {"rows": {"train": 90, "validation": 9, "test": 30}}, "cpu": "some", "backend": "cpu"}
 
 
 @pytest.fixture

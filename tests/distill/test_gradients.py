@@ -1,5 +1,6 @@
 """All methods give one gradient: compared with each other and with central finite differences in float64."""
 
+import re
 from dataclasses import replace
 
 import jax
@@ -247,3 +248,14 @@ def test_rounded_products_change_the_gradient_a_little_and_all_methods_alike(tin
         assert 1e-4 < relative(found[kind], expected) < 0.05, kind
     # Another order of roundings, so no closer than they are.
     assert relative(found["mixed"], found["direct"]) < 0.05
+
+
+@pytest.mark.parametrize("products, precisions", [("float32", {"HIGHEST"}), ("tensorfloat32", {"HIGH", "HIGHEST"})])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_product_is_left_to_what_a_device_thinks_exact_enough(tiny, kind, products, precisions):
+    learner, params = tiny
+    learned, outer_loss = make_problem((replace(learner, encoder=replace(learner.encoder, products=products)), params), 2)
+    program = str(jax.make_jaxpr(jax.grad(lambda x: outer_loss(x, METHODS[kind]())))(learned))
+    said = re.findall(r"precision=\(Precision\.(\w+), Precision\.(\w+)\)", program)
+    assert len(said) == program.count("dot_general[") > 50
+    assert {one for operands in said for one in operands} == precisions
