@@ -160,7 +160,7 @@ def validate(config: ConfigDict) -> None:
     validate_merge(config.merge)
     validate_continual(config.continual)
     validate_privacy(config.privacy)
-    validate_text(config.text)
+    validate_text(config.text, distill.examples_per_class)
 
 
 def _validate_selections(evaluate: ConfigDict) -> None:

@@ -59,6 +59,7 @@ def test_what_must_be_positive(key):
         ({"distill.initial": "k_center"}, r"config.distill.initial is 'k_center' \(did you mean k_centers\?\)"),
         ({"distill.gradient": "mix"}, r"did you mean mixed\?"),
         ({"distill.clip": -1.0}, "must not be negative"),
+        ({"text.route": "project,splice", "text.pool": 1, "distill.examples_per_class": 2}, "config.text.pool is 1"),
     ],
 )
 def test_values_that_cannot_be_meant(changes, message):

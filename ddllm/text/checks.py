@@ -19,9 +19,17 @@ def route_names(text: ConfigDict) -> list[str]:
     return [name.strip() for name in text.route.split(",")]
 
 
-def validate_text(text: ConfigDict) -> None:
-    """Raise `UserError` for the first value that cannot be meant."""
+def check_pool(text: ConfigDict, per_class: int) -> None:
+    """Raise `UserError` where fewer sentences are chosen from than are to be chosen."""
+    if text.pool < per_class:
+        raise UserError(f"config.text.pool is {text.pool}, but config.distill.examples_per_class={per_class} sentences are chosen of it; raise it.")
+
+
+def validate_text(text: ConfigDict, per_class: int) -> None:
+    """Raise `UserError` for the first value that cannot be meant, with so many examples per class."""
     check_choices("text.route", route_names(text), ROUTE_NAMES, ", as in project,search")
+    if "splice" in route_names(text):
+        check_pool(text, per_class)
     check_choice("text.metric", text.metric, METRICS)
     check_positive(named("text", text, POSITIVE))
     check_not_negative(named("text", text, NOT_NEGATIVE))

@@ -15,11 +15,11 @@ from ddllm.artefact.base import Distilled
 from ddllm.distill import initialise
 from ddllm.distill.dataset import DistilledData, group_names
 from ddllm.distill.plan import beside_examples, recipe_of
-from ddllm.errors import UserError
 from ddllm.models.heads import init_head
 from ddllm.prepare import Prepared
 from ddllm.runtime.processes import from_first
 from ddllm.runtime.progress import say
+from ddllm.text.checks import check_pool
 from ddllm.text.distilled_text import FREE, DistilledText, frame_of, make_text
 from ddllm.text.learn import Desk, learn, learned_beside, plan_texts
 
@@ -38,8 +38,7 @@ def splice(prepared: Prepared, distilled: Distilled | None, desk: Desk) -> Disti
     prepared, _, recipe = plan_texts(prepared)
     config, train, classes = prepared.config, prepared.tokens.train, prepared.classes
     per_class, pool = config.distill.examples_per_class, config.text.pool
-    if pool < per_class:
-        raise UserError(f"config.text.pool is {pool}, but config.distill.examples_per_class={per_class} sentences are chosen of it; raise it.")
+    check_pool(config.text, per_class)
     rng = np.random.default_rng([config.seed, 37])
     picked = from_first(lambda: initialise.pick_examples(train, classes, pool, rng, at_most=config.distill.length))
     rows = np.concatenate(picked)
