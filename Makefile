@@ -3,11 +3,15 @@
 PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && python3.11 --version >/dev/null 2>&1 && echo python3.11 || echo python3)
 VENV ?= .venv
 ARGS ?=
+ACCELERATOR ?=
 BENCH ?= meta_gradient
 PYTEST_ARGS ?= -n 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The plugin of JAX for a GPU or TPU, where one is asked for.
+PLUGIN := $(if $(ACCELERATOR),$(VENV)/.$(ACCELERATOR))
+$(if $(filter-out cuda12 cuda13 tpu,$(ACCELERATOR)),$(error ACCELERATOR is $(ACCELERATOR), but can be cuda12, cuda13 or tpu))
 
 .PHONY: help quickstart test lint bench clean
 
@@ -16,12 +20,13 @@ help:
 	@echo "make test         install with test packages, then run the tests (PYTEST_ARGS=... is handed to pytest, by default -n 2)"
 	@echo "make lint         install with test packages, then run ruff, pyright and shellcheck"
 	@echo "make bench        install with the peers, then measure beside them (BENCH=meta_gradient, or projection; ARGS=... is handed to it)"
+	@echo "ACCELERATOR=cuda13 (or cuda12, tpu) with quickstart, test or bench installs JAX for that as well"
 	@echo "make clean        remove the virtual environment and caches; runs/ stays"
 
-quickstart: $(VENV)/.runtime
+quickstart: $(VENV)/.runtime $(PLUGIN)
 	$(BIN)/python -m ddllm.main --config configs/quickstart.py $(ARGS)
 
-test: $(VENV)/.test
+test: $(VENV)/.test $(PLUGIN)
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
@@ -29,7 +34,7 @@ lint: $(VENV)/.test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/shellcheck launch/*.sh
 
-bench: $(VENV)/.bench
+bench: $(VENV)/.bench $(PLUGIN)
 	$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
 
 clean:
@@ -45,6 +50,11 @@ $(VENV)/.runtime: requirements.txt requirements-embedded.txt setup.cfg pyproject
 	$(PIP) -r requirements.txt
 	$(PIP) --no-deps -r requirements-embedded.txt
 	$(PIP) --no-deps -e .
+	@touch $@
+
+$(VENV)/.cuda12 $(VENV)/.cuda13 $(VENV)/.tpu: $(VENV)/.runtime
+	@echo "Installing JAX for $(ACCELERATOR) into $(VENV) ..."
+	$(PIP) "jax[$(ACCELERATOR)]==$$(sed -n 's/^jax==//p' requirements.txt)"
 	@touch $@
 
 $(VENV)/.test: requirements-test.txt requirements-decoder.txt $(VENV)/.runtime

@@ -162,8 +162,8 @@ def describe(device: str) -> str:
 
 
 def identify(row: dict[str, Any]) -> tuple[str, ...]:
-    """What a newer row takes the place of."""
-    return tuple(row[part] for part in ("workload", "device", "products", "framework", "method"))
+    """Which rows a newer run takes the place of: all of them, since ratios are those of one run."""
+    return tuple(row[part] for part in ("workload", "device", "products"))
 
 
 def show(rows: list[dict[str, Any]], console: Console) -> None:

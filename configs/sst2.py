@@ -4,7 +4,7 @@
     python -m ddllm.main --config=configs/sst2.py:model=distilbert-base-uncased,examples=5,recipe=maekawa2023
     python -m ddllm.main --config=configs/sst2.py:model=embedded --config.data.source=FOLDER
 
-BERT base: not measured; no accelerator and no hub was at hand; full data: 91.86 (published figure).
+BERT base: not measured, its weights were not at hand; full data: 91.86 (published figure).
 """
 
 from ml_collections import ConfigDict

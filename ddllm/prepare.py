@@ -73,13 +73,18 @@ class Prepared:
         size, seed = self.config.evaluate.batch_size, self.config.seed
         return Scorer(self.learner, self.start.words, split, size, self.buckets, limit, seed, self.mesh, self.metric, self.tokens_at_once)
 
+    def features_of(self, split: TokenSplit, name: str) -> np.ndarray:
+        """Features [n, D] of texts (see select/features.py) that are called so."""
+        size, encoder = self.config.evaluate.batch_size, self.learner.encoder
+        return compute_features(encoder, self.start, split, size, self.buckets, self.mesh, f"features of {name} texts", self.tokens_at_once)
+
     @cached_property
     def features(self) -> np.ndarray:
-        """Features [n, D] of the training texts (see select/features.py), computed at first use."""
+        """Features [n, D] of the training texts, computed at first use."""
         encoder, train = self.learner.encoder, self.tokens.train
 
         def compute() -> np.ndarray:
-            return compute_features(encoder, self.start, train, self.config.evaluate.batch_size, self.buckets, self.mesh)
+            return self.features_of(train, "the training")
 
         # Processes compute together or not at all, and their caches may differ.
         if self.cache is None or count() > 1:

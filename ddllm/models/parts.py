@@ -49,8 +49,17 @@ def differentiate(loss: Loss, params: Tree, batch: Batch, count: int) -> tuple[t
     return jax.lax.scan(add, ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, params)), _split(batch, count))[0]
 
 
-def compute(function: Callable[[Batch], jax.Array], batch: Batch, count: int) -> jax.Array:
-    """A function of texts, [B, …], from so many parts of the batch."""
+def compute(function: Callable[[Batch], jax.Array], batch: Batch, tokens: int, shares: int = 1) -> jax.Array:
+    """A function of texts, [B, …], from parts of the batch.
+
+    Args:
+        function: of a batch.
+        batch: B texts of padded length T.
+        tokens: that a gradient would take at once on each device, several times as many being computed here; 0: all.
+        shares: into which devices have the batch divided.
+    """
+    texts, length = batch.ids.shape
+    count = count_parts(texts // shares, length, FORWARD * tokens)
     if count == 1:
         return function(batch)
     rows = jax.lax.map(function, _split(batch, count)).swapaxes(0, 1)

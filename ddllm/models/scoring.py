@@ -15,7 +15,7 @@ from ddllm.data.tokens import TokenSplit
 from ddllm.models.encoder import Tree
 from ddllm.models.figures import compute_figure
 from ddllm.models.learner import Learner
-from ddllm.models.parts import FORWARD, compute, count_parts
+from ddllm.models.parts import compute
 from ddllm.models.task import AS_THEY_STAND
 from ddllm.runtime.devices import place
 from ddllm.runtime.mesh import ALL, TEXTS, count_copies, place_parameters
@@ -36,12 +36,9 @@ def batch_logits(
     Args:
         params, words_VD, batch, learner: what they are of.
         everywhere: puts all of them on every device that shares the batch.
-        tokens: that a gradient would take at once on each device, several times as many being computed here; 0: all (see parts.py).
-        shares: into which devices have the batch divided.
+        tokens, shares: as in `compute` (see parts.py).
     """
-    texts, length = batch.ids.shape
-    count = count_parts(texts // shares, length, FORWARD * tokens)
-    logits_BC = compute(lambda part: learner.logits(params, words_VD[part.ids], part.mask, part.types), batch, count)
+    logits_BC = compute(lambda part: learner.logits(params, words_VD[part.ids], part.mask, part.types), batch, tokens, shares)
     return logits_BC if everywhere is None else jax.lax.with_sharding_constraint(logits_BC, everywhere)
 
 

@@ -24,7 +24,6 @@ from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner
 from ddllm.prepare import Prepared
 from ddllm.privacy.attacks import FALSE_POSITIVES, Attack, attack
-from ddllm.select.features import compute_features
 
 Row = dict[str, Any]
 INVERSE_PENALTY = 0.1  # scikit-learn's C of the reference, as for a probe that heads start from
@@ -58,11 +57,7 @@ def choose_victims(prepared: Prepared, texts: int, seed: int) -> Victims:
     count = min(texts, len(tokens.train), len(tokens.test))
     rows, other_rows = (np.sort(rng.permutation(len(split))[:count]) for split in (tokens.train, tokens.test))
     members, others = tokens.train.take(rows), tokens.test.take(other_rows)
-    size, start, encoder = prepared.config.evaluate.batch_size, prepared.start, prepared.learner.encoder
-    known_nD, others_nD = (
-        compute_features(encoder, start, split, size, prepared.buckets, prepared.mesh, f"features of {name} texts")
-        for name, split in (("validation", tokens.validation), ("test", others))
-    )
+    known_nD, others_nD = prepared.features_of(tokens.validation, "validation"), prepared.features_of(others, "test")
     predict = fit_reference(known_nD, tokens.validation.labels, prepared)
     losses = prepared.learner.task.outer_losses
     easy_m, easy_n = (

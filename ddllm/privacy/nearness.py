@@ -10,7 +10,6 @@ import numpy as np
 
 from ddllm.artefact.base import Distilled
 from ddllm.prepare import Prepared
-from ddllm.select.features import compute_features
 from ddllm.select.nearest import distilled_features, nearest_rows
 from ddllm.text.projection import nearest
 
@@ -43,12 +42,10 @@ def compare_nearness(prepared: Prepared, distilled: Distilled, texts: int, seed:
     if not len(test):
         return []
     table_nD = prepared.features
-    size, start, encoder = prepared.config.evaluate.batch_size, prepared.start, prepared.learner.encoder
-    rows = np.concatenate([fresh, test])
-    held_nD = compute_features(encoder, start, tokens.test.take(rows), size, prepared.buckets, prepared.mesh, "features of test texts")
+    held_nD = prepared.features_of(tokens.test.take(np.concatenate([fresh, test])), "test")
     fresh_nD, test_nD = held_nD[: len(fresh)], held_nD[len(fresh) :]
     queries = {
-        "distilled": distilled_features(encoder, start, distilled.data),
+        "distilled": distilled_features(prepared.learner.encoder, prepared.start, distilled.data),
         "random training texts": table_nD[chosen],
         "held-out texts": fresh_nD,
     }

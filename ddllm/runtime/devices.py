@@ -140,8 +140,9 @@ def _processor() -> str:
         lines = []
     said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     name, features = said.get("model name") or platform.processor() or platform.machine(), said.get("flags", "").split()
-    # Processors of one name differ by it, and in speed by half.
-    return name + next((f", {called}" for flag, called in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in features), "")
+    # Processors of one name differ by these, and in speed by half.
+    made = f" (family {said['cpu family']}, model {said['model']})" if {"cpu family", "model"} <= said.keys() else ""
+    return name + made + next((f", {called}" for flag, called in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in features), "")
 
 
 def _version(name: str) -> str | None:

@@ -5,7 +5,6 @@ training texts and keeps them beside the tokenised corpus, so that every selecti
 """
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -16,6 +15,7 @@ from ddllm.data.batches import Batch, compute_rows
 from ddllm.data.tokens import TokenSplit
 from ddllm.models.encoder import EncoderConfig, Tree, encode, mean_over_positions
 from ddllm.models.learner import Start
+from ddllm.models.parts import compute
 from ddllm.runtime.devices import place
 from ddllm.runtime.mesh import ALL, TEXTS, count_copies
 from ddllm.runtime.progress import Progress
@@ -34,7 +34,8 @@ def compute_features(
     batch_size: int,
     buckets: tuple[int, ...],
     mesh: Mesh,
-    title: str = "features of the training texts",
+    title: str,
+    tokens_at_once: int = 0,
 ) -> np.ndarray:
     """Features [n, D], float32, of all texts of a split, on every process the same.
 
@@ -46,15 +47,20 @@ def compute_features(
         buckets: padded lengths used.
         mesh: devices, whose axes "head" and "data" batches are split over.
         title: shown meanwhile.
+        tokens_at_once: that a gradient would take at once on each device; 0: all (see models/parts.py).
     """
     shares = count_copies(mesh)
     batch_size = -(-batch_size // shares) * shares
     each = NamedSharding(mesh, TEXTS)
-    compute = jax.jit(partial(encode_mean, encoder), out_shardings=NamedSharding(mesh, ALL))
+
+    def encode_parts(body: Tree, words_VD: jax.Array, batch: Batch) -> jax.Array:
+        return compute(lambda part: encode_mean(encoder, body, words_VD, part), batch, tokens_at_once, shares)
+
+    encoded = jax.jit(encode_parts, out_shardings=NamedSharding(mesh, ALL))
     with Progress(-(-len(split) // batch_size), title) as progress:
 
         def features(batch: Batch) -> np.ndarray:
-            features_BD = np.asarray(compute(start.body, start.words, place(batch, each)))
+            features_BD = np.asarray(encoded(start.body, start.words, place(batch, each)))
             progress.update(progress.done + 1)
             return features_BD
 

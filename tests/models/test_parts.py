@@ -48,5 +48,5 @@ def test_gradients_and_logits_in_parts_are_those_of_all_texts(tiny, texts, devic
 
 
 def test_rows_keep_their_places(texts):
-    rows = compute(lambda part: jnp.stack([part.labels] * 2, axis=1), texts, 4)
+    rows = compute(lambda part: jnp.stack([part.labels] * 2, axis=1), texts, 6)
     np.testing.assert_array_equal(rows, np.stack([texts.labels] * 2, axis=1))

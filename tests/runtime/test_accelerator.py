@@ -32,7 +32,7 @@ def compute(folder: Path, platforms: str, asked: list[str]) -> dict[str, dict[st
     folder.mkdir()
     modules = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "JAX_PLATFORMS": platforms, "PYTHONPATH": modules, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    environment.pop("XLA_FLAGS"), environment.pop("JAX_DISABLE_MOST_OPTIMIZATIONS")
+    environment.pop("XLA_FLAGS", None), environment.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)
     subprocess.run([sys.executable, "-c", WORKER, str(folder), *asked], check=True, env=environment)
     return {name: dict(np.load(folder / f"{name}.npz")) for name in asked}
 
@@ -43,7 +43,7 @@ def gradients(tmp_path_factory):
     asked = [f"{method},float32" for method in METHODS] + ["mixed,tensorfloat32", "mixed,bfloat16"]
     code = "import sys, jax; sys.exit(jax.default_backend() == 'cpu')"
     environment = {**os.environ, "JAX_PLATFORMS": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    environment.pop("XLA_FLAGS")
+    environment.pop("XLA_FLAGS", None)
     if subprocess.run([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL).returncode:
         pytest.skip("there is no accelerator here")
     folder = tmp_path_factory.mktemp("gradients")

@@ -22,7 +22,7 @@ def test_features_are_means_over_the_positions_of_each_text(tiny, sizes):
     words = rng.standard_normal((50, learner.encoder.hidden)).astype(np.float32)
     mesh = arrange(jax.devices()[: int(np.prod(sizes))], *sizes)
     start = place_parameters(Start(params["body"], jnp.asarray(words)), mesh)
-    features = compute_features(learner.encoder, start, split, 6, (4, 8), mesh)
+    features = compute_features(learner.encoder, start, split, 6, (4, 8), mesh, "features", 2)
     assert features.shape == (21, learner.encoder.hidden) and features.dtype == np.float32
     encode_one = jax.jit(lambda embeddings, mask: encode(params["body"], learner.encoder, embeddings, mask))
     for row in range(21):
