@@ -95,7 +95,7 @@ def pytorch(problem: Problem, method: str, products: str) -> Run:
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if unexpected or any("word_embeddings" not in name for name in missing):
         raise ValueError(f"weights do not fit: {missing} are missing, {unexpected} unknown")
-    model = model.to(device)
+    torch.nn.Module.to(model, device)
     body = {f"body.{name}": value.detach().requires_grad_() for name, value in model.named_parameters() if "word_embeddings" not in name}
     head = Learner(encoder, HeadConfig("mean", CLASSES), "fixed").init_head()["out"]
     start = body | {
