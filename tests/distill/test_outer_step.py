@@ -107,8 +107,14 @@ def crossing_sizes(program: str, mesh) -> list[int]:
         pairs = re.search(r"source_target_pairs=\{(.*?\})\}", line)
         groups = pairs or re.search(r"replica_groups=\{(.*?\})\}", line)
         iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
-        assert groups or iota, line
-        if iota:
+        axes_named = re.search(r"replica_groups=mesh\[[^\]]*\] ?\{([^}]*)\}", line)  # as later jaxlibs write it
+        assert groups or iota or axes_named, line
+        if axes_named:
+            crossed = re.findall(r"'(\w+)'", axes_named[1])
+            order = [mesh.axis_names.index(axis) for axis in mesh.axis_names if axis not in crossed]
+            moved = np.moveaxis(np.vectorize(lambda d: int(d.id))(mesh.devices), order, range(len(order)))
+            members = moved.reshape(int(np.prod([mesh.devices.shape[axis] for axis in order])), -1).tolist()
+        elif iota:
             shape, reach, axes = ([int(n) for n in part.split(",")] if part else None for part in iota.groups())
             members = np.arange(np.prod(reach)).reshape(reach).transpose(axes).reshape(shape).tolist()
         else:
