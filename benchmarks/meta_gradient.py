@@ -55,9 +55,7 @@ class Contestant:
         name = f"{method}-{products}".replace("/", "-of-")
         gradients = folder / f"{framework}-{name}.npz"
         line = [sys.executable, "-m", "benchmarks.worker", workload, framework, method, products, str(gradients), str(folder / name)]
-        platforms = {"JAX_PLATFORMS": "cuda,cpu" if device == "gpu" else device, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        environment = {**os.environ, **platforms, "HF_HUB_OFFLINE": "1"}
-        process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+        process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=surroundings(device))
         return cls(framework, method, products, process, gradients)
 
     def ask(self, command: str = "") -> dict[str, float]:
@@ -155,10 +153,17 @@ def measure(
 
 @cache
 def describe(device: str) -> str:
-    """What the device is called: asked in a process of its own, since this one must hold no accelerator."""
-    asked = "import ddllm.runtime.devices as d; e = d.describe_environment(); print(e['cpu'] if e['backend'] == 'cpu' else e['device'])"
-    environment = {**os.environ, "JAX_PLATFORMS": "cuda,cpu" if device == "gpu" else device, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    return subprocess.run([sys.executable, "-c", asked], env=environment, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    """What the device is called, "" where there is none: asked in a process of its own, since this one must hold no accelerator."""
+    asked = "import ddllm.runtime.devices as d; e = d.describe_environment(); print(e['backend'], e['cpu'] if e['backend'] == 'cpu' else e['device'])"
+    done = subprocess.run([sys.executable, "-c", asked], env=surroundings(device), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    backend, _, name = done.stdout.strip().partition(" ")
+    return name if backend == device else ""
+
+
+def surroundings(device: str) -> dict[str, str]:
+    """The environment of a process that computes there."""
+    platforms = {"JAX_PLATFORMS": "cuda,cpu" if device == "gpu" else device, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return {**os.environ, **platforms, "HF_HUB_OFFLINE": "1"}
 
 
 def identify(row: dict[str, Any]) -> tuple[str, ...]:
@@ -219,6 +224,8 @@ def main() -> None:
     for name in names:
         if name not in known:
             parser.error(f"there is no workload {name}; the workloads are {', '.join(known)}")
+    if not describe(device):
+        parser.error(f"--device is {device}, but JAX finds none here; make bench ACCELERATOR=cuda13 installs what it needs for one")
     console, rows = Console(width=130, highlight=False), []
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     peers = [("pytorch", "double-backward"), *([("pytorch", "torchopt")] if find_spec("torchopt") else [])]
