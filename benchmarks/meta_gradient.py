@@ -155,7 +155,7 @@ def measure(
 def describe(device: str) -> str:
     """What the device is called, "" where there is none: asked in a process of its own, since this one must hold no accelerator."""
     asked = "import ddllm.runtime.devices as d; e = d.describe_environment(); print(e['backend'], e['cpu'] if e['backend'] == 'cpu' else e['device'])"
-    done = subprocess.run([sys.executable, "-c", asked], env=surroundings(device), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "-c", asked], env=surroundings(device), cwd=ROOT, capture_output=True, text=True)
     backend, _, name = done.stdout.strip().partition(" ")
     return name if backend == device else ""
 
