@@ -188,14 +188,19 @@ def last_sentence(log: str) -> str:
 
 
 def _share_out(processes: int) -> list[dict[str, Any]]:
-    """The cores and GPUs of this machine in equal shares, one for each process; all have everything where there are fewer than processes."""
+    """The cores and GPUs of this machine in equal shares, one for each process.
+
+    All have every core where there are fewer than processes. Several that share a GPU have an equal part of its memory each, which they take as they need it:
+    by itself, JAX takes three quarters at once.
+    """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     each = len(cores) // processes
-    devices = _gpus()
-    shares = []
+    devices, shares = _gpus(), []
+    sharing = -(-processes // len(devices)) if devices else 1
+    memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / sharing:.3f}"} if sharing > 1 else {}
     for number in range(processes):
         mine = cores[number * each : (number + 1) * each] if processes > 1 else []
-        environment = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} if devices and processes > 1 else {}
+        environment = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)], **memory} if devices and processes > 1 else {}
         shares.append({"cores": mine, "environment": environment})
     return shares
 

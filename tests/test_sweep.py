@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ddllm.members import last_sentence, take_over
+from ddllm.members import _share_out, last_sentence, take_over
 from ddllm.sweep import main, plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,3 +146,13 @@ def test_the_last_sentence_of_a_log():
     assert last_sentence("x\nddllm: it broke.\n\nTraceback\n") == "it broke."
     assert last_sentence("Traceback\nValueError: no\n\n") == "ValueError: no"
     assert os.linesep not in last_sentence("")
+
+
+def test_members_share_out_gpus_and_their_memory(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert [share["environment"] for share in _share_out(1)] == [{}]
+    assert [share["environment"] for share in _share_out(2)] == [{"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "7"}]
+    three = [share["environment"] for share in _share_out(3)]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in three] == ["4", "7", "4"]
+    assert all(one["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false" and float(one["XLA_PYTHON_CLIENT_MEM_FRACTION"]) == 0.45 for one in three)
