@@ -69,14 +69,21 @@ def numbers(text: str, option: str, least: int) -> list[int]:
     return values
 
 
-def work_through(options: argparse.Namespace, jobs: list[Job], finished: Callable[[Job], None], table: Path) -> int:
-    """Run what is left, hand over each run that has ended, and say what has not; the exit status, 1 where a run has failed."""
+def work_through(options: argparse.Namespace, jobs: list[Job], finished: Callable[[Job], None], table: Path, processes: int = 1) -> int:
+    """Run what is left, hand over each run that has ended, and say what has not; the exit status, 1 where a run has failed.
+
+    With several processes so many runs go at a time, first those on all texts, which others have their teachers from, and each round is handed over at its end.
+    """
     until = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
-    for job in jobs:
-        if not options.only_table and time.monotonic() < until:
-            run_members([job.member], processes=1, retry=options.retry)
-        if job.member.record()["status"] == FINISHED:
-            finished(job)
+    rounds = [[job] for job in jobs]
+    if processes > 1:
+        rounds = [[job for job in jobs if (job.kind == "full") == first] for first in (True, False)]
+    for together in rounds:
+        if not options.only_table:
+            run_members([job.member for job in together], processes, options.retry, until)
+        for job in together:
+            if job.member.record()["status"] == FINISHED:
+                finished(job)
     failed = [job.member for job in jobs if job.member.record()["status"] == FAILED]
     left = sum(job.member.record()["status"] not in (FINISHED, FAILED) for job in jobs)
     for member in failed:

@@ -1,7 +1,7 @@
 """Full data, selections and distilled sets, beside each other on four data sets: results/TABLE.md and results/TABLE.json.
 
     python -m benchmarks.table [--datasets rotten_tomatoes,sst2] [--models embedded] [--names full,random,distilled] [--per-class 1,5,10]
-                               [--seeds 0,1,2] [--data FOLDER] [--work runs/table] [--minutes N] [--only-table]
+                               [--seeds 0,1,2] [--data FOLDER] [--work runs/table] [--minutes N] [--processes N] [--only-table]
 
 Entry by cell: every run is a command of its own in a folder below --work, resumes there, and enters the table as soon as it has ended. The same
 command does what is left; --minutes starts nothing new after so long. A cell holds the accuracy of each seed, and with the recipe's head
@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
 from benchmarks.jobs import DEFAULT_NAMES, NAMES, ROOT, Job, plan_jobs
 from benchmarks.options import listed, make_parser, numbers, read_options, work_through
+from ddllm.errors import UserError
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
 from ddllm.runtime.storage import read_json
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
             write(cells)
 
         write(read_entries(JSON, "cells"))
-        return work_through(options, jobs, finished, MARKDOWN)
+        return work_through(options, jobs, finished, MARKDOWN, options.processes)
 
     return exit_status(work, "the same command does what is left")
 
@@ -52,7 +53,10 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     parser = make_parser("benchmarks.table", "runs/table")
     parser.add_argument("--names", default=",".join(DEFAULT_NAMES), help=f"rows, of {', '.join(NAMES)}")
     parser.add_argument("--per-class", default="1,5,10", help="examples per class")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="runs at a time, which share out this machine's cores and GPUs")
     options = read_options(parser, arguments)
+    if options.processes < 1:
+        raise UserError(f"--processes is {options.processes}, but must be at least 1.")
     names, per_class = listed(options.names, "--names", NAMES), numbers(options.per_class, "--per-class", 1)
     jobs = plan_jobs(options.datasets, options.models, names, per_class, options.seeds, options.data, options.work)
     return options, jobs

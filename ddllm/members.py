@@ -60,8 +60,8 @@ class Member:
         return known if set(self.stages) <= set(known["stages"]) else known | {"status": WAITING, "error": ""}
 
 
-def run_members(members: list[Member], processes: int, retry: bool) -> None:
-    """Run what is left of the members, so many at a time."""
+def run_members(members: list[Member], processes: int, retry: bool, until: float = float("inf")) -> None:
+    """Run what is left of the members, so many at a time; none is started after `until` (of `time.monotonic`)."""
     left = [member for member in members if member.record()["status"] not in ((FINISHED,) if retry else (FINISHED, FAILED))]
     for member in members:
         if member not in left:
@@ -74,7 +74,8 @@ def run_members(members: list[Member], processes: int, retry: bool) -> None:
 
     def run(member: Member) -> None:
         share = shares.get()
-        if stopping:
+        if stopping or time.monotonic() >= until:
+            shares.put(share)
             return
         if share["cores"]:
             # Of this thread alone, from which the member's process inherits it: XLA makes as many threads as it may use cores.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ddllm.members import _share_out, last_sentence, take_over
+from ddllm.members import WAITING, _share_out, last_sentence, run_members, take_over
 from ddllm.sweep import main, plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,3 +156,9 @@ def test_members_share_out_gpus_and_their_memory(monkeypatch):
     three = [share["environment"] for share in _share_out(3)]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in three] == ["4", "7", "4"]
     assert all(one["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false" and float(one["XLA_PYTHON_CLIENT_MEM_FRACTION"]) == 0.45 for one in three)
+
+
+def test_nothing_is_started_when_the_time_is_up(tmp_path):
+    members = plan([QUICKSTART, f"--workdir={tmp_path / 'sweep'}", "--vary=seed=0,1,2"])[2]
+    run_members(members, 2, False, until=time.monotonic())
+    assert [member.record()["status"] for member in members] == [WAITING] * 3 and not any(member.folder.exists() for member in members)

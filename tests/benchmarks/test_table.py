@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from benchmarks import table
+from benchmarks import options, table
 from benchmarks.jobs import plan_jobs
 from ddllm.config import resolve
 from ddllm.main import main as command
@@ -117,6 +117,27 @@ def test_the_command_writes_both_files_and_keeps_cells_whose_runs_are_gone(jobs,
     assert read_json(tmp_path / "TABLE.json") == first
 
 
+@pytest.mark.parametrize("processes", [1, 3])
+def test_teachers_are_there_before_what_they_teach(jobs, tmp_path, monkeypatch, processes):
+    monkeypatch.setattr(table, "JSON", tmp_path / "TABLE.json")
+    monkeypatch.setattr(table, "MARKDOWN", tmp_path / "TABLE.md")
+    calls = []
+
+    def run(members, at_once, retry, until):
+        calls.append([member.values["kind"] for member in members])
+        assert at_once == processes and not retry and until == float("inf")
+        for job in jobs(names=("full", "distilled"), per_class=(1,)).values():
+            if job.member.folder in [member.folder for member in members]:
+                finish(job, [{"name": job.kind, "accuracy_mean": 0.8, "head": "zero"}])
+
+    monkeypatch.setattr(options, "run_members", run)
+    line = [*("--datasets", "sst2"), *("--names", "full,distilled"), *("--per-class", "1"), *("--seeds", "0,1"), "--processes", str(processes)]
+    assert table.main([*line, "--work", str(tmp_path / "work")]) == 0
+    assert calls == ([["full"] * 2, ["distilled"] * 2] if processes > 1 else [["full"], ["distilled"]] * 2)
+    cells = read_json(tmp_path / "TABLE.json")["cells"]
+    assert [cell_of(cells, *key)["values"] for key in (("full", None), ("distilled", 1))] == [{"0": 0.8, "1": 0.8}] * 2
+
+
 def test_the_commands_of_the_table_are_commands(jobs, capsys):
     [full] = jobs(seeds=(0,), names=("full",), per_class=(1,)).values()
     assert command([*full.member.line, "--config.distill.outer_steps=0"]) == 2
@@ -132,6 +153,7 @@ def test_the_commands_of_the_table_are_commands(jobs, capsys):
         (["--seeds", "a"], "whole numbers from 0 on"),
         (["--data", "nowhere"], "is not a folder"),
         (["--minuts", "3"], "--minuts"),
+        (["--processes", "0"], "at least 1"),
     ],
 )
 def test_mistakes_are_one_sentence(line, sentence, capsys):
