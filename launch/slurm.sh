@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A run, or the members of a sweep, on a Slurm cluster with GPUs: one process for each GPU. Submit it in the repository's folder, after `make test`
-# or another command has made .venv there (with jax[cuda13] installed into it), on a file system that all nodes see:
+# A run, or the members of a sweep, on a Slurm cluster with GPUs: one process for each GPU. Submit it in the repository's folder, after
+# `make test ACCELERATOR=cuda13` or another command has made .venv there, on a file system that all nodes see:
 #
 #   sbatch launch/slurm.sh --config configs/imdb.py
 #   sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh --config configs/imdb.py
