@@ -10,17 +10,23 @@ from typing import Any
 import jax
 from jax.ad_checkpoint import Offloadable, checkpoint_name
 
+# Elements that an array has at least where it travels. Smaller ones save nothing, and XLA for TPUs (libtpu 0.0.48) cannot put slices of some there.
+LEAST = 4096
 STEP, BLOCK = "before an inner step", "before a block of inner steps"
 
 
 def put_away(tree: Any, offload: bool) -> Any:
-    """The arrays in the host's memory, or where they are."""
-    return jax.device_put(tree, jax.memory.Space.Host) if offload else tree
+    """The arrays in the host's memory, or where they are; small ones stay there in any case."""
+    return _put(tree, jax.memory.Space.Host) if offload else tree
 
 
 def fetch(tree: Any, offload: bool) -> Any:
     """What `put_away` has put away, on the device again."""
-    return jax.device_put(tree, jax.memory.Space.Device) if offload else tree
+    return _put(tree, jax.memory.Space.Device) if offload else tree
+
+
+def _put(tree: Any, space: Any) -> Any:
+    return jax.tree.map(lambda x: jax.device_put(x, space) if x.size >= LEAST else x, tree)
 
 
 def compute_again(function: Callable, offload: bool, name: str) -> Callable:
@@ -44,4 +50,4 @@ def _away(*_: Any, **__: Any) -> Any:  # what a policy may say, though its type 
 
 def _named(function: Callable, name: str) -> Callable:
     """What a policy is to put away must come out of an operation: arguments stay where they are."""
-    return lambda carry, inputs: function(jax.tree.map(lambda x: checkpoint_name(x, name), carry), inputs)
+    return lambda carry, inputs: function(jax.tree.map(lambda x: checkpoint_name(x, name) if x.size >= LEAST else x, carry), inputs)
