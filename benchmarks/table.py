@@ -89,7 +89,7 @@ def enter(cells: list[Entry], job: Job) -> None:
         cell |= {"texts": texts, "test_texts": row.get("texts", texts["test"]), "note": row.get("note", "")}
         cell |= {part: row[part] for part in ("inner_steps", "floats", "distillation_seconds", "seconds") if part in row}
         cell |= {"command": job.command}
-        cell["devices"] |= dict.fromkeys(map(str, job.seeds) if len(job.seeds) > 1 else [first], where)
+        cell["devices"] |= dict.fromkeys(map(str, job.seeds), where)
         summarise(cell)
 
 

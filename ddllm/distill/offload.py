@@ -26,7 +26,11 @@ def fetch(tree: Any, offload: bool) -> Any:
 
 
 def _put(tree: Any, space: Any) -> Any:
-    return jax.tree.map(lambda x: jax.device_put(x, space) if x.size >= LEAST else x, tree)
+    return _change_large(lambda x: jax.device_put(x, space), tree)
+
+
+def _change_large(change: Callable[[jax.Array], jax.Array], tree: Any) -> Any:
+    return jax.tree.map(lambda x: change(x) if x.size >= LEAST else x, tree)
 
 
 def compute_again(function: Callable, offload: bool, name: str) -> Callable:
@@ -50,4 +54,4 @@ def _away(*_: Any, **__: Any) -> Any:  # what a policy may say, though its type 
 
 def _named(function: Callable, name: str) -> Callable:
     """What a policy is to put away must come out of an operation: arguments stay where they are."""
-    return lambda carry, inputs: function(jax.tree.map(lambda x: checkpoint_name(x, name) if x.size >= LEAST else x, carry), inputs)
+    return lambda carry, inputs: function(_change_large(lambda x: checkpoint_name(x, name), carry), inputs)
