@@ -8,7 +8,8 @@ Cell by cell, as the table: every run is a command of its own in a folder below 
 labels, rates and head that were learned for them, and as plain texts with a label each, read from text.jsonl and tokenised again, with a rate and passes tuned
 on validation texts. The latter is how published texts are scored, and how a text goes to the models of --transfer. With --judge a language model says how
 readable the texts are (readability.py), those of earlier runs too, which are not run again. A route's name with +auxiliary keeps the labels of the body
-that the recipe has (directions), which stand beside the texts as their labels and rates do; they are left out where the text is scored as a plain one.
+that the recipe has (directions), which stand beside the texts as their labels and rates do, with +gains its gains as well; both are left out where the
+text is scored as a plain one.
 """
 
 import sys
@@ -40,8 +41,9 @@ TITLES = {
     "dilm": "texts published for DiLM",
 }
 AGAIN, PLAIN = ", read again", "plain_text"
-BESIDE = "+auxiliary"  # after a route's name
-ROUTES = (*ROUTE_NAMES[1:], *(f"{name}{BESIDE}" for name in ROUTE_NAMES[1:]))
+BESIDE = {"+auxiliary": "directions", "+gains": "directions and gains"}  # after a route's name, and what is kept
+GAINS = "--config.distill.gains="
+ROUTES = (*ROUTE_NAMES[1:], *(f"{name}{mark}" for mark in BESIDE for name in ROUTE_NAMES[1:]))
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser = make_parser("benchmarks.text", "runs/text")
         parser.set_defaults(datasets="sst2")
         parser.add_argument("--per-class", default="5,10,20", help="examples per class")
-        parser.add_argument("--routes", default="straight_through", help=f"of {', '.join(ROUTE_NAMES[1:])}, also with {BESIDE}")
+        parser.add_argument("--routes", default="straight_through", help=f"of {', '.join(ROUTE_NAMES[1:])}, also with {' or '.join(BESIDE)}")
         parser.add_argument("--transfer", default="", help="other models that the texts are trained on")
         parser.add_argument("--names", default=",".join(NAMES), help=f"rows, of {', '.join(NAMES)}")
         parser.add_argument("--outer-steps", default="0", help="of distilled sets and texts; 0: as the data set's configuration says")
@@ -84,7 +86,6 @@ def main(arguments: list[str] | None = None) -> int:
         routes, per_class = listed(options.routes, "--routes", ROUTES), numbers(options.per_class, "--per-class", 1)
         names, [steps] = listed(options.names, "--names", NAMES), numbers(options.outer_steps, "--outer-steps", 0)
         changes = split_options(options.text_options, "--config.text.")
-        changes += ["--config.distill.gains=False"]  # no text, and more numbers than all else: what is compared is what texts can do
         changes += [f"--config.distill.outer_steps={steps}"] if steps else []
         others, parts = [model for model in options.transfer.split(",") if model], []
         elsewhere = tuple(split_options(options.transfer_options, "--config."))
@@ -138,7 +139,8 @@ def plan(
     parts = [Part(base.full(seed), {"full": "full"})] if "full" in names or (taught and learned) else []
     mark = "" if taught else "-untaught"
     teacher = f"{UNTAUGHT}{base.folder / f'full-seed{seed}' if taught else ''}"
-    steps = (*(change for change in changes if change.startswith("--config.distill.")), teacher)
+    # Gains are no text, and more numbers than all else: embeddings are compared with what texts can do without.
+    steps = (*(change for change in changes if change.startswith("--config.distill.")), f"{GAINS}False", teacher)
     for count in per_class:
         wanted = tuple(name for name in REAL if name in names)
         for place in (base, *away):
@@ -151,7 +153,7 @@ def plan(
             parts.append(Part(distilled, {DISTILLED: DISTILLED}, taught=taught))
         for route in routes if {"projected", "text"} & set(names) else ():
             goes = bare(route)
-            line = ["--mode=text", f"--config.text.route={goes}", *changes, teacher]
+            line = ["--mode=text", f"--config.text.route={goes}", *changes, f"{GAINS}{route.endswith('+gains')}", teacher]
             line += ["--config.text.auxiliary=True"] if route != goes else []
             if from_distilled or goes == "relearn":
                 line.append(f"--distilled={distilled.member.folder / 'distilled'}")
@@ -170,7 +172,7 @@ def split_options(text: str, prefix: str) -> list[str]:
 
 def bare(route: str) -> str:
     """A route's own name, whatever is kept beside its texts."""
-    return route.removesuffix(BESIDE)
+    return route.partition("+")[0]
 
 
 def published(base: Base, count: int) -> Path | None:
@@ -281,7 +283,7 @@ def title_of(cell: Entry) -> str:
     if cell["name"] in TITLES:
         return TITLES[cell["name"]] + learned
     route = bare(cell["route"])
-    beside = " with directions" if route != cell["route"] else ""
+    beside = f" with {BESIDE[cell['route'].removeprefix(route)]}" if route != cell["route"] else ""
     return f"our text ({route}){beside}{learned}" + (", as plain text" if cell["protocol"] == TUNED else "")
 
 
