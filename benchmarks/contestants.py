@@ -19,7 +19,7 @@ Run = Callable[[], tuple[float, dict[str, np.ndarray]]]
 def ours(problem: Problem, method: str, products: str) -> Run:
     """ddllm's outer step with one of its gradient methods.
 
-    "checkpointed-4" has four segments, "mixed/0" takes all real texts at once, "mixed+offload" keeps what it keeps in the host's memory.
+    "checkpointed-4" has four segments, "mixed/0" takes all texts at once, "mixed+offload" keeps what it keeps in the host's memory.
     """
     import jax
     import jax.numpy as jnp
@@ -44,7 +44,7 @@ def ours(problem: Problem, method: str, products: str) -> Run:
     start = Start(jax.tree.map(jnp.asarray, problem.body), jnp.asarray(problem.words))
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
     at_once = int(tokens) if tokens else choose_tokens(0, jax.default_backend())
-    differentiation = METHODS[name](bool(offload))
+    differentiation = METHODS[name](bool(offload), at_once)
     step = OuterStep(learner, recipe, start, data, differentiation, optax.sgd(1.0), mesh, int(segments or 1), tokens_at_once=at_once)
     learned = jax.device_put(learned_parts(data, recipe), step.everywhere)
     batch = Batch(problem.ids, np.ones(problem.ids.shape, np.float32), problem.targets, np.ones(len(problem.ids), np.float32))

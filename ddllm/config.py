@@ -260,8 +260,8 @@ def default_config() -> ConfigDict:
 
     config.runtime = runtime = ConfigDict()
     runtime.devices = 0  # devices used, the heads and the real batch are spread over them; 0: all
-    # Tokens of real texts that go through the model at once on each device, the others after them: the same gradient in less memory. 0: 512 on CPUs,
-    # where that is faster too, all elsewhere; see ddllm/models/parts.py.
+    # Tokens of real texts, and of an inner batch's examples, that go through the model at once on each device, the others after them: the same gradient in
+    # less memory. 0: 512 on CPUs, where that is faster too, all elsewhere; see ddllm/models/parts.py.
     runtime.tokens_at_once = 0
     runtime.shard = 1  # devices that share one copy of the parameters, for encoders that do not fit one; divides their number
     runtime.compilation_cache = "auto"  # folder of compiled programs; auto: in the user's cache folder; empty: none

@@ -18,6 +18,7 @@ An inner gradient is three passes (forward, by the input, by the kernel) over th
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,11 +28,13 @@ from ddllm.distill.dataset import spread_rates
 from ddllm.distill.gains import spread_gains
 from ddllm.distill.offload import BLOCK, STEP, compute_again, fetch, keep_away, put_away
 from ddllm.models.encoder import Tree
+from ddllm.models.parts import count_parts
 
-Loss = Callable[[Tree, Any], jax.Array]
+Batch = dict[str, Any]  # arrays with a row for each example
+Loss = Callable[[Tree, Batch], jax.Array]
 Pace = tuple[jax.Array, jax.Array | None]  # rates [G], or [S, G] of all steps, and gains [K] or [S, K], where there are any
-ScaledGradient = Callable[[Tree, Any, Pace], Tree]
-Pick = Callable[[Any, jax.Array], Any]  # all batches and what chooses from them at a step, to the step's batch
+ScaledGradient = Callable[[Tree, Batch, Pace], Tree]
+Pick = Callable[[Any, jax.Array], Batch]  # all batches and what chooses from them at a step, to the step's batch
 Descent = Callable[[Tree, Any, jax.Array, Pace], Tree]  # (params, batches [M, …], choices [S, …], pace of all steps) to params
 
 
@@ -46,19 +49,57 @@ def _moving(params: Tree, fixed: tuple[str, ...]) -> Tree:
     return {name: part for name, part in params.items() if name not in fixed}
 
 
-def _plain_gradient(loss: Loss, fixed: tuple[str, ...]) -> ScaledGradient:
-    def scaled_gradient(params: Tree, batch: Any, pace: Pace) -> Tree:
-        gradient = jax.grad(lambda moving: loss(params | moving, batch))(_moving(params, fixed))
-        return scale(gradient | {name: jax.tree.map(jnp.zeros_like, params[name]) for name in fixed}, pace)
+def _gradient(loss: Loss, params: Tree, batch: Batch, tokens: int, fixed: tuple[str, ...] = ()) -> Tree:
+    """∇_θ ℓ, zero for the parts that do not move, from parts of the batch."""
 
-    return scaled_gradient
+    def of_part(loss: Loss, part: Batch) -> tuple[Tree, None]:
+        return jax.grad(lambda moving: loss(params | moving, part))(_moving(params, fixed)), None
+
+    return _with_fixed(_over_parts(of_part, loss, batch, tokens)[0], params, fixed)
 
 
-def _second_order(loss: Loss, params: Tree, batch: Any, direction: Tree, fixed: tuple[str, ...] = ()) -> tuple[Tree, tuple[Tree, Any]]:
-    """∇_θ ℓ, and the derivatives of ∇_θ ℓ and ∇_φ ℓ along (direction, 0), of the parts that move; what is not used is not computed."""
-    both = jax.grad(loss, argnums=(0, 1))
-    (gradient, _), products = jax.jvp(lambda moving: both(params | moving, batch), (_moving(params, fixed),), (direction,))
-    return gradient, products
+def _second_order(
+    loss: Loss, params: Tree, batch: Batch, direction: Tree, tokens: int, fixed: tuple[str, ...] = ()
+) -> tuple[Tree, tuple[Tree, Batch]]:
+    """∇_θ ℓ, and the derivatives of ∇_θ ℓ and ∇_φ ℓ along (direction, 0), from parts of the batch; XLA leaves out what is not used."""
+
+    def of_part(loss: Loss, part: Batch) -> tuple[tuple[Tree, Tree], Batch]:
+        both = jax.grad(loss, argnums=(0, 1))
+        moving = _moving(params, fixed)
+        (gradient, _), (params_bar, part_bar) = jax.jvp(lambda moving: both(params | moving, part), (moving,), (_moving(direction, fixed),))
+        return (_moving(gradient, fixed), params_bar), part_bar
+
+    (gradient, params_bar), batch_bar = _over_parts(of_part, loss, batch, tokens)
+    return _with_fixed(gradient, params, fixed), (params_bar, batch_bar)
+
+
+def _with_fixed(gradient: Tree, params: Tree, fixed: tuple[str, ...]) -> Tree:
+    return gradient | {name: jax.tree.map(jnp.zeros_like, params[name]) for name in fixed}
+
+
+def _over_parts(function: Callable[[Loss, Batch], tuple[Tree, Any]], loss: Loss, batch: Batch, tokens: int) -> tuple[Tree, Any]:
+    """(sums, rows) of a function of a loss and of some of its batch's examples, from parts of up to so many tokens one after the other (see models/parts.py).
+
+    Args:
+        function: (loss, N examples) to what is added up over parts, and to what has a row for each example.
+        loss: a mean over examples, or a sum that their "weights" say.
+        batch: arrays with a row for each example, among them "mask" [N, T].
+        tokens: at once; 0: all.
+    """
+    count = count_parts(*batch["mask"].shape, tokens)
+    if count == 1:
+        return function(loss, batch)
+    share = 1.0 if "weights" in batch else 1.0 / count
+    part_of = partial(function, lambda params, part: share * loss(params, part))
+    parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+
+    def add(sums: Tree, part: Batch) -> tuple[Tree, Any]:
+        more, rows = part_of(part)
+        return jax.tree.map(jnp.add, sums, more), rows
+
+    shapes, _ = jax.eval_shape(part_of, jax.tree.map(lambda x: x[0], parts))
+    sums, rows = jax.lax.scan(add, jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes), parts)
+    return sums, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
 
 
 @dataclass(frozen=True)
@@ -67,9 +108,11 @@ class _Method:
 
     Attributes:
         offload: whether what is kept of steps and of blocks waits in the host's memory. `Direct` keeps its steps' activations where they are.
+        tokens_at_once: of an inner batch's examples that go through the model together; 0: all.
     """
 
     offload: bool = False
+    tokens_at_once: int = 0
 
     def block(self, run: Callable) -> Callable:
         """Several steps, `run(carry, inputs)`, that are computed again as a whole in a backward pass."""
@@ -82,7 +125,7 @@ class _Plain(_Method):
 
     def gradient(self, loss: Loss, fixed: tuple[str, ...] = ()) -> ScaledGradient:
         """The scaled inner gradient, left to JAX to differentiate."""
-        return _plain_gradient(loss, fixed)
+        return lambda params, batch, pace: scale(_gradient(loss, params, batch, self.tokens_at_once, fixed), pace)
 
     def descent(self, loss: Loss, pick: Pick) -> Descent | None:
         """Nothing better than one step after the other."""
@@ -128,20 +171,16 @@ class Mixed(_Method):
 
     def gradient(self, loss: Loss, fixed: tuple[str, ...] = ()) -> ScaledGradient:
         """The scaled inner gradient with the backward pass above as its own rule."""
-        plain = _plain_gradient(loss, fixed)
-
         @jax.custom_vjp
-        def scaled_gradient(params: Tree, batch: Any, pace: Pace) -> Tree:
-            return plain(params, batch, pace)
+        def scaled_gradient(params: Tree, batch: Batch, pace: Pace) -> Tree:
+            return scale(_gradient(loss, params, batch, self.tokens_at_once, fixed), pace)
 
-        def forward(params: Tree, batch: Any, pace: Pace) -> tuple[Tree, tuple]:
-            return plain(params, batch, pace), (params, batch, pace)
+        def forward(params: Tree, batch: Batch, pace: Pace) -> tuple[Tree, tuple]:
+            return scaled_gradient(params, batch, pace), (params, batch, pace)
 
-        def backward(kept: tuple, cotangent: Tree) -> tuple[Tree, Any, Pace]:
+        def backward(kept: tuple, cotangent: Tree) -> tuple[Tree, Batch, Pace]:
             params, batch, pace = kept
-            direction = _moving(scale(cotangent, pace), fixed)
-            gradient, (params_bar, batch_bar) = _second_order(loss, params, batch, direction, fixed)
-            gradient = gradient | {name: jax.tree.map(jnp.zeros_like, params[name]) for name in fixed}
+            gradient, (params_bar, batch_bar) = _second_order(loss, params, batch, scale(cotangent, pace), self.tokens_at_once, fixed)
             _, collect = jax.vjp(lambda pace: scale(gradient, pace), pace)
             return params_bar, batch_bar, collect(cotangent)[0]
 
@@ -158,7 +197,7 @@ class Mixed(_Method):
         def run(params: Tree, batches: Any, feed_S: jax.Array, pace_S: Pace) -> tuple[Tree, Tree]:
             def step(params: Tree, inputs: tuple[jax.Array, Pace]) -> tuple[Tree, Tree]:
                 choice, pace = inputs
-                gradient = jax.grad(loss)(params, pick(batches, choice))
+                gradient = _gradient(loss, params, pick(batches, choice), self.tokens_at_once)
                 return jax.tree.map(jnp.subtract, params, scale(gradient, pace)), put_away(gradient, self.offload)
 
             return jax.lax.scan(step, params, (feed_S, pace_S))
@@ -181,7 +220,7 @@ class Mixed(_Method):
                 change, collect_pace = jax.vjp(lambda pace: scale(gradient, pace), pace)
                 params = jax.tree.map(jnp.add, params, change)
                 batch, collect = jax.vjp(pick, batches, choice)
-                _, (params_bar, batch_bar) = _second_order(loss, params, batch, scale(cotangent, pace))
+                _, (params_bar, batch_bar) = _second_order(loss, params, batch, scale(cotangent, pace), self.tokens_at_once)
                 fed_bar, choice_bar = collect(batch_bar)
                 bars = (choice_bar if learned_feed else None, collect_pace(cotangent)[0])
                 cotangent, batches_bar = jax.tree.map(jnp.subtract, (cotangent, batches_bar), (params_bar, fed_bar))

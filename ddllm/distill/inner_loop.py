@@ -107,7 +107,8 @@ def unroll(
     inputs = (feed_S, (rates_SG, step_gains(data.gains, steps)), actual_momentum(data))
     if truncation is not None and truncation.steps < steps:
         begin = truncation.begin(steps, key)
-        carry = _run_before(lambda batches, fixed: make_step(batches, Direct(), fixed), carry, inputs, batches, begin, first_fixed)
+        plain = Direct(tokens_at_once=method.tokens_at_once)
+        carry = _run_before(lambda batches, fixed: make_step(batches, plain, fixed), carry, inputs, batches, begin, first_fixed)
         inputs = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, begin, truncation.steps), inputs)
         steps, first_fixed = truncation.steps, ()
     if segments == 1 and (first_fixed or steps == 1):

@@ -4,6 +4,7 @@ The programs compiled for the account are those that run afterwards: none is com
 """
 
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import jax
@@ -105,7 +106,8 @@ def changes_for_memory(prepared: Prepared, data: DistilledData) -> list[dict[str
     if not config.offload and device.platform != "cpu" and has_host_memory(device):
         changes.append({"distill.offload": True})
     longest = max(prepared.buckets)
-    at_once = prepared.tokens_at_once or config.batch_size // mesh.shape["data"] * longest
+    real, inner = config.batch_size // mesh.shape["data"] * longest, prod(data.mask.shape[1:])
+    at_once = prepared.tokens_at_once or max(real, inner)
     if at_once > longest:
         changes.append({"runtime.tokens_at_once": max(at_once // 4, longest)})
     return changes

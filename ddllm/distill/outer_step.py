@@ -75,7 +75,7 @@ class OuterStep:
         recipe: constants of the inner loop.
         start: pretrained constants.
         data: gives the parts that are not learned (mask, hard labels).
-        method: of differentiation through the inner loop.
+        method: of differentiation through the inner loop, which also says how many of an inner batch's tokens go through the model at once.
         optimizer: of the outer loop.
         mesh: axes "head", "data" and "model" (see runtime/mesh.py), those that are missing counting as 1. The number of heads must be a
             multiple of the first, the size of real batches of the second.
@@ -233,6 +233,7 @@ class OuterStep:
     def _round(self, begin: Any, learned: dict[str, Any], batch: Batch, start: Start, keys: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
         trained, pullback = begin(learned, self.fixed, start, keys)
         loss, accuracy, cotangent = self.measure(trained, start.words, batch)
+        del trained  # a tree of parameters that pulling back needs no more
         return loss, accuracy, self.pull(pullback, cotangent)
 
     def train(self, learned: dict[str, Any], key: jax.Array) -> Tree:

@@ -161,7 +161,7 @@ def make_outer_step(
         raise UserError(
             f"config.distill.offload needs a backend that lends devices the host's memory, which {mesh.local_devices[0].platform} does not; set it to False."
         )
-    recipe, optimizer, method = recipe_of(config), outer_optimizer(config, more), METHODS[config.gradient](config.offload)
+    recipe, optimizer, method = recipe_of(config), outer_optimizer(config, more), METHODS[config.gradient](config.offload, prepared.tokens_at_once)
     fixed = (prepared.learner, recipe, prepared.start, data, method, optimizer, mesh)
     curriculum = int(config.curriculum * config.outer_steps)
     options = (config.average, truncation_of(config), config.heads, others, tuple(config.robust), curriculum)

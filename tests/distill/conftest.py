@@ -40,7 +40,8 @@ def make_step():
         )
         mesh = arrange(jax.devices()[: int(np.prod(sizes))], *sizes)
         start = Start(params["body"], jax.numpy.asarray(words))
-        step = OuterStep(learner, recipe, start, data, METHODS[gradient](offload), optimizer or optax.adam(1e-2), mesh, **options)
+        method = METHODS[gradient](offload, options.get("tokens_at_once", 0))
+        step = OuterStep(learner, recipe, start, data, method, optimizer or optax.adam(1e-2), mesh, **options)
         return Made(step, initial_state(learned_parts(data, recipe), step.optimizer, step.everywhere), data, recipe)
 
     return make

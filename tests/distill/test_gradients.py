@@ -186,6 +186,35 @@ def test_gains(shallow, gains, optimizer, segments):
             assert relative(found, expected) < 1e-10, kind
 
 
+@pytest.mark.parametrize(
+    "kind, size, how, segments, tokens",  # of examples of five positions, two in a step, or six where the order is learned
+    [
+        ("direct", "tiny", {"labels": "soft"}, 1, 5),
+        ("checkpointed", "shallow", {"groups": 1, "auxiliary": "all", "order": "learned", "batches": 2}, 2, 14),
+        ("mixed", "shallow", {"groups": 1, "auxiliary": "cls", "gains": 1}, 1, 5),
+        ("mixed", "layerless", {"groups": 2, "optimizer": "momentum"}, 1, 5),
+        ("mixed", "layerless", {"groups": 2, "order": "learned", "batches": 2}, 1, 14),
+    ],
+)
+def test_examples_go_through_the_model_in_parts(request, kind, size, how, segments, tokens):
+    with jax.enable_x64(True):
+        learned, outer_loss = make_problem(request.getfixturevalue(size), 4, **how)
+        expected = jax.jit(jax.value_and_grad(lambda x: outer_loss(x, METHODS[kind](), segments)))(learned)
+        found = jax.jit(jax.value_and_grad(lambda x: outer_loss(x, METHODS[kind](tokens_at_once=tokens), segments)))(learned)
+        assert relative(found, expected) < 1e-10
+
+
+def test_parts_need_less_memory(shallow):
+    def temporaries(tokens: int) -> int:
+        learned, outer_loss = make_problem(shallow, 8, groups=1, batches=8, order="learned")  # 24 examples of five positions in every step
+        program = jax.jit(jax.grad(lambda x: outer_loss(x, METHODS["mixed"](tokens_at_once=tokens))))
+        analysis = program.lower(learned).compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
+
+    assert temporaries(20) < 0.7 * temporaries(0)
+
+
 def test_methods_agree_in_float32(tiny):
     learned, outer_loss = make_problem(tiny, 4)
     expected = jax.jit(jax.grad(outer_loss))(learned)
