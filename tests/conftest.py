@@ -84,7 +84,8 @@ def make_learner(hidden: int, length: int = 16, start: str = "redrawn", layers: 
     """A learner and its parameters."""
     config = EncoderConfig("bert", 50, hidden, layers, 2, 2 * hidden, length, 0, 2, "gelu", 1e-12, 0)
     learner = Learner(config, HeadConfig("mean", classes, 0.3), start)
-    return learner, {"body": make_body(config), "head": init_head(jax.random.key(1), learner.head, hidden)}
+    with jax.enable_x64(False):  # whatever the first test that asks for it computes in
+        return learner, {"body": make_body(config), "head": init_head(jax.random.key(1), learner.head, hidden)}
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,6 @@ An inner gradient is three passes (forward, by the input, by the kernel) over th
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -28,7 +27,7 @@ from ddllm.distill.dataset import spread_rates
 from ddllm.distill.gains import spread_gains
 from ddllm.distill.offload import BLOCK, STEP, compute_again, fetch, keep_away, put_away
 from ddllm.models.encoder import Tree
-from ddllm.models.parts import count_parts
+from ddllm.models.parts import over_parts
 
 Batch = dict[str, Any]  # arrays with a row for each example
 Loss = Callable[[Tree, Batch], jax.Array]
@@ -55,7 +54,7 @@ def _gradient(loss: Loss, params: Tree, batch: Batch, tokens: int, fixed: tuple[
     def of_part(loss: Loss, part: Batch) -> tuple[Tree, None]:
         return jax.grad(lambda moving: loss(params | moving, part))(_moving(params, fixed)), None
 
-    return _with_fixed(_over_parts(of_part, loss, batch, tokens)[0], params, fixed)
+    return _with_fixed(over_parts(of_part, loss, batch, tokens)[0], params, fixed)
 
 
 def _second_order(
@@ -69,37 +68,12 @@ def _second_order(
         (gradient, _), (params_bar, part_bar) = jax.jvp(lambda moving: both(params | moving, part), (moving,), (_moving(direction, fixed),))
         return (_moving(gradient, fixed), params_bar), part_bar
 
-    (gradient, params_bar), batch_bar = _over_parts(of_part, loss, batch, tokens)
+    (gradient, params_bar), batch_bar = over_parts(of_part, loss, batch, tokens)
     return _with_fixed(gradient, params, fixed), (params_bar, batch_bar)
 
 
 def _with_fixed(gradient: Tree, params: Tree, fixed: tuple[str, ...]) -> Tree:
     return gradient | {name: jax.tree.map(jnp.zeros_like, params[name]) for name in fixed}
-
-
-def _over_parts(function: Callable[[Loss, Batch], tuple[Tree, Any]], loss: Loss, batch: Batch, tokens: int) -> tuple[Tree, Any]:
-    """(sums, rows) of a function of a loss and of some of its batch's examples, from parts of up to so many tokens one after the other (see models/parts.py).
-
-    Args:
-        function: (loss, N examples) to what is added up over parts, and to what has a row for each example.
-        loss: a mean over examples, or a sum that their "weights" say.
-        batch: arrays with a row for each example, among them "mask" [N, T].
-        tokens: at once; 0: all.
-    """
-    count = count_parts(*batch["mask"].shape, tokens)
-    if count == 1:
-        return function(loss, batch)
-    share = 1.0 if "weights" in batch else 1.0 / count
-    part_of = partial(function, lambda params, part: share * loss(params, part))
-    parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
-
-    def add(sums: Tree, part: Batch) -> tuple[Tree, Any]:
-        more, rows = part_of(part)
-        return jax.tree.map(jnp.add, sums, more), rows
-
-    shapes, _ = jax.eval_shape(part_of, jax.tree.map(lambda x: x[0], parts))
-    sums, rows = jax.lax.scan(add, jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes), parts)
-    return sums, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
 
 
 @dataclass(frozen=True)
