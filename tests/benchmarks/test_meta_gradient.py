@@ -15,8 +15,8 @@ def problem(embedded):
 @pytest.mark.parametrize("products, method, most", [("float32", "mixed", 1e-4), ("float32", "mixed+offload", 1e-4), ("bfloat16", "mixed", 0.1)])
 def test_contestants_agree(problem, products, method, most):
     pytest.importorskip("torch")
-    loss, gradients = contestants.ours(problem, method, products)()
-    peer_loss, peer_gradients = contestants.pytorch(problem, "double-backward", products)()
+    loss, gradients = contestants.ours(problem, method, products).run()
+    peer_loss, peer_gradients = contestants.pytorch(problem, "double-backward", products).run()
     assert loss == pytest.approx(peer_loss, rel=most / 10)
     for part, expected in peer_gradients.items():
         assert np.linalg.norm(expected) > 1e-6

@@ -22,7 +22,7 @@ set_compiler_flags()
 problem = make_problem(Workload("small", 2, 4, 32, 8, "bert-base-2"))
 for asked in sys.argv[2:]:
     method, products = asked.split(",")
-    loss, gradients = contestants.ours(problem, method, products)()
+    loss, gradients = contestants.ours(problem, method, products).run()
     np.savez(f"{sys.argv[1]}/{asked}.npz", loss=loss, **gradients)
 """
 
