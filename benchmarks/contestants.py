@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.workloads import CLASSES, Problem
 
 
-class Contestant(NamedTuple):
+class Step(NamedTuple):
     """An outer step.
 
     Attributes:
@@ -26,7 +26,7 @@ class Contestant(NamedTuple):
     compile: Callable[[], Any] = lambda: None
 
 
-def ours(problem: Problem, method: str, products: str) -> Contestant:
+def ours(problem: Problem, method: str, products: str) -> Step:
     """ddllm's outer step with one of its gradient methods.
 
     "checkpointed-4" has four segments, "mixed/0" takes all texts at once, "mixed+offload" keeps what it keeps in the host's memory.
@@ -56,7 +56,7 @@ def ours(problem: Problem, method: str, products: str) -> Contestant:
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
     at_once = int(tokens) if tokens else choose_tokens(0, jax.default_backend())
     differentiation = METHODS[name](bool(offload), at_once)
-    step = OuterStep(learner, recipe, start, data, differentiation, optax.sgd(1.0), mesh, int(segments or 1), tokens_at_once=at_once)
+    step = OuterStep(learner, recipe, start, data, differentiation, optax.sgd(1.0), mesh, int(segments or 1))
     learned = jax.device_put(learned_parts(data, recipe), step.everywhere)
     batch = Batch(problem.ids, np.ones(problem.ids.shape, np.float32), problem.targets, np.ones(len(problem.ids), np.float32))
     key = jax.random.key(0)
@@ -66,10 +66,10 @@ def ours(problem: Problem, method: str, products: str) -> Contestant:
         return float(loss), {part: np.asarray(value) for part, value in gradient.items()}
 
     # Asking what it needs compiles what runs.
-    return Contestant(run, lambda: predict_memory(step, learned_parts(data, recipe), *problem.ids.shape))
+    return Step(run, lambda: predict_memory(step, learned, *problem.ids.shape))
 
 
-def pytorch(problem: Problem, method: str, products: str) -> Contestant:
+def pytorch(problem: Problem, method: str, products: str) -> Step:
     """PyTorch's double backward; method is "double-backward", or "torchopt" for TorchOpt's SGD. Rounds to bfloat16 by `torch.autocast`."""
     import jax
     import torch
@@ -160,10 +160,10 @@ def pytorch(problem: Problem, method: str, products: str) -> Contestant:
         gradients = torch.autograd.grad(loss, list(learned.values()))
         return float(loss.detach()), {part: gradient.cpu().numpy() for part, gradient in zip(learned, gradients, strict=True)}
 
-    return Contestant(run)
+    return Step(run)
 
 
-def limit(problem: Problem, method: str, products: str) -> Contestant:
+def limit(problem: Problem, method: str, products: str) -> Step:
     """The matrix products of an outer step and nothing else, multiplied by XLA: nine passes for each inner step, three for the real batch.
 
     A pass is one product with every kernel of the encoder. An inner gradient has three (forward, by the input, by the kernel), its derivative six.
@@ -202,7 +202,7 @@ def limit(problem: Problem, method: str, products: str) -> Contestant:
         jax.block_until_ready(passes(kernels, outer))
         return 0.0, {}
 
-    return Contestant(run)
+    return Step(run)
 
 
 PRODUCTS = (("attention", "qkv"), ("attention", "out"), ("feed_forward", "up"), ("feed_forward", "down"))

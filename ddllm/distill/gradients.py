@@ -82,7 +82,7 @@ class _Method:
 
     Attributes:
         offload: whether what is kept of steps and of blocks waits in the host's memory. `Direct` keeps its steps' activations where they are.
-        tokens_at_once: of an inner batch's examples that go through the model together; 0: all.
+        tokens_at_once: of an inner batch's examples that go through the model together; 0: all (see models/parts.py).
     """
 
     offload: bool = False

@@ -75,7 +75,7 @@ class OuterStep:
         recipe: constants of the inner loop.
         start: pretrained constants.
         data: gives the parts that are not learned (mask, hard labels).
-        method: of differentiation through the inner loop, which also says how many of an inner batch's tokens go through the model at once.
+        method: of differentiation through the inner loop, which also says how many tokens, of inner batches as of real texts, go through the model at once.
         optimizer: of the outer loop.
         mesh: axes "head", "data" and "model" (see runtime/mesh.py), those that are missing counting as 1. The number of heads must be a
             multiple of the first, the size of real batches of the second.
@@ -88,7 +88,6 @@ class OuterStep:
         curriculum: the outer step from which on all inner steps are run (see curriculum.py); 0: from the first. `train` always runs all.
         shaping: makes what the inner loop is fed with from what is learned (see shaping.py); None: it is what is learned.
         outer_steps: in all, by which a shaping's progress is counted.
-        tokens_at_once: of real texts that go through the model on a device; 0: all (see models/parts.py).
 
     Attributes:
         begin, measure, pull: the compiled programs of the gradient, as the module's docstring says.
@@ -113,7 +112,6 @@ class OuterStep:
         curriculum: int = 0,
         shaping: Shaping | None = None,
         outer_steps: int = 1,
-        tokens_at_once: int = 0,
     ) -> None:
         mesh = with_all_axes(mesh)
         everywhere = NamedSharding(mesh, ALL)
@@ -145,7 +143,7 @@ class OuterStep:
         def measure(trained: Tree, words: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, Tree]:
             params = _drop_axes(trained, 1)
             texts, length = batch.ids.shape
-            count = count_parts(texts, length, tokens_at_once)
+            count = count_parts(texts, length, method.tokens_at_once)
             (loss, correct), cotangent = differentiate(lambda params, batch: real_loss(params, learner, words, batch), params, batch, count)
             return *over_devices((loss, correct)), _add_axes(keep_sharded(cotangent, shards), 2)
 

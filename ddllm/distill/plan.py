@@ -165,4 +165,4 @@ def make_outer_step(
     fixed = (prepared.learner, recipe, prepared.start, data, method, optimizer, mesh)
     curriculum = int(config.curriculum * config.outer_steps)
     options = (config.average, truncation_of(config), config.heads, others, tuple(config.robust), curriculum)
-    return OuterStep(*fixed, config.segments, *options, shaping, config.outer_steps, prepared.tokens_at_once)
+    return OuterStep(*fixed, config.segments, *options, shaping, config.outer_steps)

@@ -44,10 +44,10 @@ def differentiate(loss: Loss, params: Tree, batch: Batch, count: int) -> tuple[t
     if count == 1:
         return gradient(params, batch)
 
-    def add(sums: Any, part: Batch) -> tuple[Any, None]:
-        return jax.tree.map(lambda total, more: total + more / count, sums, gradient(params, part)), None
+    def of_part(part: Batch) -> tuple[Any, None]:
+        return jax.tree.map(lambda value: value / count, gradient(params, part)), None
 
-    return jax.lax.scan(add, ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, params)), _split(batch, count))[0]
+    return _add_up(of_part, _split(batch, count))[0]
 
 
 def over_parts(function: Callable[[Any, Any], tuple[Any, Any]], loss: Callable[[Any, Any], jax.Array], batch: dict[str, Any], tokens: int) -> tuple[Any, Any]:
@@ -65,15 +65,19 @@ def over_parts(function: Callable[[Any, Any], tuple[Any, Any]], loss: Callable[[
         return function(loss, batch)
     share = 1.0 if "weights" in batch else 1.0 / count
     of_part = partial(function, lambda params, part: share * loss(params, part))
-    parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+    sums, rows = _add_up(of_part, jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch))
+    return sums, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
 
-    def add(sums: Any, part: dict[str, Any]) -> tuple[Any, Any]:
+
+def _add_up(of_part: Callable[[Any], tuple[Any, Any]], parts: Any) -> tuple[Any, Any]:
+    """The first results of all parts, which lie along the leading axis, added up, and the second ones stacked."""
+
+    def add(sums: Any, part: Any) -> tuple[Any, Any]:
         more, rows = of_part(part)
         return jax.tree.map(jnp.add, sums, more), rows
 
     shapes, _ = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))
-    sums, rows = jax.lax.scan(add, jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes), parts)
-    return sums, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
+    return jax.lax.scan(add, jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes), parts)
 
 
 def compute(function: Callable[[Batch], jax.Array], batch: Batch, tokens: int, shares: int = 1) -> jax.Array:

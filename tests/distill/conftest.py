@@ -31,7 +31,7 @@ class Made(NamedTuple):
 def make_step():
     """make(learned_from, sizes of the mesh's axes, gradient method, options of OuterStep) -> Made: four inner steps."""
 
-    def make(learned_from, sizes=(1, 1, 1), gradient="mixed", optimizer=None, recipe=RECIPE, offload=False, **options) -> Made:
+    def make(learned_from, sizes=(1, 1, 1), gradient="mixed", optimizer=None, recipe=RECIPE, offload=False, tokens_at_once=0, **options) -> Made:
         learner, params = learned_from
         words = np.random.default_rng(5).standard_normal((50, learner.encoder.hidden)).astype(np.float32)
         embeddings, mask = noise_data(words, (2, 3, 4), np.random.default_rng(6))
@@ -40,7 +40,7 @@ def make_step():
         )
         mesh = arrange(jax.devices()[: int(np.prod(sizes))], *sizes)
         start = Start(params["body"], jax.numpy.asarray(words))
-        method = METHODS[gradient](offload, options.get("tokens_at_once", 0))
+        method = METHODS[gradient](offload, tokens_at_once)
         step = OuterStep(learner, recipe, start, data, method, optimizer or optax.adam(1e-2), mesh, **options)
         return Made(step, initial_state(learned_parts(data, recipe), step.optimizer, step.everywhere), data, recipe)
 
