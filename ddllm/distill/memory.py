@@ -1,14 +1,18 @@
 """How much memory an outer step will need, by XLA's own account of its compiled programs, before anything is run; and what to do where that is too much.
 
-The programs compiled for the account are those that run afterwards: none is compiled twice.
+The programs compiled for the account are those that run afterwards: none is compiled twice. They are traced one after the other, and each is compiled
+in a thread of its own meanwhile, where XLA holds no lock: of two cores, compiling keeps both at work.
 """
 
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
 from ddllm.data.batches import Batch
 from ddllm.distill.dataset import DistilledData, learned_parts
@@ -18,7 +22,7 @@ from ddllm.distill.plan import make_outer_step, recipe_of
 from ddllm.errors import UserError
 from ddllm.prepare import Prepared
 from ddllm.runtime.devices import free_memory, has_host_memory, place
-from ddllm.runtime.mesh import divisors, share_parameters, with_all_axes
+from ddllm.runtime.mesh import ALL, HEAD, HEAD_BATCH, divisors, share_parameters, with_all_axes
 from ddllm.runtime.progress import say
 
 
@@ -51,9 +55,14 @@ def predict_memory(
     )
     batch = Batch(*(kind and jax.ShapeDtypeStruct(*kind, sharding=step.batches) for kind in kinds))
     keys = step.rounds(jax.random.key(0))[0]
-    begun = [_account(begin, learned, step.fixed, step.start, keys) for begin in step.begins.values()]
-    (_, _, cotangent), handed_on, needed = _account(step.measure, begun[0][0][0], step.start.words, batch)
-    return max(max(most, kept + needed, kept + handed_on + _account(step.pull, pullback, cotangent)[2]) for (_, pullback), kept, most in begun)
+    with ThreadPoolExecutor() as threads:
+        begins = [_Program(threads, begin, learned, step.fixed, step.start, keys) for begin in step.begins.values()]
+        begun = [begin.results(HEAD, step) for begin in begins]
+        measure = _Program(threads, step.measure, begun[0][0], step.start.words, batch)
+        cotangent = measure.results((ALL, ALL, HEAD_BATCH), step)[2]
+        pulls = [_Program(threads, step.pull, pullback, cotangent) for _, pullback in begun]
+    (handed_on, needed), needs = measure.bytes(), [(*begin.bytes(), pull.bytes()[1]) for begin, pull in zip(begins, pulls, strict=True)]
+    return max(max(most, kept + needed, kept + handed_on + pulling) for kept, most, pulling in needs)
 
 
 def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData, parts: tuple[str, ...] = (), taught: bool = False) -> None:
@@ -117,15 +126,24 @@ def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB"
 
 
-def _account(program: Any, *arguments: Any) -> tuple[Any, int, int]:
-    """A program's results as shapes that lie where XLA leaves them, their bytes on a device, and the bytes of results and temporaries together."""
-    compiled = program.lower(*arguments).compile()
-    results = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        jax.eval_shape(program, *arguments),
-        compiled.output_shardings,
-    )
-    analysis = compiled.memory_analysis()
-    if analysis is None:  # Not every backend gives one.
-        return results, 0, 0
-    return results, analysis.output_size_in_bytes, analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+class _Program:
+    """A program for these arguments, which compiles beside whatever else is done."""
+
+    def __init__(self, threads: Executor, program: Any, *arguments: Any) -> None:
+        lowered = program.lower(*arguments)
+        self._shapes, self._compiled = lowered.out_info, threads.submit(lowered.compile)
+
+    def results(self, specs: Any, step: OuterStep) -> Any:
+        """Its results as shapes that lie where they will: as the specs say, or where XLA leaves them, which it says when it has compiled."""
+        if step.known:
+            lie = jax.tree.broadcast(jax.tree.map(partial(NamedSharding, step.everywhere.mesh), specs), self._shapes)
+        else:
+            lie = self._compiled.result().output_shardings
+        return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), self._shapes, lie)
+
+    def bytes(self) -> tuple[int, int]:
+        """Bytes of results on a device, and of results and temporaries together."""
+        analysis = self._compiled.result().memory_analysis()
+        if analysis is None:  # Not every backend gives one.
+            return 0, 0
+        return analysis.output_size_in_bytes, analysis.output_size_in_bytes + analysis.temp_size_in_bytes

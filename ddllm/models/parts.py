@@ -71,6 +71,7 @@ def over_parts(function: Callable[[Any, Any], tuple[Any, Any]], loss: Callable[[
 
 def _add_up(of_part: Callable[[Any], tuple[Any, Any]], parts: Any) -> tuple[Any, Any]:
     """The first results of all parts, which lie along the leading axis, added up, and the second ones stacked."""
+    of_part = jax.jit(of_part, inline=True)  # traced once, for its results' shapes and for the loop
 
     def add(sums: Any, part: Any) -> tuple[Any, Any]:
         more, rows = of_part(part)

@@ -25,9 +25,9 @@ def make_shallow(shallow, make_step):
     return cache(make)
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 2, 1), (2, 2, 2)])
-def test_what_was_compiled_for_the_account_is_what_runs(shallow, make_step, make_batch, caplog, sizes):
-    step, state = make_step(shallow, sizes, heads=2)[:2]
+@pytest.mark.parametrize(("sizes", "offload"), [((1, 1, 1), False), ((1, 2, 1), False), ((2, 2, 2), False), ((1, 2, 1), True)])
+def test_what_was_compiled_for_the_account_is_what_runs(shallow, make_step, make_batch, caplog, sizes, offload):
+    step, state = make_step(shallow, sizes, heads=2, offload=offload)[:2]
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         assert predict_memory(step, state.learned, 16, 6) > 0
         assert any("jit(pull)" in record.getMessage() for record in caplog.records)
