@@ -12,7 +12,7 @@ import statistics
 import sys
 from dataclasses import replace
 
-from benchmarks.entries import Entry, by_setting, find_entry, read_entries, settings_of, write_entries
+from benchmarks.entries import Entry, by_setting, find_entry, note_devices, read_entries, settings_of, write_entries
 from benchmarks.jobs import DISTILLED, ROOT, Base, Job
 from benchmarks.options import listed, make_parser, numbers, read_options, work_through
 from ddllm.artefact.folder import RECIPE as CARD
@@ -101,7 +101,8 @@ def enter(rows: list[Entry], job: Job) -> None:
     seed = str(job.seeds[0])
     row["validation"][seed], row["test"][seed] = card["validation_accuracy"], own["accuracy_mean"]
     row |= {part: own[part] for part in ("inner_steps", "floats", "distillation_seconds", "texts")}
-    row |= {"best_step": card["outer_step"], "cpu": results["environment"]["cpu"], "command": job.command}
+    row |= {"best_step": card["outer_step"], "command": job.command}
+    note_devices(row, job.seeds, results["environment"])
 
 
 def write(rows: list[Entry]) -> None:

@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass, replace
 
 from benchmarks.corpora import data_options, write_alike
-from benchmarks.entries import Entry, by_setting, find_entry, settings_of, write_entries
+from benchmarks.entries import Entry, by_setting, find_entry, note_devices, settings_of, write_entries
 from benchmarks.jobs import DATASETS, ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
 from ddllm.continual.checks import METHODS, STORAGE, TOKENS
@@ -142,7 +142,8 @@ def enter(rows: list[Entry], job: Job) -> None:
         key |= {"storage": results["config"]["continual"]["storage"], "examples_per_class": job.per_class}
         row = find_entry(rows, key, settings, ("values",))
         row["values"][str(job.seeds[0])] = {name: found[f"{name}_mean"] for name in MEASURES}
-        row |= {part: found[part] for part in ("tasks", "bytes", "seconds", "texts", "note")} | {"cpu": results["environment"]["cpu"]}
+        row |= {part: found[part] for part in ("tasks", "bytes", "seconds", "texts", "note")}
+        note_devices(row, job.seeds, results["environment"])
 
 
 def write(rows: list[Entry]) -> None:

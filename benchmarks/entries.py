@@ -6,6 +6,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 
 from ddllm.config import default_config, resolve
+from ddllm.runtime.devices import computed_on
 from ddllm.runtime.storage import read_json, write_atomically, write_json
 
 Entry = dict[str, Any]
@@ -13,6 +14,7 @@ APART = ("name", "seed", "runtime", "data.source", "distill.teacher", "distill.c
 # Sections that a kind of run does not depend on, and what selections take of one of them.
 WITHOUT_EFFECT = {"full": ("distill", "evaluate", "text"), "select": ("distill", "finetune", "text")}
 ASIDE = ("merge", "continual", "prompt", "privacy")  # sections of stages that a run does not have unless it is said
+DEVICES = "devices"
 SIZES = ("distill.examples_per_class", "distill.batches")
 
 
@@ -40,7 +42,8 @@ def settings_of(config: dict[str, Any], kind: str, also: str = "") -> dict[str, 
 
 
 def find_entry(entries: list[Entry], key: Entry, settings: dict[str, Any], figures: tuple[str, ...]) -> Entry:
-    """The entry of this key, added where there is none; its figures are empty dicts if it is new or has those of other settings."""
+    """The entry of this key, added where there is none; its figures, and "devices", are empty dicts if it is new or has those of other settings."""
+    figures = (*figures, DEVICES)
     entry = next((entry for entry in entries if all(entry[part] == value for part, value in key.items())), None)
     if entry is None:
         entry = key | {name: {} for name in figures}
@@ -48,6 +51,11 @@ def find_entry(entries: list[Entry], key: Entry, settings: dict[str, Any], figur
     if entry.get("settings") != settings:
         entry |= {name: {} for name in figures} | {"settings": settings}
     return entry
+
+
+def note_devices(entry: Entry, seeds: tuple[int, ...], environment: dict[str, Any]) -> None:
+    """Say in an entry what the figures of these seeds were computed on."""
+    entry[DEVICES] |= dict.fromkeys(map(str, seeds), computed_on(environment))
 
 
 def by_setting(entries: list[Entry], parts: tuple[str, ...]) -> list[tuple[tuple[Any, ...], list[Entry]]]:

@@ -13,7 +13,7 @@ import sys
 from dataclasses import replace
 
 from benchmarks.corpora import data_options, write_alike
-from benchmarks.entries import Entry, by_setting, find_entry, settings_of, write_entries
+from benchmarks.entries import Entry, by_setting, find_entry, note_devices, settings_of, write_entries
 from benchmarks.jobs import DATASETS, ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
 from ddllm.errors import UserError
@@ -108,7 +108,8 @@ def enter(rows: list[Entry], job: Job) -> None:
     key |= {"examples_per_class": job.per_class, "outer_steps": config.distill.outer_steps}
     row = find_entry(rows, key, settings_of(results["config"], "distilled"), ("test",))
     row["test"][str(job.seeds[0])] = scored["accuracy_mean"]
-    row |= {part: scored[part] for part in ("inner_steps", "floats", "texts", "examples")} | {"cpu": results["environment"]["cpu"]}
+    row |= {part: scored[part] for part in ("inner_steps", "floats", "texts", "examples")}
+    note_devices(row, job.seeds, results["environment"])
 
 
 def write(rows: list[Entry]) -> None:

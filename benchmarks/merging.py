@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.corpora import data_options, is_written, write_corpus
-from benchmarks.entries import Entry, by_setting, find_entry, settings_of, write_entries
+from benchmarks.entries import Entry, by_setting, find_entry, note_devices, settings_of, write_entries
 from benchmarks.jobs import ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
 from ddllm.artefact.folder import load_distilled
@@ -131,7 +131,8 @@ def enter(rows: list[Entry], job: Job) -> None:
     row = find_entry(rows, key, settings, ("test",))
     row["test"][str(job.seeds[0])] = own["accuracy_mean"]
     row |= {part: own[part] for part in ("inner_steps", "floats", "texts", "examples", "distillation_seconds")}
-    row |= {"order": distilled.recipe.order, "cpu": results["environment"]["cpu"]}
+    row["order"] = distilled.recipe.order
+    note_devices(row, job.seeds, results["environment"])
 
 
 def write(rows: list[Entry]) -> None:

@@ -1,6 +1,7 @@
 """What the commands here read from the command line alike, and how they work through their runs."""
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from benchmarks.entries import Entry, read_entries
 from benchmarks.jobs import DATASETS, Job
 from ddllm.config import suggest
 from ddllm.errors import UserError
-from ddllm.members import FAILED, FINISHED, run_members
+from ddllm.members import FAILED, FINISHED, add_processes, run_members
 
 
 def make_parser(command: str, work: str) -> argparse.ArgumentParser:
@@ -22,6 +23,7 @@ def make_parser(command: str, work: str) -> argparse.ArgumentParser:
     parser.add_argument("--data", default="", metavar="FOLDER", help="has a folder of files for each data set, used instead of the hub")
     parser.add_argument("--work", default=work, metavar="DIR", help="where the runs' folders go")
     parser.add_argument("--minutes", type=float, default=0.0, help="start nothing new after so long; 0: go on to the end")
+    add_processes(parser, "runs")
     parser.add_argument("--retry", action="store_true", help="start runs again that have failed")
     parser.add_argument("--only-table", action="store_true", help="write the table of what is there, run nothing")
     return parser
@@ -69,18 +71,15 @@ def numbers(text: str, option: str, least: int) -> list[int]:
     return values
 
 
-def work_through(options: argparse.Namespace, jobs: list[Job], finished: Callable[[Job], None], table: Path, processes: int = 1) -> int:
+def work_through(options: argparse.Namespace, jobs: list[Job], finished: Callable[[Job], None], table: Path) -> int:
     """Run what is left, hand over each run that has ended, and say what has not; the exit status, 1 where a run has failed.
 
-    With several processes so many runs go at a time, first those on all texts, which others have their teachers from, and each round is handed over at its end.
+    With several processes so many runs go at a time, in the rounds of `in_rounds`, each of which is handed over at its end.
     """
     until = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
-    rounds = [[job] for job in jobs]
-    if processes > 1:
-        rounds = [[job for job in jobs if (job.kind == "full") == first] for first in (True, False)]
-    for together in rounds:
+    for together in [[job] for job in jobs] if options.processes == 1 else in_rounds(jobs):
         if not options.only_table:
-            run_members([job.member for job in together], processes, options.retry, until)
+            run_members([job.member for job in together], options.processes, options.retry, until)
         for job in together:
             if job.member.record()["status"] == FINISHED:
                 finished(job)
@@ -90,6 +89,20 @@ def work_through(options: argparse.Namespace, jobs: list[Job], finished: Callabl
         print(f"{member.title}: {member.record()['error']}", file=sys.stderr)
     print(f"{table}: {left} runs left, {len(failed)} failed{'; --retry starts those again' if failed else ''}", file=sys.stderr)
     return int(bool(failed))
+
+
+def in_rounds(jobs: list[Job]) -> list[list[Job]]:
+    """The runs in rounds, each after those whose folders its command names: its teacher, the sets that it merges, the texts that it scores.
+
+    Args:
+        jobs: each after those that it needs.
+    """
+    number: dict[Path, int] = {}
+    for job in jobs:
+        folder, line = job.member.folder, " ".join(job.member.line)
+        needed = (known for known in number if known != folder and re.search(rf"{re.escape(str(known))}(?![\w+-])", line))
+        number[folder] = 1 + max((number[known] for known in needed), default=-1)
+    return [[job for job in jobs if number[job.member.folder] == each] for each in sorted(set(number.values()))]
 
 
 def add_smoke(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ import statistics
 import sys
 from dataclasses import replace
 
-from benchmarks.entries import Entry, by_setting, called, find_entry, settings_of, write_entries
+from benchmarks.entries import Entry, by_setting, called, find_entry, note_devices, settings_of, write_entries
 from benchmarks.jobs import DISTILLED, ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
 from ddllm.main import exit_status
@@ -91,7 +91,8 @@ def enter(rows: list[Entry], job: Job) -> None:
         row = find_entry(rows, key, settings, ("test", "change"))
         seed = str(job.seeds[0])
         row["test"][seed], row["change"][seed] = found["accuracy_mean"], found["change"]
-        row |= {"texts": found["texts"], "note": found["note"], "cpu": results["environment"]["cpu"]}
+        row |= {"texts": found["texts"], "note": found["note"]}
+        note_devices(row, job.seeds, results["environment"])
 
 
 def write(rows: list[Entry]) -> None:

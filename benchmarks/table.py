@@ -13,10 +13,9 @@ import statistics
 import sys
 from typing import Any
 
-from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
+from benchmarks.entries import Entry, find_entry, note_devices, read_entries, settings_of, write_entries
 from benchmarks.jobs import DEFAULT_NAMES, NAMES, ROOT, Job, plan_jobs
 from benchmarks.options import listed, make_parser, numbers, read_options, work_through
-from ddllm.errors import UserError
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
 from ddllm.runtime.storage import read_json
@@ -39,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
             write(cells)
 
         write(read_entries(JSON, "cells"))
-        return work_through(options, jobs, finished, MARKDOWN, options.processes)
+        return work_through(options, jobs, finished, MARKDOWN)
 
     return exit_status(work, "the same command does what is left")
 
@@ -53,10 +52,7 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     parser = make_parser("benchmarks.table", "runs/table")
     parser.add_argument("--names", default=",".join(DEFAULT_NAMES), help=f"rows, of {', '.join(NAMES)}")
     parser.add_argument("--per-class", default="1,5,10", help="examples per class")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="runs at a time, which share out this machine's cores and GPUs")
     options = read_options(parser, arguments)
-    if options.processes < 1:
-        raise UserError(f"--processes is {options.processes}, but must be at least 1.")
     names, per_class = listed(options.names, "--names", NAMES), numbers(options.per_class, "--per-class", 1)
     jobs = plan_jobs(options.datasets, options.models, names, per_class, options.seeds, options.data, options.work)
     return options, jobs
@@ -67,7 +63,6 @@ def enter(cells: list[Entry], job: Job) -> None:
     results = read_results(job.member.folder / "results.json")
     settings = settings_of(results["config"], job.kind)
     first, environment = str(job.seeds[0]), results["environment"]
-    where = environment["cpu"] if environment["backend"] == "cpu" else environment["device"]
     for row in results["rows"]:
         name = row["name"].removesuffix(f", {REDRAWN}")
         if name == "distilled":
@@ -75,7 +70,7 @@ def enter(cells: list[Entry], job: Job) -> None:
         if (job.kind == "full") != (name == "full"):
             continue
         key = {"dataset": job.dataset, "model": job.model, "name": name, "examples_per_class": job.per_class}
-        cell = find_entry(cells, key, settings, ("values", "redrawn", "devices"))
+        cell = find_entry(cells, key, settings, ("values", "redrawn"))
         cell["protocol"] = PROTOCOL
         if row["name"].endswith(REDRAWN):
             cell["redrawn"][first] = [row["accuracy_mean"], row["accuracy_std"], row["runs"], row["texts"]]
@@ -88,8 +83,8 @@ def enter(cells: list[Entry], job: Job) -> None:
         texts = environment["texts"]["rows"]
         cell |= {"texts": texts, "test_texts": row.get("texts", texts["test"]), "note": row.get("note", "")}
         cell |= {part: row[part] for part in ("inner_steps", "floats", "distillation_seconds", "seconds") if part in row}
-        cell |= {"command": job.command}
-        cell["devices"] |= dict.fromkeys(map(str, job.seeds), where)
+        cell["command"] = job.command
+        note_devices(cell, job.seeds, environment)
         summarise(cell)
 
 

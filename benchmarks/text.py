@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.entries import Entry, find_entry, read_entries, settings_of, write_entries
+from benchmarks.entries import Entry, find_entry, note_devices, read_entries, settings_of, write_entries
 from benchmarks.jobs import DISTILLED, ROOT, UNTAUGHT, Base, Job
 from benchmarks.options import listed, make_parser, numbers, read_options, work_through
 from benchmarks.readability import Reader, markdown_curve, told
@@ -232,7 +232,8 @@ def enter(cells: list[Entry], part: Part) -> None:
         texts = results["environment"]["texts"]["rows"]
         cell |= {"texts": texts, "test_texts": row.get("texts", texts["test"]), "note": row.get("note", "")}
         cell |= {field: row[field] for field in ("inner_steps", "tokens", "read_again", "distillation_seconds", "sets") if row.get(field) is not None}
-        cell |= {"cpu": results["environment"]["cpu"], "command": job.command}
+        cell["command"] = job.command
+        note_devices(cell, job.seeds, results["environment"])
         summarise(cell)
 
 

@@ -3,6 +3,7 @@
 What became of a member is kept in its folder as member.json: {"status": "finished" | "failed" | "waiting", "seconds", "error", "stages"}.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -58,6 +59,17 @@ class Member:
         path = self.folder / MEMBER
         known = read_json(path) if path.exists() else {"status": WAITING, "seconds": 0.0, "error": "", "stages": []}
         return known if set(self.stages) <= set(known["stages"]) else known | {"status": WAITING, "error": ""}
+
+
+def add_processes(parser: argparse.ArgumentParser, runs: str) -> None:
+    """The option that says how many runs go at a time."""
+    parser.add_argument("--processes", type=_count, default=1, metavar="N", help=f"{runs} at a time, which share out this machine's cores and GPUs")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it is {text!r}, but must be at least 1")
+    return int(text)
 
 
 def run_members(members: list[Member], processes: int, retry: bool, until: float = float("inf")) -> None:

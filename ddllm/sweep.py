@@ -16,7 +16,7 @@ from ddllm.checks import validate
 from ddllm.config import resolve
 from ddllm.errors import UserError
 from ddllm.main import exit_status, parse
-from ddllm.members import Member, describe_values, run_members, run_one
+from ddllm.members import Member, add_processes, describe_values, run_members, run_one
 from ddllm.runtime.storage import guard_storage, read_json
 from ddllm.runtime.workdir import MEMBER, check_same_run
 
@@ -56,8 +56,6 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, Path, list[Member]]:
         options, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise UserError(f"{error}; correct it on the command line.") from None
-    if options.processes < 1:
-        raise UserError(f"--processes is {options.processes}, but must be at least 1.")
     varied = [_read_values(text) for text in options.vary]
     keys = [key for key, _ in varied]
     if not keys:
@@ -110,9 +108,7 @@ def _folder_name(chosen: dict[str, str], keys: list[str]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m ddllm.sweep", add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--vary", action="append", default=[], metavar="KEY=VALUE,VALUE", help="a configuration key and its values")
-    parser.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="members at a time; they share out this machine's cores and GPUs"
-    )
+    add_processes(parser, "members")
     parser.add_argument("--workdir", default="", metavar="DIR", help="where the members' folders go; by default runs/sweep-<config's name>")
     parser.add_argument("--retry", action="store_true", help="start members again that have failed")
     parser.add_argument("--member", type=int, metavar="NUMBER", help="run this one alone, from 0: for the tasks of an array")

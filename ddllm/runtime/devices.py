@@ -133,6 +133,11 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+def computed_on(environment: dict[str, Any]) -> str:
+    """The name of what did the computing, of an environment as above: the accelerator, or the processor where there was none."""
+    return environment["cpu"] if environment["backend"] == "cpu" else environment["device"]
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import continual, heads, merging
 from benchmarks.jobs import Base
+from benchmarks.options import in_rounds
 from ddllm.data.corpus import load_corpus
 
 
@@ -26,6 +27,7 @@ def test_merged_are_the_halves_that_were_distilled_with_half_of_the_examples(bas
         assert list(config.merge.sets) == [str(half.folder / "distilled") for half in halves] and jobs[way].member.stages == ["merge", "evaluate"]
         assert config.merge.outer_steps == 30
     assert len({job.member.folder for job in jobs.values()}) == len(jobs)
+    assert [[job.change for job in together] for together in in_rounds(list(jobs.values()))] == [["whole", *merging.HALF], list(merging.WAYS)]
     smoke = merging.plan(base, ["join"], 4, 0, 90, smoke=True, build=False)
     assert smoke[0].member.folder != jobs["whole"].member.folder and smoke[0].member.config.distill.outer_steps == 4
 

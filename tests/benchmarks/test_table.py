@@ -5,7 +5,7 @@ import statistics
 import pytest
 
 from benchmarks import options, table
-from benchmarks.jobs import plan_jobs
+from benchmarks.jobs import Base, plan_jobs
 from ddllm.config import resolve
 from ddllm.main import main as command
 from ddllm.members import FINISHED
@@ -136,6 +136,13 @@ def test_teachers_are_there_before_what_they_teach(jobs, tmp_path, monkeypatch, 
     assert calls == ([["full"] * 2, ["distilled"] * 2] if processes > 1 else [["full"], ["distilled"]] * 2)
     cells = read_json(tmp_path / "TABLE.json")["cells"]
     assert [cell_of(cells, *key)["values"] for key in (("full", None), ("distilled", 1))] == [{"0": 0.8, "1": 0.8}] * 2
+
+
+def test_a_name_that_another_begins_with_is_not_that_other(tmp_path):
+    base = Base.below(tmp_path, "sst2", "embedded", None)
+    one, ten, taught = base.full(1), base.full(10), base.distilling("distilled", 1, 10)
+    assert options.in_rounds([one, ten, taught]) == [[one, ten], [taught]]
+    assert options.in_rounds([one, taught]) == [[one, taught]]
 
 
 def test_the_commands_of_the_table_are_commands(jobs, capsys):

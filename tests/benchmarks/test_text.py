@@ -7,6 +7,7 @@ import pytest
 from benchmarks import text
 from benchmarks.entries import settings_of
 from benchmarks.jobs import Base
+from benchmarks.options import in_rounds
 from benchmarks.readability import Reader
 from ddllm.config import resolve
 from ddllm.report.results import add_rows
@@ -44,6 +45,12 @@ def test_runs_come_after_those_that_they_need(parts):
     assert learned.config.text.whole_words and learned.config.distill.outer_steps == 7 and learned.stages == ["text"]
     assert f"--distilled={parts['sst2-embedded/distilled-5-seed1'].job.member.folder}/distilled" in learned.line
     assert f"--distilled={learned.folder}/text/search/text.jsonl" in read.line and read.config.model.name == "org/other"
+
+
+def test_several_at_a_time_go_in_rounds(parts):
+    rounds = [sorted(job.kind for job in jobs if job.seeds[0] == 0 and job.per_class in (None, 5)) for jobs in in_rounds([part.job for part in parts.values()])]
+    scored = ["as-text-search", "as-text-search", "as-text-splice", "as-text-splice"]
+    assert rounds == [["dilm", "dilm", "full", "select", "select"], ["distilled"], ["text-search", "text-splice"], scored]
 
 
 def test_other_models_have_options_of_their_own_and_a_folder_is_called_by_its_name(tmp_path):
