@@ -107,6 +107,7 @@ CHOICES = {
     "distill.optimizer": ("adamw", "adam"),
     "distill.storage": STORAGES,
     "distill.decay": ("linear", "cosine", "constant"),
+    "distill.choose": ("best", "one_standard_error"),
     "evaluate.metric": ("auto", "accuracy", "f1_macro", "f1_micro", "pearson", "spearman"),
     "runtime.distributed": ("auto", "off"),
 }

@@ -103,6 +103,7 @@ def default_config() -> ConfigDict:
     distill.average = 0.0  # decay of the running average of the distilled data that is evaluated and exported; 0: none
     distill.validate_every = 500  # outer steps
     distill.validation_texts = 0  # validate on so many validation texts; 0: all
+    distill.choose = "best"  # what is kept. best: of the best validation; one_standard_error: of the latest within a standard error of that
     distill.validation_heads = 5  # redrawn heads per validation
     distill.checkpoint_every = 100  # outer steps
     distill.checkpoints_kept = 2

@@ -107,7 +107,7 @@ def select(run: Run) -> None:
 
 
 def distill(run: Run) -> None:
-    """Learn the distilled data set and export what the best validation had."""
+    """Learn the distilled data set and export what validations chose."""
     prepared, config = run.prepared, run.config.distill
     teacher = partial(load_teacher, prepared, run.teacher_folder, config.teacher_share) if config.teacher else None
     data, figures = learn_from_texts(prepared, run.workdir.checkpoints, run.workdir.bodies, run.metrics, DISTILL, teacher)

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from ddllm.artefact.folder import load_distilled
+from ddllm.data.corpus import load_corpus
 from ddllm.main import main, parse
+from ddllm.models.figures import standard_error
 from ddllm.runtime.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,6 +94,8 @@ def test_other_recipes(arguments, tiny_corpus, tmp_path, head, labels, initial):
     overrides["evaluate.selections"] = "('random',)"
     if head == "redrawn":  # on two heads' devices, two to each copy of the parameters
         overrides |= {"distill.heads": 2, "runtime.devices": 4, "runtime.shard": 2}
+    if head == "learned":
+        overrides |= {"distill.choose": "one_standard_error", "distill.validate_every": 1}
     if head == "fixed":
         overrides |= {"distill.attention_labels": "all", "distill.attention_weight": 3.0, "distill.feature_labels": True}
     assert main(arguments(mode="distill,evaluate", **overrides)) == 0
@@ -101,6 +105,13 @@ def test_other_recipes(arguments, tiny_corpus, tmp_path, head, labels, initial):
     assert ("distilled, redrawn heads" in found) == (head != "redrawn")
     distilled = load_distilled(tmp_path / "run" / "distilled")
     assert (distilled.data.head is not None) == (head == "learned")
+    if head == "learned":
+        lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "validation_accuracy" in line]
+        validated = np.array([line["validation_accuracy"] for line in lines])
+        error = standard_error("accuracy", validated.max(), len(load_corpus(parse(arguments(**overrides)).config.data).validation))
+        kept = np.flatnonzero(validated >= validated.max() - error)[-1]
+        assert len(validated) == 12 and distilled.card["outer_step"] == kept + 1
+        assert distilled.card["validation_accuracy"] == pytest.approx(validated[kept])
     assert (distilled.data.attention is not None) == (head == "fixed") and distilled.recipe.attention_weight == (
         3 if head == "fixed" else 1
     )

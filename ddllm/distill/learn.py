@@ -14,7 +14,7 @@ from ddllm.data.batches import BatchStream
 from ddllm.distill.bodies import gather_bodies
 from ddllm.distill.dataset import DistilledData, learned_parts
 from ddllm.distill.memory import check_memory
-from ddllm.distill.outer_loop import distil
+from ddllm.distill.outer_loop import LATE, distil
 from ddllm.distill.outer_step import OuterStep
 from ddllm.distill.plan import first_data, make_outer_step, recipe_of
 from ddllm.distill.teacher import Teacher, ask_ahead
@@ -41,7 +41,7 @@ def learn(
         prepared: config.distill says how long, and how often is validated and saved.
         learned: first values of the learned parts.
         stream: real batches or others, by number.
-        scorer: has `figure`, which chooses.
+        scorer: has `figure`, which chooses, and its `standard_error`.
         folder: of checkpoints.
         open_metrics: opens where figures are written.
         name: of the work, on its progress bar and in metrics.jsonl.
@@ -64,7 +64,7 @@ def learn(
             loop = Loop(name, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics, prepared.metric)
             ahead = ask_ahead(taught, stream, config.outer_steps) if taught and isinstance(stream, BatchStream) else None
             batches, asked = (ahead, None) if ahead else (stream, taught)
-            state, seconds = distil(loop, step, learned, batches, scorer, config.validation_heads, seed, asked)
+            state, seconds = distil(loop, step, learned, batches, scorer, config.validation_heads, seed, asked, config.choose == LATE)
         finally:
             metrics.close()
     finally:

@@ -19,6 +19,7 @@ from ddllm.models.scoring import Scorer
 from ddllm.runtime.loop import Loop, keep_best
 
 STAGE = "distill"
+LATE = "one_standard_error"  # of config.distill.choose
 
 
 def outer_schedule(config: ConfigDict, rate: float) -> optax.Schedule:
@@ -87,6 +88,7 @@ def distil(
     heads: int = 1,
     seed: int = 0,
     teacher: Teacher | None = None,
+    late: bool = False,
 ) -> tuple[OuterState, float]:
     """Run the outer loop to its end, from the last checkpoint where there is one.
 
@@ -99,9 +101,10 @@ def distil(
         heads: trainings behind each validation, each with its own redrawn head or shuffled order; one where nothing is redrawn.
         seed: of redrawn heads and orders.
         teacher: gives real texts their targets; their labels do without one.
+        late: keep the latest validation that lies within a standard error of the highest, instead of the highest.
 
     Returns:
-        The last state, whose `best` holds what the best validation had, and the seconds of all starts together.
+        The last state, whose `best` holds what was kept, and the seconds of all starts together.
 
     Raises:
         Diverged: the loss or the gradient became NaN or infinite.
@@ -117,9 +120,10 @@ def distil(
 
     def validate(state: OuterState) -> tuple[OuterState, float]:
         reached = float(np.mean([scorer.figure(step.train(state.average, key)) for key in keys]))
-        return state._replace(best=keep_best(state.best, {"learned": state.average}, reached, state.step)), reached
+        error = scorer.standard_error(reached) if late else 0.0
+        return state._replace(best=keep_best(state.best, {"learned": state.average}, reached, state.step, error)), reached
 
-    return loop.run(initial_state(learned, step.optimizer, step.everywhere), advance, validate, explain_divergence)
+    return loop.run(initial_state(learned, step.optimizer, step.everywhere, late), advance, validate, explain_divergence)
 
 
 def explain_divergence(state: OuterState, figures: dict[str, float]) -> str:

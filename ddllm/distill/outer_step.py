@@ -50,7 +50,8 @@ class OuterState(NamedTuple):
         learned: the parts of the distilled data that are learned.
         average: their running average (equal to `learned` where averaging is off).
         optimizer: state of the outer optimizer.
-        best: {"learned", "accuracy", "step"} of the best validation so far; accuracy, or what else is chosen by, is -1 before the first.
+        best: {"learned", "accuracy", "step"} of the best validation so far; accuracy, or what else is chosen by, is -1 before the first. With "highest"
+            where it need not be the highest one (see runtime/loop.py).
     """
 
     step: jax.Array
@@ -60,10 +61,12 @@ class OuterState(NamedTuple):
     best: dict[str, Any]
 
 
-def initial_state(learned: dict[str, Any], optimizer: optax.GradientTransformation, sharding: NamedSharding) -> OuterState:
-    """The state before the first outer step, placed on every device."""
+def initial_state(
+    learned: dict[str, Any], optimizer: optax.GradientTransformation, sharding: NamedSharding, late: bool = False
+) -> OuterState:
+    """The state before the first outer step, placed on every device; `late` as in `no_best`."""
     learned = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), learned)
-    state = OuterState(jnp.asarray(0, jnp.int32), learned, learned, optimizer.init(learned), no_best({"learned": learned}))
+    state = OuterState(jnp.asarray(0, jnp.int32), learned, learned, optimizer.init(learned), no_best({"learned": learned}, late))
     return place(state, sharding)
 
 

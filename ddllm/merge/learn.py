@@ -32,6 +32,10 @@ class MeanScorer:
         """The mean figure."""
         return float(np.mean([scorer.figure(params, words_VD) for scorer in self.scorers]))
 
+    def standard_error(self, figure: float) -> float:
+        """Of the mean, as if all figures had this value."""
+        return float(np.linalg.norm([scorer.standard_error(figure) for scorer in self.scorers])) / len(self.scorers)
+
 
 def learn_again(
     prepared: Prepared,
@@ -54,7 +58,7 @@ def learn_again(
         recipe: its recipe, which stays.
         parts: names of the learned parts, of those that `learned_parts` knows; gains and a learned momentum go with the rates.
         stream: real batches or others, by number.
-        scorer: has `figure`, which chooses.
+        scorer: has `figure`, which chooses, and its `standard_error`.
         folder: of checkpoints: a start that was killed goes on there.
         open_metrics: opens where figures are written.
         outer_steps: how many.

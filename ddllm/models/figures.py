@@ -1,5 +1,7 @@
 """What predictions are worth, by well-kept libraries: accuracy, F1 and correlations."""
 
+import math
+
 import numpy as np
 
 
@@ -19,3 +21,13 @@ def compute_figure(name: str, labels: np.ndarray, predicted: np.ndarray) -> floa
     if np.ptp(labels) == 0 or np.ptp(predicted) == 0:
         return 0.0
     return float({"pearson": stats.pearsonr, "spearman": stats.spearmanr}[name](labels, predicted).statistic)
+
+
+def standard_error(name: str, value: float, count: int) -> float:
+    """How far a figure of so many texts is from that of all texts, as a standard deviation: √(p(1 − p)/n) of a share, (1 − r²)/√(n − 1) of a correlation.
+
+    F1 counts as a share, which it is not quite; Spearman's correlation as Pearson's.
+    """
+    if name in ("pearson", "spearman"):
+        return (1 - value * value) / math.sqrt(max(count - 1, 1))
+    return math.sqrt(max(value * (1 - value), 0.0) / count)

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from ddllm.data.batches import Batch, evaluation_batches
 from ddllm.data.tokens import TokenSplit
 from ddllm.models.encoder import Tree
-from ddllm.models.figures import compute_figure
+from ddllm.models.figures import compute_figure, standard_error
 from ddllm.models.learner import Learner
 from ddllm.models.parts import compute
 from ddllm.models.task import AS_THEY_STAND
@@ -119,6 +119,10 @@ class Scorer:
     def figure(self, params: Tree, words_VD: jax.Array | None = None) -> float:
         """The figure that is chosen by."""
         return compute_figure(self.metric, self.labels, self.learner.task.decide(self.logits(params, words_VD)))
+
+    def standard_error(self, figure: float) -> float:
+        """Of the figure that is chosen by, where it has this value (see figures.py)."""
+        return standard_error(self.metric, figure, self.texts)
 
     def accuracy(self, params: Tree, words_VD: jax.Array | None = None) -> float:
         """Share of the texts that are classified correctly, in [0, 1]."""

@@ -110,16 +110,24 @@ class Loop:
         return f"{self.stage} stopped at step {number} with {listed}; {kept}. {explanation}".strip()
 
 
-def keep_best(best: dict[str, Any], values: dict[str, Any], accuracy: float, step: jax.Array) -> dict[str, Any]:
+def keep_best(best: dict[str, Any], values: dict[str, Any], accuracy: float, step: jax.Array, error: float = 0.0) -> dict[str, Any]:
     """The better of the best so far and new values, as {**values, "accuracy", "step"}; of equals the later one, learned from more.
 
-    "accuracy" is whatever figure is chosen by.
+    Args:
+        best: so far. Where it has "highest", the highest figure seen, the latest is kept that lies no farther below that than `error`.
+        values: what is chosen among.
+        accuracy: whatever figure is chosen by.
+        step: of the values.
+        error: of the figure, by which equals may differ.
     """
-    if accuracy < float(best["accuracy"]):
+    highest = max(float(best.get("highest", best["accuracy"])), accuracy)
+    if accuracy < highest - (error if "highest" in best else 0.0):
         return best
-    return {**values, "accuracy": jnp.asarray(accuracy, jnp.float32), "step": step}
+    seen = {"highest": jnp.asarray(highest, jnp.float32)} if "highest" in best else {}
+    return {**values, "accuracy": jnp.asarray(accuracy, jnp.float32), "step": step, **seen}
 
 
-def no_best(values: dict[str, Any]) -> dict[str, Any]:
-    """What stands in for the best before the first validation."""
-    return {**values, "accuracy": jnp.asarray(-1.0, jnp.float32), "step": jnp.asarray(0, jnp.int32)}
+def no_best(values: dict[str, Any], late: bool = False) -> dict[str, Any]:
+    """What stands in for the best before the first validation; `late` where the latest of nearly equal ones is kept."""
+    seen = {"highest": jnp.asarray(-1.0, jnp.float32)} if late else {}
+    return {**values, "accuracy": jnp.asarray(-1.0, jnp.float32), "step": jnp.asarray(0, jnp.int32), **seen}

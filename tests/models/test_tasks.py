@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddllm.errors import UserError
-from ddllm.models.figures import compute_figure
+from ddllm.models.figures import compute_figure, standard_error
 from ddllm.models.task import AS_THEY_STAND
 from ddllm.models.tasks import TASKS, Classification, MultiLabel, Regression, make_task, read_task
 
@@ -81,6 +81,17 @@ def test_figures():
     assert compute_figure("spearman", line, np.exp(line)) == pytest.approx(1)
     assert compute_figure("pearson", line, np.exp(line)) < 0.95
     assert compute_figure("pearson", line, np.ones(4)) == 0.0
+
+
+def test_standard_errors_are_those_of_figures_drawn_again():
+    rng = np.random.default_rng(0)
+    shares = rng.binomial(200, 0.8, 4000) / 200
+    assert standard_error("accuracy", 0.8, 200) == pytest.approx(shares.std(), rel=0.05)
+    x, noise = rng.standard_normal((2, 2000, 100))
+    y = 0.6 * x + 0.8 * noise
+    correlations = [compute_figure("pearson", *pair) for pair in zip(x, y, strict=True)]
+    assert standard_error("pearson", 0.6, 100) == pytest.approx(np.std(correlations), rel=0.1)
+    assert standard_error("accuracy", 1.0, 5) == standard_error("spearman", -1.0, 1) == 0.0
 
 
 def test_macro_f1_is_shown_where_accuracy_says_too_little():
