@@ -172,5 +172,5 @@ def full_row(scores: list[dict[str, float]], seconds: float, texts: int, config:
         "examples": texts,
         **summarise(scores, metric),
         "seconds": seconds,
-        "note": f"all training texts, {config.epochs:g} epochs of AdamW at {config.rate:g}, parameters chosen on validation",
+        "note": f"all training texts, {config.epochs:g} epoch{'s' * (config.epochs != 1)} of AdamW at {config.rate:g}, parameters chosen on validation",
     }

@@ -17,6 +17,7 @@ FIGURES = {
     "spearman": "Spearman’s ρ, %",
 }
 NOTHING = "–"
+LEAST = 13  # columns of the terminal for what a row is called, however many figures there are
 # What rows are called in the table, where not by their own names.
 LABELS = {
     "random": "random real examples",
@@ -32,9 +33,13 @@ EMBEDDED = {"data": "Rotten Tomatoes (embedded)", "model": "MiniLM-L6 (embedded)
 def print_table(results: dict[str, Any], console: Console | None = None) -> None:
     """Print the table of what results.json holds, with its notes below; fits 80 columns."""
     console = console or Console(highlight=False)
-    table = Table(title=make_title(results), title_style="bold", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    room = 1 if len(shown_figures(results)) == 1 else 0
+    table = Table(title=make_title(results), title_style="bold", title_justify="left", box=SIMPLE_HEAD, padding=(0, room), pad_edge=False)
     for place, heading in enumerate(make_headings(results)):
-        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=place > 0, overflow="fold")
+        if place == 0:
+            table.add_column(heading, min_width=LEAST)
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
     for row, cells in zip(results["rows"], make_cells(results), strict=True):
         table.add_row(*cells, style="bold" if row["name"].startswith("distilled") else None)
     console.print(table)
@@ -91,7 +96,7 @@ def make_cells(results: dict[str, Any]) -> list[tuple[str, ...]]:
             _count(row.get("examples_per_class")),
             _count(row.get("inner_steps")),
             _count(row.get("floats")),
-            *(_figure(row, name) for name in shown_figures(results)),
+            *(_figure(row, name, told=place == 0) for place, name in enumerate(shown_figures(results))),
             NOTHING if row.get("percent_of_full") is None else f"{row['percent_of_full']:.1f}",
             _seconds(row.get("seconds")),
         )
@@ -115,13 +120,14 @@ def make_notes(results: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _figure(row: Row, name: str) -> str:
+def _figure(row: Row, name: str, told: bool) -> str:
+    """Mean ± deviation, and the number of runs where it is to be told, being the same for all figures."""
     if row.get(f"{name}_mean") is None:  # of a run before there were others than accuracy
         return NOTHING
     mean, deviation, runs = 100 * row[f"{name}_mean"], 100 * row[f"{name}_std"], row["runs"]
     # Runs that all start from the same head on the same data have no spread to speak of.
     same = runs == 1 or (deviation == 0 and row.get("head") not in (None, "redrawn"))
-    return f"{mean:.1f} ± {NOTHING}" if same else f"{mean:.1f} ± {deviation:.1f} ({runs})"
+    return f"{mean:.1f} ± {NOTHING}" if same else f"{mean:.1f} ± {deviation:.1f}{f' ({runs})' * told}"
 
 
 def _seconds(value: float | None) -> str:

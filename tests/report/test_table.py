@@ -89,7 +89,10 @@ def test_every_figure_shown_has_a_column():
     results = {**RESULTS, "rows": [ROWS[0], *rows], "environment": {"figures": ["accuracy", "f1_macro"]}}
     lines = markdown_table(results).splitlines()
     assert lines[2] == "| training data | per class | inner steps | floats | accuracy, % | macro F1, % | % of full | seconds |"
-    assert "| 82.1 ± – | – |" in lines[4] and "| 55.3 ± 3.1 (5) | 45.3 ± 3.1 (5) |" in lines[5]
+    assert "| 82.1 ± – | – |" in lines[4] and "| 55.3 ± 3.1 (5) | 45.3 ± 3.1 |" in lines[5]
+    wide = {**results, "rows": [row | {"floats": 1_110_838, "seconds": 1234.0} for row in results["rows"]]}
+    shown = " ".join(" ".join(line.rstrip() for line in printed(wide)).split())
+    assert "random real 3" in shown and "1,110,838 55.3 ± 3.1 (5) 45.3 ± 3.1 67.3 1,234" in shown and "…" not in shown and "seconds" in shown
     assert max(map(len, printed(results))) <= 80 and "Figures on the test texts" in lines[-3]
 
 
