@@ -3,7 +3,6 @@
 import json
 import logging
 
-import jax
 import numpy as np
 import pytest
 
@@ -61,7 +60,7 @@ def test_memory_is_accounted_for_before_a_route_starts(route, make_line, tmp_pat
         patch.setattr(memory, "METHODS", {"mixed": memory.METHODS["mixed"]})  # others are compiled only for what the sentence says
         assert main(line) == 2
     assert "but only 0.0 GB are free" in capsys.readouterr().err.splitlines()[-1]
-    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.DEBUG, "jax"):  # of the threads that compile too, which `jax.log_compiles` does not reach
         assert main(line) == 0
     assert "an outer step needs" in capsys.readouterr().err
     compiled = [record.getMessage() for record in caplog.records if "XLA compilation" in record.getMessage()]
