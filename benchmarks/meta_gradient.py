@@ -157,7 +157,7 @@ def measure(
 @cache
 def describe(device: str) -> str:
     """What the device is called, "" where there is none: asked in a process of its own, since this one must hold no accelerator."""
-    asked = "from ddllm.runtime.devices import *; e = describe_environment(); print(e['backend'], computed_on(e))"
+    asked = "from ddllm.runtime.devices import computed_on, describe_environment; e = describe_environment(); print(e['backend'], computed_on(e))"
     done = subprocess.run([sys.executable, "-c", asked], env=surroundings(device), cwd=ROOT, capture_output=True, text=True)
     backend, _, name = done.stdout.strip().partition(" ")
     return name if backend == device else ""

@@ -6,13 +6,11 @@ in a thread of its own meanwhile, where XLA holds no lock: of two cores, compili
 
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 
 from ddllm.data.batches import Batch
 from ddllm.distill.dataset import DistilledData, learned_parts
@@ -22,7 +20,7 @@ from ddllm.distill.plan import make_outer_step, recipe_of
 from ddllm.errors import UserError
 from ddllm.prepare import Prepared
 from ddllm.runtime.devices import free_memory, has_host_memory, place
-from ddllm.runtime.mesh import ALL, HEAD, HEAD_BATCH, divisors, share_parameters, with_all_axes
+from ddllm.runtime.mesh import divisors, share_parameters, with_all_axes
 from ddllm.runtime.progress import say
 
 
@@ -57,9 +55,9 @@ def predict_memory(
     keys = step.rounds(jax.random.key(0))[0]
     with ThreadPoolExecutor() as threads:
         begins = [_Program(threads, begin, learned, step.fixed, step.start, keys) for begin in step.begins.values()]
-        begun = [begin.results(HEAD, step) for begin in begins]
+        begun = [begin.results() for begin in begins]
         measure = _Program(threads, step.measure, begun[0][0], step.start.words, batch)
-        cotangent = measure.results((ALL, ALL, HEAD_BATCH), step)[2]
+        cotangent = measure.results()[2]
         pulls = [_Program(threads, step.pull, pullback, cotangent) for _, pullback in begun]
     (handed_on, needed), needs = measure.bytes(), [(*begin.bytes(), pull.bytes()[1]) for begin, pull in zip(begins, pulls, strict=True)]
     return max(max(most, kept + needed, kept + handed_on + pulling) for kept, most, pulling in needs)
@@ -133,12 +131,11 @@ class _Program:
         lowered = program.lower(*arguments)
         self._shapes, self._compiled = lowered.out_info, threads.submit(lowered.compile)
 
-    def results(self, specs: Any, step: OuterStep) -> Any:
-        """Its results as shapes that lie where they will: as the specs say, or where XLA leaves them, which it says when it has compiled."""
-        if step.known:
-            lie = jax.tree.broadcast(jax.tree.map(partial(NamedSharding, step.everywhere.mesh), specs), self._shapes)
-        else:
-            lie = self._compiled.result().output_shardings
+    def results(self) -> Any:
+        """Its results as shapes that lie where they will: where the program says, or where XLA leaves them, which it says when it has compiled."""
+        if all(shape.sharding for shape in jax.tree.leaves(self._shapes)):
+            return self._shapes
+        lie = self._compiled.result().output_shardings
         return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), self._shapes, lie)
 
     def bytes(self) -> tuple[int, int]:

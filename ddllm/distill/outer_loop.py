@@ -120,8 +120,8 @@ def distil(
 
     def validate(state: OuterState) -> tuple[OuterState, float]:
         reached = float(np.mean([scorer.figure(step.train(state.average, key)) for key in keys]))
-        error = scorer.standard_error(reached) if late else 0.0
-        return state._replace(best=keep_best(state.best, {"learned": state.average}, reached, state.step, error)), reached
+        best = keep_best(state.best, {"learned": state.average}, reached, state.step, scorer.standard_error(reached))
+        return state._replace(best=best), reached
 
     return loop.run(initial_state(learned, step.optimizer, step.everywhere, late), advance, validate, explain_divergence)
 

@@ -95,8 +95,6 @@ class OuterStep:
     Attributes:
         begin, measure, pull: the compiled programs of the gradient, as the module's docstring says.
         begins: `begin` as the recipe stands, and for every perturbation that changes its steps.
-        known: whether it is known before compiling where the programs leave their results: XLA decides that for parameters that devices share, and
-            for what waits in the host's memory.
     """
 
     def __init__(
@@ -125,7 +123,8 @@ class OuterStep:
         self.start, self.others, self.mesh = place_parameters(start, mesh), others, mesh
         self.fixed = place(data, everywhere)
         shards = mesh.shape["model"]
-        self.known = shards == 1 and not method.offload
+        # Of parameters that devices share, and of what waits in the host's memory, XLA decides where results lie, and says so when it has compiled.
+        known = shards == 1 and not method.offload
 
         def trained(data: DistilledData, recipe: Recipe, start: Start, key: jax.Array, *how: Any) -> Tree:
             return keep_sharded(train(learner, recipe, start, data, key, method, *how), shards)
@@ -167,7 +166,7 @@ class OuterStep:
 
         def program(function: Any, in_specs: Any, out_specs: Any) -> Any:
             mapped = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names={"head", "data"}, check_vma=False)
-            lie = jax.tree.map(partial(NamedSharding, mesh), out_specs) if self.known else None
+            lie = jax.tree.map(partial(NamedSharding, mesh), out_specs) if known else None
             return jax.jit(mapped, out_shardings=lie)
 
         # Every device unrolls its head's inner loop inside the same kind of map that pulls back, since a pullback can only be used where it was made.
