@@ -74,12 +74,13 @@ def numbers(text: str, option: str, least: int) -> list[int]:
 def work_through(options: argparse.Namespace, jobs: list[Job], finished: Callable[[Job], None], table: Path) -> int:
     """Run what is left, hand over each run that has ended, and say what has not; the exit status, 1 where a run has failed.
 
-    With several processes so many runs go at a time, in the rounds of `in_rounds`, each of which is handed over at its end.
+    With several processes so many runs go at a time, in the rounds of `in_rounds`, each of which is handed over at its end. A run whose command names
+    the folder of one that has not finished is not started: it would take half of it for the whole.
     """
     until = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     for together in [[job] for job in jobs] if options.processes == 1 else in_rounds(jobs):
         if not options.only_table:
-            run_members([job.member for job in together], options.processes, options.retry, until)
+            run_members([job.member for job in together if _ready(job, jobs)], options.processes, options.retry, until)
         for job in together:
             if job.member.record()["status"] == FINISHED:
                 finished(job)
@@ -91,17 +92,32 @@ def work_through(options: argparse.Namespace, jobs: list[Job], finished: Callabl
     return int(bool(failed))
 
 
+def _ready(job: Job, jobs: list[Job]) -> bool:
+    """Whether all that a run needs has finished; says what has not."""
+    missing = [needed for needed in needed_by(job, jobs) if needed.member.record()["status"] != FINISHED]
+    for needed in missing:
+        print(f"{job.member.title}: not started, it needs {needed.member.folder}, which has not finished", file=sys.stderr)
+    return not missing
+
+
+def needed_by(job: Job, jobs: list[Job]) -> list[Job]:
+    """Those runs whose folders the command of one names: its teacher, the sets that it merges, the texts that it scores."""
+    folder, line = job.member.folder, " ".join(job.member.line)
+    return [
+        other for other in jobs if other.member.folder != folder and re.search(rf"{re.escape(str(other.member.folder))}(?![\w+-])", line)
+    ]
+
+
 def in_rounds(jobs: list[Job]) -> list[list[Job]]:
-    """The runs in rounds, each after those whose folders its command names: its teacher, the sets that it merges, the texts that it scores.
+    """The runs in rounds, each after those of `needed_by`.
 
     Args:
         jobs: each after those that it needs.
     """
     number: dict[Path, int] = {}
-    for job in jobs:
-        folder, line = job.member.folder, " ".join(job.member.line)
-        needed = (known for known in number if known != folder and re.search(rf"{re.escape(str(known))}(?![\w+-])", line))
-        number[folder] = 1 + max((number[known] for known in needed), default=-1)
+    for place, job in enumerate(jobs):
+        needed = needed_by(job, jobs[:place])
+        number[job.member.folder] = 1 + max((number[other.member.folder] for other in needed), default=-1)
     return [[job for job in jobs if number[job.member.folder] == each] for each in sorted(set(number.values()))]
 
 

@@ -13,12 +13,12 @@ from ddllm.artefact.folder import load_distilled
 from ddllm.checks import validate
 from ddllm.config import resolve
 from ddllm.distill.optimizers import check_derivative
-from ddllm.distill.teacher import OWN
+from ddllm.distill.teacher import OWN, Teacher, load_teacher
 from ddllm.errors import UserError
 from ddllm.models.multi_head import MultiHead, activate_head
 from ddllm.prepare import Prepared
 from ddllm.prepare import prepare as prepare_parts
-from ddllm.report.results import add_lists, add_rows
+from ddllm.report.results import add_lists, add_rows, read_results
 from ddllm.runtime.devices import describe_environment, set_up, user_cache
 from ddllm.runtime.metrics import Metrics
 from ddllm.runtime.processes import check_same, from_first, is_first, join
@@ -49,11 +49,34 @@ class Run:
             self._prepared = prepare_parts(self.config, self.workdir.tokens)
         return self._prepared
 
-    @property
-    def teacher_folder(self) -> Path:
-        """Where config.distill.teacher has its model."""
-        name = self.config.distill.teacher
-        return self.workdir.finetune if name == OWN else Workdir(Path(name), None).finetune
+    def teacher(self, prepared: Prepared | None = None) -> Teacher:
+        """The teacher that config.distill.teacher asks for, of what is prepared here or is given.
+
+        Raises:
+            UserError: see `finetuned`.
+        """
+        config = self.config.distill
+        return self.finetuned(prepared or self.prepared, config.teacher, config.teacher_share)
+
+    def finetuned(self, prepared: Prepared, name: str = OWN, share: float = 1.0) -> Teacher:
+        """The model that is fine-tuned on all texts, in this run or in that of the folder `name`; `share`: see `Teacher`.
+
+        Raises:
+            UserError: there is none, its fine-tuning has not come to its end, or it is of another shape.
+        """
+        workdir = self.workdir if name == OWN else Workdir(Path(name), None)
+
+        def check() -> None:
+            # Its row is the last thing that the stage writes; checkpoints are there long before.
+            rows = read_results(workdir.results)["rows"] if workdir.results.exists() else []
+            if workdir.finetune.exists() and not any(row["name"] == "full" for row in rows):
+                raise UserError(
+                    f"fine-tuning on all texts has begun in {workdir.path}, but has not come to its end; "
+                    "run the stage finetune there with the command that began it, or set config.distill.teacher to another run or to nothing."
+                )
+
+        from_first(check)
+        return load_teacher(prepared, workdir.finetune, share)
 
     def metrics(self) -> Metrics:
         """Where figures of long work go."""

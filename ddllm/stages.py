@@ -6,7 +6,6 @@ A notebook calls them just as the command does: `run = open_run(config, "runs/mi
 """
 
 from collections.abc import Callable
-from functools import partial
 
 from ddllm.artefact.export import export_distilled, scores_of
 from ddllm.artefact.folder import add_scores
@@ -15,7 +14,6 @@ from ddllm.continual.stage import continual
 from ddllm.distill.learn import learn_from_texts
 from ddllm.distill.outer_loop import STAGE as DISTILL
 from ddllm.distill.plan import recipe_of
-from ddllm.distill.teacher import load_teacher
 from ddllm.evaluate.analyses import analyse_distilled
 from ddllm.evaluate.finetune import finetune as finetune_once
 from ddllm.evaluate.finetune import full_row, score_finetuned
@@ -109,7 +107,7 @@ def select(run: Run) -> None:
 def distill(run: Run) -> None:
     """Learn the distilled data set and export what validations chose."""
     prepared, config = run.prepared, run.config.distill
-    teacher = partial(load_teacher, prepared, run.teacher_folder, config.teacher_share) if config.teacher else None
+    teacher = run.teacher if config.teacher else None
     data, figures = learn_from_texts(prepared, run.workdir.checkpoints, run.workdir.bodies, run.metrics, DISTILL, teacher)
     if is_first():
         export_distilled(run.workdir.distilled, prepared, data, recipe_of(config), **figures)

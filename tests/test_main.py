@@ -328,3 +328,26 @@ def test_the_command_knows_the_stages():
     from ddllm.stages import STAGES
 
     assert tuple(STAGES) == STAGE_NAMES
+
+
+def test_half_a_fine_tuning_teaches_nothing(arguments, tmp_path, capsys, monkeypatch):
+    def interrupt(prepared, state):
+        raise KeyboardInterrupt
+
+    lines = {
+        "of this run": arguments(**{"mode": "distill", "distill.teacher": "full"}),
+        "of another": arguments(tmp_path / "other", **{"mode": "distill", "distill.teacher": str(tmp_path / "run")}),
+    }
+    for line in lines.values():
+        assert main(line) == 2 and "there is none in" in capsys.readouterr().err
+    begin = [*arguments(**{"mode": "finetune", "distill.teacher": "full"})]
+    with monkeypatch.context() as patch:
+        patch.setattr("ddllm.stages.score_finetuned", interrupt)
+        assert main(begin) == 130
+    capsys.readouterr()
+    for line in lines.values():
+        assert main(line) == 2
+        assert f"begun in {tmp_path / 'run'}, but has not come to its end" in " ".join(capsys.readouterr().err.split())
+    assert main(begin) == 0
+    for line in lines.values():
+        assert main(line) == 0

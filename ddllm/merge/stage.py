@@ -22,7 +22,6 @@ from ddllm.artefact.folder import load_distilled
 from ddllm.config import resolve
 from ddllm.data.several import read_several, split_parts
 from ddllm.distill.dataset import learned_parts
-from ddllm.distill.teacher import load_teacher
 from ddllm.errors import UserError
 from ddllm.merge.checks import ORDERS
 from ddllm.merge.combine import choose_way
@@ -83,6 +82,6 @@ def merge_as_asked(run: Run, sets: list[Distilled], folders: list[str]) -> Merge
         tokens = run.prepared.tokens
         pairs = bool(run.config.data.pair_column)
         merged.as_distilled().check_data("the merged set", merged.learner.task.name, tokens.name, tokens.label_names, run.prepared.learner.task.name, pairs)
-        teacher = load_teacher(run.prepared, run.teacher_folder, distill.teacher_share) if distill.teacher else None
+        teacher = run.teacher() if distill.teacher else None
         return relearn_on_texts(run.prepared, merged, parts, work, teacher)
     return merged

@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any
 
-from ddllm.distill.teacher import load_teacher
 from ddllm.privacy.audit import audit
 from ddllm.privacy.shadows import distil_shadows, plan_shadows
 from ddllm.report.results import read_results
@@ -18,7 +17,7 @@ def privacy(run: Run) -> None:
     there = from_first(lambda: any(run.workdir.finetune.glob("seed-*")))
 
     def finetuned() -> tuple[Any, Any]:
-        model = load_teacher(prepared, run.workdir.finetune, 1.0)
+        model = run.finetuned(prepared)
         return model.params, model.words
 
     shadows = None

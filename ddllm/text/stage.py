@@ -7,7 +7,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ddllm.config import resolve
-from ddllm.distill.teacher import load_teacher
 from ddllm.evaluate.texts import evaluate_text
 from ddllm.prepare import Prepared
 from ddllm.run import Run, load_scored, record
@@ -33,7 +32,7 @@ def text(run: Run) -> None:
         record(run, score(own[0], project(*own), "projected", judge))
     for name in names:
         prepared, start = begun or (own if name in NEEDS_DISTILLED else None) or (run.prepared, None)
-        teacher = partial(load_teacher, prepared, run.teacher_folder, config.distill.teacher_share) if config.distill.teacher else None
+        teacher = partial(run.teacher, prepared) if config.distill.teacher else None
         folder = run.workdir.text / name
         made = write_text(name, prepared, start, Desk(run.workdir.text_work, run.metrics, teacher), folder, resolve(config))
         record(run, score(prepared, made, "projected" if name == "project" else f"text ({name})", judge))

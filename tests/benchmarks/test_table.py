@@ -145,6 +145,31 @@ def test_a_name_that_another_begins_with_is_not_that_other(tmp_path):
     assert options.in_rounds([one, taught]) == [[one, taught]]
 
 
+@pytest.mark.parametrize("processes", [1, 3])
+def test_nothing_is_taught_by_a_run_that_failed(jobs, tmp_path, monkeypatch, capsys, processes):
+    monkeypatch.setattr(table, "JSON", tmp_path / "TABLE.json")
+    monkeypatch.setattr(table, "MARKDOWN", tmp_path / "TABLE.md")
+    started = []
+
+    def run(members, at_once, retry, until):
+        for member in members:
+            started.append((member.values["kind"], int(member.values["seed"])))
+            failed = started[-1] == ("full", 0)
+            member.folder.mkdir(parents=True, exist_ok=True)
+            record = {"status": "failed" if failed else "finished", "seconds": 1.0, "error": "", "stages": member.stages}
+            write_json(member.folder / "member.json", record)
+        for job in jobs(names=("full", "distilled"), per_class=(1,)).values():
+            if job.member.folder in [member.folder for member in members] and job.seeds != (0,):
+                finish(job, [{"name": job.kind, "accuracy_mean": 0.8, "head": "zero"}])
+
+    monkeypatch.setattr(options, "run_members", run)
+    line = [*("--datasets", "sst2"), *("--names", "full,distilled"), *("--per-class", "1"), *("--seeds", "0,1"), "--processes", str(processes)]
+    assert table.main([*line, "--work", str(tmp_path / "work")]) == 1
+    assert sorted(started) == [("distilled", 1), ("full", 0), ("full", 1)]
+    said = capsys.readouterr().err
+    assert "kind=distilled examples=1 seed=0: not started, it needs" in said and "1 runs left, 1 failed" in said
+
+
 def test_the_commands_of_the_table_are_commands(jobs, capsys):
     [full] = jobs(seeds=(0,), names=("full",), per_class=(1,)).values()
     assert command([*full.member.line, "--config.distill.outer_steps=0"]) == 2
