@@ -116,7 +116,7 @@ class Base:
     @classmethod
     def below(cls, work: Path, dataset: str, model: str, local: Path | None, changes: tuple[str, ...] = ()) -> "Base":
         """With runs in a folder of its own below another."""
-        return cls(dataset, model, local, work / f"{dataset}-{Path(model).name}", changes)
+        return cls(dataset, model, local, work / f"{dataset}-{called(model).replace('/', '-')}", changes)
 
     def full(self, seed: int) -> Job:
         """Fine-tuning on all texts."""

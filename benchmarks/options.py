@@ -9,9 +9,10 @@ from pathlib import Path
 
 from benchmarks.entries import Entry, read_entries
 from benchmarks.jobs import DATASETS, Job
-from ddllm.config import suggest
+from ddllm.config import resolve, suggest
 from ddllm.errors import UserError
 from ddllm.members import FAILED, FINISHED, add_processes, run_members
+from ddllm.runtime.workdir import check_same_run, read_json
 
 
 def make_parser(command: str, work: str) -> argparse.ArgumentParser:
@@ -76,7 +77,13 @@ def work_through(options: argparse.Namespace, jobs: list[Job], finished: Callabl
 
     With several processes so many runs go at a time, in the rounds of `in_rounds`, each of which is handed over at its end. A run whose command names
     the folder of one that has not finished is not started: it would take half of it for the whole.
+
+    Raises:
+        UserError: a run's folder belongs to another configuration than is asked for now.
     """
+    for job in jobs if not options.only_table else ():
+        if (kept := job.member.folder / "config.json").exists():
+            check_same_run(job.member.folder, read_json(kept), resolve(job.member.config))
     until = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     for together in [[job] for job in jobs] if options.processes == 1 else in_rounds(jobs):
         if not options.only_table:

@@ -96,12 +96,21 @@ def summarise(cell: Entry) -> None:
     cell["accuracy_mean"] = statistics.fmean(values) if values else None
     cell["accuracy_std"] = statistics.stdev(values) if len(values) > 1 else None
     if cell["redrawn"]:
-        cell["redrawn_mean"] = statistics.fmean(mean for mean, *_ in cell["redrawn"].values())
-        cell["redrawn_std"] = statistics.fmean(deviation for _, deviation, *_ in cell["redrawn"].values())
+        cell["redrawn_mean"], cell["redrawn_std"] = pool([(mean, deviation, runs) for mean, deviation, runs, *_ in cell["redrawn"].values()])
+
+
+def pool(groups: list[tuple[float, float, int]]) -> tuple[float, float]:
+    """Mean and standard deviation (with n - 1) of all values together, of those of groups and their sizes."""
+    count = sum(size for *_, size in groups)
+    mean = sum(size * own for own, _, size in groups) / count
+    squares = sum((size - 1) * deviation**2 + size * (own - mean) ** 2 for own, deviation, size in groups)
+    return mean, (squares / (count - 1)) ** 0.5 if count > 1 else 0.0
 
 
 def share_of_full(cells: list[Entry]) -> None:
-    """Give each cell its percentage of fine-tuning the same model on all texts."""
+    """Bring each cell's means and deviations up to date, and its percentage of fine-tuning the same model on all texts."""
+    for cell in cells:
+        summarise(cell)
     for cell in cells:
         full = next((c for c in cells if c["name"] == "full" and (c["dataset"], c["model"]) == (cell["dataset"], cell["model"])), None)
         cell["percent_of_full"] = round(100 * cell["accuracy_mean"] / full["accuracy_mean"], 1) if full and cell["runs"] else None
@@ -133,7 +142,8 @@ def markdown(cells: list[Entry], published: dict[str, Any]) -> str:
         "",
         "Test accuracy in %, mean ± standard deviation over seeds (their number). Written by `python -m benchmarks.table`; settings, commands, single",
         "figures and what each was computed on are in TABLE.json. Distilled rows start from their recipe's own head; behind the stroke, in brackets, the",
-        "same data from redrawn heads, perhaps on fewer test texts. `no_gains` is our recipe, distilled, with `distill.gains=False`.",
+        "same data from redrawn heads, perhaps on fewer test texts, the deviation being that of all these trainings together, over seeds and heads.",
+        "`no_gains` is our recipe, distilled, with `distill.gains=False`.",
     ]
     for dataset, model in sorted({(cell["dataset"], cell["model"]) for cell in cells}):
         here = [cell for cell in cells if (cell["dataset"], cell["model"]) == (dataset, model)]

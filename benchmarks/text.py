@@ -24,6 +24,7 @@ from benchmarks.readability import Reader, markdown_curve, told
 from benchmarks.table import REDRAWN, begin_section, figure, share_of_full, summarise
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
+from ddllm.runtime.storage import read_json
 from ddllm.text.checks import ROUTE_NAMES
 
 JSON, MARKDOWN = ROOT / "results" / "TEXT.json", ROOT / "results" / "TEXT.md"
@@ -200,10 +201,18 @@ def cells_of(cells: list[Entry], part: Part) -> dict[str, Entry]:
     return {name: cell for name, cell in found.items() if cell is not None}
 
 
+def made_by(part: Part) -> dict[str, Any]:
+    """The sections of a configuration that say how a file of plain texts was made, where a run here made it."""
+    given = next((option.partition("=")[2] for option in part.job.member.line if option.startswith("--distilled=")), "")
+    run = Path(given).parent.parent.parent / "config.json"
+    return {name: read_json(run)[name] for name in ("distill", "text")} if part.names.get(PLAIN) and run.exists() else {}
+
+
 def enter(cells: list[Entry], part: Part) -> None:
     """Put a finished run's figures into the cells, in the place of those that other settings gave."""
     job, results = part.job, read_results(part.job.member.folder / "results.json")
-    settings, first = settings_of(results["config"], "select" if job.kind == "select" else job.kind), str(job.seeds[0])
+    kind = "select" if job.kind in ("select", "dilm") else job.kind
+    settings, first = settings_of(results["config"] | made_by(part), kind), str(job.seeds[0])
     for row in results["rows"]:
         name = row["name"].removesuffix(f", {REDRAWN}")
         again = name.endswith(AGAIN)
@@ -212,8 +221,8 @@ def enter(cells: list[Entry], part: Part) -> None:
             continue
         name = part.names[name] or name
         key = key_of(part, name)
-        # What is projected depends on no route.
-        counted = {part: value for part, value in settings.items() if name == "text" or not part.startswith("text.") or part in PROJECTED}
+        # What is projected depends on no route, whose name also says whether it has gains.
+        counted = {key: value for key, value in settings.items() if name == "text" or key in PROJECTED or not key.startswith(("text.", "distill.gains"))}
         cell = find_entry(cells, key, counted, ("values", "redrawn", "again", "fluency"))
         if again:
             if not row["name"].endswith(REDRAWN):
@@ -251,7 +260,8 @@ def markdown(cells: list[Entry]) -> str:
         "",
         "Test accuracy in %, mean ± standard deviation over seeds (their number; of published texts over trainings). Written by",
         "`python -m benchmarks.text`; settings, commands and single figures are in TEXT.json. Rows with a recipe start from their own head; behind the",
-        "stroke, in brackets, the same from redrawn heads. Texts scored as plain ones are read from text.jsonl, tokenised anew, and trained on with their",
+        "stroke, in brackets, the same from redrawn heads, with the deviation of all trainings together, over seeds and heads.",
+        "Texts scored as plain ones are read from text.jsonl, tokenised anew, and trained on with their",
         "hard labels, a constant rate and a number of passes tuned on validation texts, from redrawn heads, as real sentences and published texts are.",
         "Perplexities are shares of that of random real sentences, by the language model that --judge names.",
     ]

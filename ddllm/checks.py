@@ -90,6 +90,9 @@ NOT_NEGATIVE = (
     "runtime.processes",
 )
 
+SEEDS = ("seed", "data.seed", "prompt.seed")
+LARGEST_SEED = 2**31 - 1  # JAX's generator reads 32 bits, and some draws have a seed a little above the configuration's
+
 ROBUST = ("rates", "positions", "order", "passes", "examples")
 CHOICES = {
     "model.head": ("auto", "bert", "roberta", "distilbert", "mpnet", "mean"),
@@ -121,6 +124,9 @@ def validate(config: ConfigDict) -> None:
     """Raise `UserError` for the first value that cannot be meant."""
     check_positive({key: _get(config, key) for key in POSITIVE})
     check_not_negative({key: _get(config, key) for key in NOT_NEGATIVE})
+    for key in SEEDS:
+        if _get(config, key) > LARGEST_SEED:
+            raise UserError(f"config.{key} is {_get(config, key)}, but seeds must be at most {LARGEST_SEED}.")
     for key, choices in CHOICES.items():
         check_choice(key, _get(config, key), choices)
     distill = config.distill
@@ -150,9 +156,14 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"config.distill.adaptive_clip is {distill.adaptive_clip!r}, which would clip every usual gradient; make it greater than 1, or 0 for none."
         )
-    if distill.average >= 1 or distill.second_moment >= 1 or distill.warmup > 1 or config.finetune.warmup > 1 or distill.curriculum > 1:
+    if distill.weight_decay and distill.optimizer == "adam":
         raise UserError(
-            "config.distill.average and config.distill.second_moment must be below 1, and both warmup values and config.distill.curriculum at most 1."
+            f"config.distill.weight_decay is {distill.weight_decay!r}, but config.distill.optimizer=adam decays nothing; "
+            "set config.distill.optimizer to adamw or config.distill.weight_decay to 0."
+        )
+    if distill.average >= 1 or distill.second_moment >= 1 or distill.curriculum >= 1 or distill.warmup > 1 or config.finetune.warmup > 1:
+        raise UserError(
+            "config.distill.average, config.distill.second_moment and config.distill.curriculum must be below 1, and both warmup values at most 1."
         )
     _validate_selections(config.evaluate)
     from ddllm.prompt.checks import validate_prompt  # needs the names of this module

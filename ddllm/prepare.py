@@ -114,6 +114,11 @@ def prepare(config: ConfigDict, cache: Path) -> Prepared:
             )
     tokens = tokenize_corpus(load_corpus(config.data), pretrained.folder, config.data.length, cache)
     kind = pretrained.config.family if config.model.head == "auto" else config.model.head
+    if kind not in (pretrained.config.family, "mean"):
+        raise UserError(
+            f"config.model.head is {kind!r}, but {config.model.name} is of the family {pretrained.config.family}; "
+            f"set config.model.head to {pretrained.config.family}, mean or auto."
+        )
     head = HeadConfig(kind, len(tokens.label_names), config.model.head_deviation)
     task = make_task(tokens.task, tokens.train.labels)
     check_task(config, task)
@@ -142,6 +147,7 @@ def check_task(config: ConfigDict, task: Task) -> None:
         return
     for asked, what, instead in (
         (config.distill.probe_texts > 0, "distill.probe_texts asks for a logistic regression", "set it to 0"),
+        (config.distill.balanced, "distill.balanced asks for as many texts of every class", "set it to False"),
         (config.distill.initial in SUPERVISED, f"distill.initial is {config.distill.initial!r}", "choose examples in another way"),
         (set(SUPERVISED) & set(config.evaluate.selections), f"evaluate.selections has {', '.join(SUPERVISED)}", "leave it out"),
     ):

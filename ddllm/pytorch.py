@@ -11,6 +11,7 @@ import ast
 import copy
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,13 @@ from safetensors.numpy import load
 from torch.nn.functional import logsigmoid
 
 SCHEMA = 5
+# What transformers calls each task. Of several heads, one beside the other, every class has a probability of its own.
+PROBLEMS = {
+    "classification": "single_label_classification",
+    "regression": "regression",
+    "multilabel": "multi_label_classification",
+    "multihead": "multi_label_classification",
+}
 Arrays = dict[str, torch.Tensor]
 Optimizer = Callable[[list[torch.Tensor], list[torch.Tensor], Any], list[torch.Tensor]]
 
@@ -39,9 +47,15 @@ def train(folder: str | Path, model: Any = None, seed: int = 0) -> tuple[Any, An
         The model, in evaluation mode, and its tokenizer. With mean pooling it has one more layer, which computes the mean (see `fold_mean`).
 
     Raises:
-        ValueError: the folder was changed, is of a newer schema, belongs to other weights, or has an optimizer that is not known here.
+        ValueError: the folder was changed, is of a newer schema, belongs to other weights, or has a task or an optimizer that is not known here.
     """
     card, arrays = read(Path(folder))
+    products = card.get("products", "float32")
+    if products != "float32":
+        warnings.warn(
+            f"{folder} was distilled with {products} products, and here they are float32: what is trained differs a little from what its card states.",
+            stacklevel=2,
+        )
     torch.manual_seed(seed)
     model, tokenizer, pooled = _load_model(card, model, attention="attention" in arrays)
     kind, classes = card["head"]["kind"], len(card["label_names"])
@@ -52,7 +66,7 @@ def train(folder: str | Path, model: Any = None, seed: int = 0) -> tuple[Any, An
     _start_head(head, arrays, card, pooled)
     groups = _groups(model, head)
     _learn(model, kind, head, groups, card, arrays)
-    out, task = head["out"], card.get("task", {"name": "classification"})
+    out, task = head["out"], _task(card)
     with torch.no_grad():
         if task["name"] == "regression":  # outputs in the labels' units instead of standard deviations from the mean
             out.weight.mul_(task["deviation"])
@@ -67,6 +81,8 @@ def read(folder: Path) -> tuple[dict[str, Any], Arrays]:
     card = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     if card.get("schema", 0) > SCHEMA:
         raise ValueError(f"{folder} was written by a newer ddllm (schema {card['schema']}, known up to {SCHEMA}); get its newer PyTorch file.")
+    if _task(card)["name"] not in PROBLEMS:
+        raise ValueError(f"{folder} is for {_task(card)['name']}, which is not known here ({', '.join(PROBLEMS)} are); train with ddllm itself.")
     content = (folder / "distilled.safetensors").read_bytes()
     if hashlib.sha256(content).hexdigest() != card.get("files", {}).get("distilled.safetensors", card.get("sha256")):
         raise ValueError(f"distilled.safetensors in {folder} was changed or damaged since it was written; get the folder again.")
@@ -81,12 +97,25 @@ def read(folder: Path) -> tuple[dict[str, Any], Arrays]:
     return card, tensors
 
 
+def _task(card: dict[str, Any]) -> dict[str, Any]:
+    return card.get("task", {"name": "classification"})
+
+
+def _output_names(card: dict[str, Any]) -> list[str]:
+    """Names of the outputs: the classes', behind their head's where there are several heads, which may have classes of the same name."""
+    names, task = card["label_names"], _task(card)
+    if task["name"] != "multihead":
+        return names
+    heads = [head for head, size in zip(task["heads"], task["sizes"], strict=True) for _ in range(size)]
+    return [f"{head}: {name}" for head, name in zip(heads, names, strict=True)]
+
+
 def _load_model(card: dict[str, Any], model: Any, attention: bool) -> tuple[Any, Any, bool]:
     """Model, tokenizer, and whether a BERT's pooler is a pretrained one."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging
 
-    base, names = card["base_model"], card["label_names"]
+    base, names = card["base_model"], _output_names(card)
     if isinstance(model, torch.nn.Module):
         given: Any = model.eval()
         if given.config.num_labels != len(names):
@@ -97,8 +126,6 @@ def _load_model(card: dict[str, Any], model: Any, attention: bool) -> tuple[Any,
     folder = _find_folder(model or base["name"], base.get("revision"))
     if _fingerprint(folder) != base["fingerprint"]:
         raise ValueError(f"the data set was distilled for other weights than those in {folder} (their checksums differ); give {base['name']} as model.")
-    task = card.get("task", {"name": "classification"})["name"]
-    problem = {"classification": "single_label_classification", "multilabel": "multi_label_classification"}.get(task, task)
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # it would warn that the head is new, which is as it should be
     loaded: Any
@@ -107,7 +134,7 @@ def _load_model(card: dict[str, Any], model: Any, attention: bool) -> tuple[Any,
         num_labels=len(names),
         id2label=dict(enumerate(names)),
         label2id={name: index for index, name in enumerate(names)},
-        problem_type=problem,
+        problem_type=PROBLEMS[_task(card)["name"]],
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
@@ -151,8 +178,15 @@ def _fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def _family(model: Any) -> str:
+    """The family that a model's head is of, as ddllm calls it."""
+    return model.config.model_type if model.config.model_type in ("bert", "distilbert", "mpnet") else "roberta"
+
+
 def _head_modules(model: Any, kind: str) -> dict[str, Any]:
     """The dense layer and the last layer of a family's own head."""
+    if kind != _family(model):
+        raise ValueError(f"the data set has a head of the family {kind}, but the model is of the family {_family(model)}; distil again with its own head.")
     if kind == "bert":
         return {"dense": model.base_model.pooler.dense, "out": model.classifier}
     if kind in ("roberta", "mpnet"):
@@ -277,7 +311,7 @@ def _feed(arrays: Arrays, recipe: dict[str, Any], card: dict[str, Any]) -> Itera
     for _ in range(recipe.get("passes", 1)):
         rows = torch.arange(batches * examples).reshape(batches, examples)
         if order == "shuffled":  # every example once in a pass, in its own class's places
-            classes = len(card["label_names"]) if card.get("task", {"name": "classification"})["name"] == "classification" else 1
+            classes = len(card["label_names"]) if _task(card)["name"] in ("classification", "multihead") else 1
             dealt = rows.reshape(batches, classes, examples // classes).transpose(0, 1).reshape(classes, -1)
             dealt = torch.stack([row[torch.randperm(len(row))] for row in dealt])
             rows = dealt.reshape(classes, batches, examples // classes).transpose(0, 1).reshape(batches, examples)
@@ -308,7 +342,11 @@ def _loss(model: Any, kind: str, head: dict[str, Any], batch: Arrays, card: dict
 
 
 def _task_losses(logits_NC: torch.Tensor, labels_NC: torch.Tensor, card: dict[str, Any]) -> torch.Tensor:
-    task, soft = card.get("task", {"name": "classification"})["name"], card["recipe"]["labels"] == "soft"
+    """The task's loss of each example [N]."""
+    task, soft = _task(card)["name"], card["recipe"]["labels"] == "soft"
+    if task == "multihead":  # a softmax for each head; an example says nothing about heads in which its label is zero
+        heads = zip(logits_NC.split(_task(card)["sizes"], dim=-1), labels_NC.split(_task(card)["sizes"], dim=-1), strict=True)
+        return torch.stack([-(labels * torch.log_softmax(logits, dim=-1)).sum(-1) for logits, labels in heads]).sum(0)
     if task == "regression":
         return (logits_NC - labels_NC).square().mean(-1)
     if task == "multilabel":
@@ -372,7 +410,7 @@ def fold_mean(model: Any, mean: torch.nn.Linear) -> None:
         norm.weight[: classes + 1] = largest * (2 / width) ** 0.5
     layers.append(layer)
     setattr(config, "n_layers" if short else "num_hidden_layers", len(layers))
-    head = _head_modules(model, config.model_type if config.model_type in ("bert", "distilbert") else "roberta")
+    head = _head_modules(model, _family(model))
     for module in head.values():
         module.weight.zero_()
         module.bias.zero_()

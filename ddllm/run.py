@@ -1,6 +1,7 @@
 """One configuration in one working directory: `open_run` hands it to the stages (stages.py), which take what they need from it and record what they found.
 """
 
+import json
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,10 @@ from ddllm.report.results import add_lists, add_rows, read_results
 from ddllm.runtime.devices import describe_environment, set_up, user_cache
 from ddllm.runtime.metrics import Metrics
 from ddllm.runtime.processes import check_same, from_first, is_first, join
-from ddllm.runtime.workdir import Workdir
+from ddllm.runtime.progress import say
+from ddllm.runtime.workdir import CLASSES, CORPUS, MODEL, Workdir
+
+OWN_NAME = "distilled"  # of a run's own data set
 
 
 @dataclass
@@ -39,15 +43,22 @@ class Run:
     config: ConfigDict
     workdir: Workdir
     distilled: Path | None = None
-    name: str = "distilled"
+    name: str = OWN_NAME
     _prepared: Prepared | None = field(default=None, repr=False)
 
     @property
     def prepared(self) -> Prepared:
         """Data and model, read at first use."""
         if self._prepared is None:
-            self._prepared = prepare_parts(self.config, self.workdir.tokens)
+            made = prepare_parts(self.config, self.workdir.tokens)
+            for what, fingerprint in origin_of(made).items():
+                self.keep_origin(what, fingerprint)
+            self._prepared = made
         return self._prepared
+
+    def keep_origin(self, what: str, fingerprint: str) -> None:
+        """See `Workdir.keep_origin`."""
+        from_first(lambda: self.workdir.keep_origin(what, fingerprint))
 
     def teacher(self, prepared: Prepared | None = None) -> Teacher:
         """The teacher that config.distill.teacher asks for, of what is prepared here or is given.
@@ -62,11 +73,17 @@ class Run:
         """The model that is fine-tuned on all texts, in this run or in that of the folder `name`; `share`: see `Teacher`.
 
         Raises:
-            UserError: there is none, its fine-tuning has not come to its end, or it is of another shape.
+            UserError: there is none, its fine-tuning has not come to its end, or it is of another base model, other classes or another shape.
         """
         workdir = self.workdir if name == OWN else Workdir(Path(name), None)
 
         def check() -> None:
+            there, here = workdir.read_origin(), origin_of(prepared)
+            for what in (MODEL, CLASSES) if name != OWN else ():
+                if there.get(what, here[what]) != here[what]:
+                    raise UserError(
+                        f"the model in {workdir.path} was fine-tuned with another {what} than this run has; set config.distill.teacher to another run."
+                    )
             # Its row is the last thing that the stage writes; checkpoints are there long before.
             rows = read_results(workdir.results)["rows"] if workdir.results.exists() else []
             if workdir.finetune.exists() and not any(row["name"] == "full" for row in rows):
@@ -107,8 +124,17 @@ def open_run(config: ConfigDict, folder: str | Path, command: str = "", distille
     return Run(config, workdir, Path(distilled), name or Path(distilled).name) if distilled else Run(config, workdir)
 
 
+def origin_of(prepared: Prepared) -> dict[str, str]:
+    """What is prepared, by fingerprints: what a working directory was begun with."""
+    tokens, learner = prepared.tokens, prepared.learner
+    classes = json.dumps([learner.task.name, learner.head.kind, list(tokens.label_names)])
+    return {CORPUS: tokens.fingerprint, MODEL: prepared.pretrained.fingerprint, CLASSES: classes}
+
+
 def load_scored(run: Run) -> tuple[Prepared, Distilled]:
     """What the distill stage of this run exported, or the folder given in its place; and what is prepared, with the learner that it was distilled for.
+
+    Says so where it was distilled from another corpus or split than the run's.
 
     Raises:
         UserError: distillation has not run to its end, or the result is no folder, or belongs to other weights or other classes.
@@ -124,12 +150,19 @@ def load_scored(run: Run) -> tuple[Prepared, Distilled]:
 
     distilled = from_first(load)
     distilled.check_base(prepared.pretrained)
+    if not of_same_texts(prepared, distilled):
+        say(f"  {folder} was distilled from another corpus, split or length than this run's; its training texts may be among the test texts here.")
     learner = distilled.learner(prepared.pretrained)
     tokens, asked = prepared.tokens, (prepared.learner.task.name, bool(run.config.data.pair_column))
     if isinstance(learner.task, MultiHead):
         return replace(prepared, learner=activate_head(learner, str(folder), distilled.label_names, tokens.label_names, tokens.name)), distilled
     distilled.check_data(str(folder), learner.task.name, tokens.name, tokens.label_names, *asked)
     return replace(prepared, learner=learner), distilled
+
+
+def of_same_texts(prepared: Prepared, distilled: Distilled) -> bool:
+    """Whether a data set was distilled from the very texts, split as they are, that are prepared, as far as its card knows."""
+    return distilled.card.get("corpus", prepared.tokens.fingerprint) == prepared.tokens.fingerprint
 
 
 def record(run: Run, rows: list[dict[str, Any]], lists: dict[str, list[dict[str, Any]]] | None = None) -> None:

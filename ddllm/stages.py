@@ -29,7 +29,7 @@ from ddllm.report.curve import draw_curve
 from ddllm.report.page import write_page
 from ddllm.report.results import read_results
 from ddllm.report.table import make_title, markdown_table, print_table
-from ddllm.run import Run, load_scored, open_run, record
+from ddllm.run import Run, load_scored, of_same_texts, open_run, record
 from ddllm.runtime.checkpoints import Checkpoints
 from ddllm.runtime.metrics import read_metrics
 from ddllm.runtime.processes import from_first, is_first
@@ -126,6 +126,8 @@ def evaluate(run: Run) -> None:
     rows = evaluate_distilled(prepared, distilled.data, distilled.recipe)
     for row in rows:
         row["name"] = run.name + row["name"].removeprefix("distilled")
+        if not of_same_texts(prepared, distilled):
+            row["note"] += "; distilled from another corpus or split, whose training texts may be among these test texts"
         row["distillation_seconds"] = distilled.card.get("distillation_seconds")
     record(run, rows)
     if run.distilled is None and is_first():  # another's folder is not ours to change

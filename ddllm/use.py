@@ -26,6 +26,7 @@ from ddllm.errors import UserError
 from ddllm.evaluate.small import train_small
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner, Start
+from ddllm.models.multi_head import MultiHead
 from ddllm.models.parts import choose_tokens
 from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.models.save import save_pretrained
@@ -87,6 +88,7 @@ class Trained:
     def save(self, folder: str | Path) -> None:
         """Write an ordinary Hugging Face checkpoint, which `transformers.pipeline` runs; see models/save.py for what mean pooling becomes."""
         learner, names = self.learner, self.distilled.label_names
+        names = learner.task.output_names(names) if isinstance(learner.task, MultiHead) else names
         params = self.params | {"head": learner.task.export_head(self.params["head"])}
         save_pretrained(folder, self.pretrained, params, self.pretrained.words, learner.head, names, learner.task.problem)
 

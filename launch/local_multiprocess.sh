@@ -36,10 +36,10 @@ done
 
 devices=()
 if [[ ${JAX_PLATFORMS:-} != cpu ]]; then
-  if [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then
+  if [[ -v CUDA_VISIBLE_DEVICES ]]; then # empty: GPUs are hidden on purpose
     IFS=, read -r -a devices <<<"$CUDA_VISIBLE_DEVICES"
-  elif command -v nvidia-smi >/dev/null; then
-    mapfile -t devices < <(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null)
+  elif listed=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null) && [[ -n $listed ]]; then
+    mapfile -t devices <<<"$listed"
   fi
 fi
 processes=${processes:-$((${#devices[@]} > 0 ? ${#devices[@]} : 2))}

@@ -67,6 +67,10 @@ run() {
   $dry || "$@"
 }
 
+hear() { # run, and keep in the file $heard what a failure says on standard error, which is shown as ever
+  { run "$@" 2>&1 >&3 | tee -i "$heard" >&2; } 3>&1 && : >"$heard"
+}
+
 where=("--zone=$zone")
 [[ -z $project ]] || where+=("--project=$project")
 on_all() { # a command line on all hosts at once
@@ -77,18 +81,21 @@ resource=(gcloud compute tpus tpu-vm) # what is created and deleted
 ! $queued || resource=(gcloud compute tpus queued-resources)
 
 check_absent() { # what is there already is not ours to delete
-  run "${resource[@]}" describe "$name" "${where[@]}" '--format=value(name)' >/dev/null || return 0
-  $dry || complain "$name is there already; use --reuse, or another --name."
+  if hear "${resource[@]}" describe "$name" "${where[@]}" '--format=value(name)' >/dev/null; then
+    $dry || complain "$name is there already; use --reuse, or another --name."
+  elif ! grep -q NOT_FOUND "$heard"; then
+    complain "cannot tell whether $name is there already (see above), so nothing is created; mend that, or use --reuse if it is yours."
+  fi
 }
 
 create() {
   local kind=("--accelerator-type=$type")
   ! $spot || kind+=(--spot)
   if ! $queued; then
-    run "${resource[@]}" create "$name" "${where[@]}" "${kind[@]}" "--version=$version"
+    hear "${resource[@]}" create "$name" "${where[@]}" "${kind[@]}" "--version=$version"
     return
   fi
-  run "${resource[@]}" create "$name" "--node-id=$name" "${where[@]}" "${kind[@]}" "--runtime-version=$version"
+  hear "${resource[@]}" create "$name" "--node-id=$name" "${where[@]}" "${kind[@]}" "--runtime-version=$version"
   local state=''
   until [[ $state == ACTIVE ]]; do
     state=$(run "${resource[@]}" describe "$name" "${where[@]}" '--format=value(state.state)')
@@ -118,11 +125,16 @@ fetch() {
 }
 
 # What is still to be done when the script ends, for whatever reason.
-created=false running=false archive=''
+created=false running=false archive='' heard=''
 clean_up() {
   local status=$?
   trap '' INT TERM HUP
   [[ -z $archive ]] || rm -f "$archive"
+  if $created && ((status)) && [[ -s $heard ]] && grep -q ALREADY_EXISTS "$heard"; then
+    created=false # somebody else was faster
+    echo "tpu.sh: $name is there already and is left alone; use --reuse if it is yours, or another --name." >&2
+  fi
+  [[ -z $heard ]] || rm -f "$heard"
   if $running; then
     if ! fetch; then
       echo "tpu.sh: nothing could be fetched." >&2
@@ -146,6 +158,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
 if ! $reuse; then
+  heard=$(mktemp)
   check_absent
   created=true # a creation that fails half-way may leave something behind
   create

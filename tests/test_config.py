@@ -7,6 +7,8 @@ import pytest
 from ddllm.checks import CHOICES, NOT_NEGATIVE, POSITIVE, validate
 from ddllm.config import default_config, flat_keys, resolve
 from ddllm.errors import UserError
+from ddllm.models.tasks import MultiLabel, Regression
+from ddllm.prepare import check_task
 from ddllm.recipes import apply_argument, parse_argument
 
 
@@ -46,6 +48,9 @@ def test_what_must_be_positive(key):
         ({"distill.initial_momentum": 1.0}, "between 0 and 1"),
         ({"distill.inner_optimizer": "adamw(b3=0.9)"}, "config.distill.inner_optimizer .* has no argument b3"),
         ({"distill.average": 1.0}, "below 1"),
+        ({"distill.curriculum": 1.0}, "config.distill.curriculum must be below 1"),
+        ({"distill.weight_decay": 0.1, "distill.optimizer": "adam"}, "set config.distill.optimizer to adamw or config.distill.weight_decay to 0"),
+        ({"data.seed": 2**31}, "config.data.seed is 2147483648, but seeds must be at most 2147483647"),
         ({"distill.probe_texts": 9}, "is about a learned head"),
         ({"distill.initial_labels": "model", "distill.head": "learned", "distill.labels": "hard"}, "hard labels are those of the class"),
         ({"distill.teacher_share": 1.5}, "between 0 and 1"),
@@ -69,6 +74,24 @@ def test_values_that_cannot_be_meant(changes, message):
         config[section][name] = value
     with pytest.raises(UserError, match=message):
         validate(config)
+
+
+def test_seeds_are_those_that_heads_can_be_drawn_with():
+    config = default_config()
+    config.seed = 2**31 - 1
+    validate(config)
+    config.seed = 2**63
+    with pytest.raises(UserError, match="config.seed is 9223372036854775808"):
+        validate(config)
+
+
+@pytest.mark.parametrize("task", [Regression(), MultiLabel()])
+def test_only_classes_can_be_balanced(task):
+    config = default_config()
+    check_task(config, task)
+    config.distill.balanced = True
+    with pytest.raises(UserError, match=f"config.distill.balanced asks .* but the task is {task.name}; set it to False"):
+        check_task(config, task)
 
 
 def test_arguments():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -351,3 +352,44 @@ def test_half_a_fine_tuning_teaches_nothing(arguments, tmp_path, capsys, monkeyp
     assert main(begin) == 0
     for line in lines.values():
         assert main(line) == 0
+
+
+def test_files_that_change_under_one_name_are_noticed(arguments, tiny_corpus, make_model, tmp_path, capsys):
+    corpus, model = tmp_path / "corpus", tmp_path / "model"
+    shutil.copytree(tiny_corpus, corpus)
+    shutil.copytree(make_model(16, 1), model)
+    line = arguments(**{"mode": "distill,evaluate", "data.source": corpus, "model.name": model})
+    assert main(line) == 0
+    kept = {name: (tmp_path / "run" / name).read_bytes() for name in ("results.json", "distilled/recipe.json")}
+    text = (corpus / "train.jsonl").read_text()
+    (corpus / "train.jsonl").write_text(text.replace("negative", "@").replace("positive", "negative").replace("@", "positive"))
+    capsys.readouterr()
+    assert main(line) == 2 and "begun with another corpus" in capsys.readouterr().err
+    (corpus / "train.jsonl").write_text(text)
+    shutil.rmtree(model)
+    shutil.copytree(make_model(16, 1, 5), model)
+    assert main(line) == 2 and "begun with another pretrained model" in capsys.readouterr().err
+    assert kept == {name: (tmp_path / "run" / name).read_bytes() for name in kept}
+
+
+def test_a_teacher_has_this_runs_classes_in_their_order(arguments, tmp_path, capsys):
+    turned = {"data.label_names": "('positive','negative')"}
+    assert main(arguments(tmp_path / "teacher", **{"mode": "finetune", **turned})) == 0
+    taught = {"mode": "distill", "distill.teacher": tmp_path / "teacher"}
+    capsys.readouterr()
+    assert main(arguments(tmp_path / "one", **taught)) == 2
+    assert "fine-tuned with another classes or head than this run" in " ".join(capsys.readouterr().err.split())
+    assert main(arguments(tmp_path / "other", **taught, **turned)) == 0
+
+
+def test_a_set_from_another_split_says_so(arguments, tmp_path, capsys):
+    assert main(arguments(mode="distill,evaluate")) == 0
+    given = f"--distilled={tmp_path / 'run' / 'distilled'}"
+    assert main([*arguments(tmp_path / "same", mode="evaluate"), given]) == 0
+    assert main([*arguments(tmp_path / "other", **{"mode": "evaluate", "data.test": "", "data.test_size": 30, "data.seed": 3}), given]) == 0
+    assert "may be among the test texts" in capsys.readouterr().err
+    notes = [[row["note"] for row in json.loads((tmp_path / name / "results.json").read_text())["rows"]] for name in ("same", "other")]
+    assert ["another corpus or split" in note for note in notes[0]] == [False] * len(notes[0])
+    assert ["another corpus or split" in note for note in notes[1]] == [True] * len(notes[1])
+    assert main([*arguments(tmp_path / "attack", **{"mode": "privacy", "data.seed": 4}), given]) == 2
+    assert "which texts the data set was distilled from is not known here" in " ".join(capsys.readouterr().err.split())

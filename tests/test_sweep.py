@@ -96,12 +96,20 @@ def test_an_interrupted_sweep_goes_on_and_a_failure_stops_no_other(line, tmp_pat
 def test_fine_tuning_is_taken_over_where_nothing_it_depends_on_differs(line, tmp_path):
     sweep = tmp_path / "sweep"
     line = [part.replace("--mode=distill,evaluate", "--mode=finetune") for part in line] + ["--config.finetune.batch_size=8"]
+    line += ["--config.distill.teacher=full"]
     assert main([*line, "--config.finetune.epochs=0.5", "--vary", "distill.passes=1,2"]) == 0
     one, other = sweep / "passes=1", sweep / "passes=2"
     rows = [json.loads((folder / "results.json").read_text())["rows"] for folder in (one, other)]
     assert rows[1][0].pop("seconds") == pytest.approx(rows[0][0].pop("seconds"), abs=1.0) and rows[0] == rows[1]
     # Seconds and all: training again would have taken others.
     assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    # It serves as a teacher, which has to be whole.
+    taught = [part.replace("--mode=finetune", "--mode=distill") for part in line] + ["--config.finetune.epochs=0.5"]
+    assert main([*taught, "--vary", "distill.passes=1,2,3", f"--workdir={sweep}"]) == 0
+    # Parameters are chosen by the metric.
+    _, _, members = plan([*line, "--config.finetune.epochs=0.5", "--vary", "evaluate.metric=f1_macro", f"--workdir={sweep}"])
+    take_over(members[0], [*plan([*line, "--config.finetune.epochs=0.5", "--vary", "distill.passes=1"])[2], *members])
+    assert not members[0].folder.exists()
     # Another seed is another fine-tuning.
     _, _, members = plan([*line, "--config.finetune.epochs=0.5", "--config.seed=5", "--vary", "distill.passes=4", f"--workdir={sweep}"])
     take_over(members[0], [*plan([*line, "--config.finetune.epochs=0.5", "--vary", "distill.passes=1"])[2], *members])
@@ -156,6 +164,17 @@ def test_members_share_out_gpus_and_their_memory(monkeypatch):
     three = [share["environment"] for share in _share_out(3)]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in three] == ["4", "7", "4"]
     assert all(one["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false" and float(one["XLA_PYTHON_CLIENT_MEM_FRACTION"]) == 0.45 for one in three)
+
+
+def test_hidden_gpus_are_shared_out_to_nobody(monkeypatch, tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 0\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [share["environment"]["CUDA_VISIBLE_DEVICES"] for share in _share_out(2)] == ["0", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert [share["environment"] for share in _share_out(2)] == [{}, {}]
 
 
 def test_nothing_is_started_when_the_time_is_up(tmp_path):

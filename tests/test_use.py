@@ -10,8 +10,10 @@ import pytest
 import ddllm
 from ddllm.config import default_config
 from ddllm.errors import UserError
+from ddllm.merge.sets import HEADS, merge_sets
 from ddllm.models.pretrained import load_pretrained
-from ddllm.stages import distill, evaluate, open_run
+from ddllm.prepare import prepare
+from ddllm.stages import distill, evaluate, load_scored, open_run, privacy
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +61,40 @@ def test_refuses_other_weights(run, tiny_model, tmp_path):
     fewer = distilled.data.replace(gains=distilled.data.gains[:, 1:])
     with pytest.raises(UserError, match="gains, but .* has .* channels"):
         replace(distilled, data=fewer).check_base(pretrained)
+
+
+def test_a_head_of_another_family_is_refused(run, tmp_path):
+    config = run.config.copy_and_resolve_references()
+    config.model.head = "distilbert"
+    with pytest.raises(UserError, match="config.model.head is 'distilbert', but .* is of the family bert"):
+        prepare(config, tmp_path)
+    distilled = ddllm.load_distilled(run.workdir.distilled)
+    other = replace(distilled, card=distilled.card | {"head": distilled.card["head"] | {"kind": "distilbert"}})
+    with pytest.raises(UserError, match="a head of the family distilbert, but .* is of the family bert"):
+        other.train()
+
+
+def make_heads(run, folder, names):
+    """The run's data set twice, in heads of these names: both have the same classes."""
+    distilled, pretrained = ddllm.load_distilled(run.workdir.distilled), run.prepared.pretrained
+    merge_sets([distilled, distilled], list(names), "join", pretrained, HEADS, heads=names).save(folder, pretrained)
+    return folder
+
+
+def test_of_heads_with_the_same_classes_the_one_called_as_the_corpus_is_scored(run, tmp_path):
+    name = run.prepared.tokens.name
+    called = make_heads(run, tmp_path / "called", ("films", name))
+    prepared, _ = load_scored(replace(run, distilled=called))
+    assert prepared.learner.task.heads == ("films", name) and prepared.learner.task.active == 1
+    with pytest.raises(UserError, match=f"several heads with the classes negative, positive .films, plays., and none is called {name}"):
+        load_scored(replace(run, distilled=make_heads(run, tmp_path / "neither", ("films", "plays"))))
+    with pytest.raises(UserError, match="a head for each of 2 tasks"):
+        privacy(replace(run, distilled=called))
+
+
+def test_heads_with_the_same_classes_are_saved(run, tmp_path):
+    trained = ddllm.train(make_heads(run, tmp_path / "heads", ("films", "plays")))
+    trained.save(tmp_path / "saved")
+    names = json.loads((tmp_path / "saved" / "config.json").read_text())["id2label"]
+    assert list(names.values()) == ["films: negative", "films: positive", "plays: negative", "plays: positive"]
+    np.testing.assert_array_equal(load_pretrained(str(tmp_path / "saved")).head["out"]["kernel"], trained.params["head"]["out"]["kernel"])

@@ -86,7 +86,12 @@ class Distilled:
                 f"the data set was distilled with another tokenizer than {pretrained.name} has now (their checksums differ); "
                 f"give {base['name']} as it was then, or distil again in another --workdir."
             )
-        config = pretrained.config
+        config, kind = pretrained.config, self.card["head"]["kind"]
+        if kind not in (config.family, "mean"):
+            raise UserError(
+                f"the data set has a head of the family {kind}, but {pretrained.name} is of the family {config.family}; "
+                f"distil again with config.model.head={config.family}, mean or auto."
+            )
         if self.data.embeddings.shape[-1] != config.hidden:
             raise UserError(
                 f"the data set has embeddings of size {self.data.embeddings.shape[-1]}, but {pretrained.name} has {config.hidden}; get the folder again."
@@ -197,6 +202,16 @@ def describe_loss(data: DistilledData, recipe: Recipe, card: dict[str, Any]) -> 
     return {"labels_mean": LABELS[recipe.labels], "loss": f"{mean} of: " + "; plus ".join([LOSSES[task], *more])}
 
 
+def check_dealt(folder: Path, data: DistilledData, recipe: Recipe, outputs: int, card: dict[str, Any]) -> None:
+    """Raise `UserError` where a shuffled order cannot deal the examples of inner batches over the classes, as of sets that were merged."""
+    examples, classes = data.mask.shape[1], read_task(card).groups(outputs)
+    if recipe.order == "shuffled" and examples % classes:
+        raise UserError(
+            f"the inner batches of {folder} have {examples} examples, which a shuffled order cannot deal over {classes} classes; merge sets of "
+            "another order, or of more examples for each class."
+        )
+
+
 def check_arrays(folder: Path, data: DistilledData, recipe: Recipe, card: dict[str, Any]) -> None:
     """Raise `UserError` where the arrays of a folder do not fit each other or its recipe, or are not finite."""
     if recipe.order not in ORDERS:
@@ -225,6 +240,7 @@ def check_arrays(folder: Path, data: DistilledData, recipe: Recipe, card: dict[s
     )
     if not fits:
         raise UserError(f"the arrays in {folder / ARRAYS} do not fit together or not with {RECIPE}; get the folder again.")
+    check_dealt(folder, data, recipe, len(card["label_names"]), card)
     for name in (*ALWAYS, *SOMETIMES):
         if not np.isfinite(getattr(data, name) if getattr(data, name) is not None else 0).all():
             raise UserError(f"{name} in {folder / ARRAYS} holds values that are not finite numbers; the distillation had failed.")

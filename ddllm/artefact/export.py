@@ -35,6 +35,7 @@ def export_distilled(folder: Path, prepared: Prepared, data: DistilledData, reci
         read_rows(data, recipe, names, base, pretrained.words, load_tokenizer(pretrained.folder)),
         drawn_parts(prepared.learner, pretrained),
         **base,
+        corpus=prepared.tokens.fingerprint,
         **card,
         config=resolve(config),
     )

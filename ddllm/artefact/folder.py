@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from ddllm.artefact.base import ALWAYS, SOMETIMES, Distilled, check_arrays, describe_loss
+from ddllm.artefact.base import ALWAYS, SOMETIMES, Distilled, check_arrays, check_dealt, describe_loss
 from ddllm.artefact.card import render_card
+from ddllm.artefact.entries import check_card
 from ddllm.artefact.rows import PARQUET, TEXT, encode_rows, plain_rows
 from ddllm.artefact.schema import ARRAYS, FLOAT32, RECIPE, SCHEMA, STORAGES, migrate
 from ddllm.artefact.storage import NAME, halve, pack, unpack
@@ -61,13 +62,14 @@ def save_distilled(
         card: further entries of recipe.json, see `base.describe_base`.
 
     Raises:
-        UserError: something else lies in the folder, or the storage cannot hold the embeddings.
+        UserError: something else lies in the folder, the storage cannot hold the embeddings, or nobody could train in a shuffled order.
     """
     from safetensors.numpy import save
 
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / RECIPE).exists():
         raise UserError(f"{folder} holds something other than a distilled data set; choose another folder.")
+    check_dealt(folder, data, recipe, len(label_names), card)
     present = [*ALWAYS, *(name for name in SOMETIMES if getattr(data, name) is not None)]
     arrays = {name: np.ascontiguousarray(getattr(data, name), np.float32) for name in present}
     arrays |= {f"head.{name}": np.ascontiguousarray(value, np.float32) for name, value in flatten_dict(data.head or {}, sep=".").items()}
@@ -113,13 +115,15 @@ def load_distilled(folder: str | Path) -> Distilled:
     """Open a folder that `save_distilled` wrote, in this or an earlier schema.
 
     Raises:
-        UserError: the folder is not one, is of a newer schema, was changed, or holds arrays that do not fit together or are not finite.
+        UserError: the folder is not one, is of a newer schema, was changed, says what cannot be meant, or holds arrays that do not fit together or are not
+            finite.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     folder = Path(folder)
     card = read_recipe(folder)
+    check_card(card, folder / RECIPE)
     _check_files(folder, card)
     try:
         arrays = load((folder / ARRAYS).read_bytes())
@@ -189,6 +193,7 @@ def _earlier_scores(folder: Path, checksum: str) -> list[dict[str, Any]]:
     """Scores of the folder that is replaced, where it holds the same arrays: a second start of a finished run loses none."""
     try:
         card = read_recipe(folder)
+        check_card(card, folder / RECIPE)
         return card["scores"] if card["files"].get(ARRAYS) == checksum else []
     except (UserError, KeyError, AttributeError):
         return []

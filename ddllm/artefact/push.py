@@ -23,11 +23,11 @@ def push(folder: str | Path, repo_id: str, private: bool = False, token: str | N
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError  # pyright: ignore[reportPrivateImportUsage]
 
-    card = load_distilled(folder).card
+    examples = load_distilled(folder).data.examples
     api: Any = HfApi(endpoint=endpoint, token=token)
     try:
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        message = f"Distilled data set, {card['examples']} examples"
+        message = f"Distilled data set, {examples} examples"
         api.upload_folder(
             repo_id=repo_id, folder_path=str(folder), repo_type="dataset", allow_patterns=list(FILES), commit_message=message
         )

@@ -57,8 +57,8 @@ def migrate(card: Any, where: str) -> Card:
         UserError: it is no recipe, or of a schema that this version does not know.
     """
     schema = card.get("schema") if isinstance(card, dict) else None
-    if type(schema) is not int or schema < 1 or not isinstance(card.get("recipe"), dict):
-        raise UserError(f"{where}/{RECIPE} is not the recipe of a distilled data set: it says no schema, or no recipe; get the folder again.")
+    if type(schema) is not int or schema < 1 or not isinstance(card.get("recipe"), dict) or not isinstance(card.get("preprocessing", {}), dict):
+        raise UserError(f"{where}/{RECIPE} is not the recipe of a distilled data set: it says no schema, no recipe, or no preprocessing; get the folder again.")
     if schema > SCHEMA:
         raise UserError(f"{where} was written by a newer ddllm (schema {schema}, known up to {SCHEMA}); update ddllm.")
     while card["schema"] < SCHEMA:

@@ -1,25 +1,25 @@
 """A configuration's corpus, read, cleaned and split: the first step of the data's way, handed on to `tokens`.
 
-The order of the work: texts are stripped and empty ones removed; a test split that is not given is held out of train; rows whose text is in
-test leave train and validation, rows whose text is in validation leave train; a validation split that is not given is held out of what is
+The order of the work: texts are stripped and empty ones removed; a test split that is neither given nor found is held out of train; rows whose text is in
+test leave train and validation, rows whose text is in validation leave train; a validation split that is neither is held out of what is
 left; limits are drawn last.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddllm.data.files import Columns, named_columns, read_file
-from ddllm.data.labels import LabelNames, encode, find_names, find_task
-from ddllm.data.sources import open_source
+from ddllm.data.files import Columns, Table, named_columns, read_file
+from ddllm.data.labels import LabelNames, are_numbers, encode, find_names, find_task
+from ddllm.data.sources import Source, open_source
 from ddllm.data.splits import Corpus, Split, count_rows, draw_part, hold_out, remove_texts
 from ddllm.data.tokens import TokenSplit, load_tokenizer, tokenize_texts
 from ddllm.errors import UserError
 
 __all__ = ["Corpus", "Split", "load_corpus", "read_examples"]
 
+AUTO = "auto"  # of data.validation and data.test
 HELD_OUT, GIVEN = "held out of train", "given"
 # Second entries of seeds, one for each thing that is drawn.
 TEST, VALIDATION, LIMITS = 1, 2, {"train": 3, "validation": 4, "test": 5}
@@ -28,8 +28,9 @@ TEST, VALIDATION, LIMITS = 1, 2, {"train": 3, "validation": 4, "test": 5}
 def load_corpus(data: ConfigDict) -> Corpus:
     """Read the corpus that config.data describes.
 
-    An empty data.validation always means rows held out of train, even where the source has a split of that name, and so does an empty
-    data.test. Only the embedded corpus, split by film, keeps its own splits then: rows held out at random would share films with train.
+    With "auto" data.validation and data.test mean the split of the usual name, or rows held out of train where the source has none. Empty they always
+    mean rows held out, and the notes say which split of the usual name is left alone so. Only the embedded corpus, split by film, keeps its own splits
+    then: rows held out at random would share films with train.
 
     Args:
         data: the section `data` of the configuration.
@@ -38,15 +39,15 @@ def load_corpus(data: ConfigDict) -> Corpus:
         UserError: the source cannot be read, a column, split or label is wrong, a split ends up without texts, or train with one class.
     """
     source = open_source(data)
-    wanted = {key: str(data[key]) or (key if source.complete else "") for key in ("train", "validation", "test")}
+    wanted, unused = choose_splits(source, data)
     for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
         if wanted[first] and wanted[first] == wanted[second]:
             raise UserError(f"config.data.{first} and config.data.{second} are both {wanted[first]!r}; they must be different splits.")
     if not wanted["train"]:
         raise UserError("config.data.train is empty; name the split or the file to learn from.")
-    tables = {key: source.read(name, key, data) for key, name in wanted.items() if name}
+    tables = {key: _read(source, name, key, data) for key, name in wanted.items() if name}
     task = find_task(tables["train"], data.task)
-    names = find_names(tables["train"], tuple(data.label_names), task)
+    names = find_names(tables["train"], tuple(map(str, data.label_names)), task)
     splits: dict[str, Split] = {}
     empty: dict[str, int] = {}
     for key, table in tables.items():
@@ -73,10 +74,36 @@ def load_corpus(data: ConfigDict) -> Corpus:
         "empty_removed": empty,
         "duplicates_removed": duplicates,
         "limited": limited,
+        "unused": unused,
         "validation": GIVEN if "validation" in tables else HELD_OUT,
         "test": GIVEN if "test" in tables else HELD_OUT,
     }
     return Corpus(source.name, names.names, splits["train"], splits["validation"], splits["test"], notes, task)
+
+
+def choose_splits(source: Source, data: ConfigDict) -> tuple[dict[str, str], dict[str, str]]:
+    """The split or file for train, validation and test, empty for rows held out of train; and the splits of the usual names that are left alone for these."""
+    wanted = {key: str(data[key]) or (key if source.complete else "") for key in ("train", "validation", "test")}
+    unused: dict[str, str] = {}
+    named = {source.find(name) for name in wanted.values()}
+    for key in ("validation", "test"):
+        usual = source.usual(key)
+        if wanted[key] == AUTO:
+            # A split that another key names is taken: SST-2's validation split serves as its test split, for instance.
+            wanted[key] = "" if usual in named and not source.complete else usual
+        elif not wanted[key] and usual and usual not in named:
+            unused[key] = usual
+    return wanted, unused
+
+
+def _read(source: Source, name: str, key: str, data: ConfigDict) -> Table:
+    """Read a split; of one that nobody asked for by name the error says how to do without it."""
+    try:
+        return source.read(name, key, data)
+    except UserError as error:
+        if key == "train" or data[key] != AUTO:
+            raise
+        raise UserError(f"{str(error).rstrip('.')}; or make config.data.{key} empty, which holds rows out of train.") from None
 
 
 def read_examples(
@@ -102,9 +129,7 @@ def read_examples(
         if columns == usual or not path.is_file():
             raise
         table = read_file(path, *usual)
-    # Classes that are called by numbers are meant by them.
-    indexed = not all(re.fullmatch(r"-?\d+", name) for name in label_names)
-    split, _ = encode(table, LabelNames(tuple(label_names), indexed, task), "train")
+    split, _ = encode(table, LabelNames(tuple(label_names), not are_numbers(label_names), task), "train")
     return tokenize_texts(load_tokenizer(tokenizer_folder), split, length)[0]
 
 

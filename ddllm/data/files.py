@@ -10,6 +10,7 @@ import io
 import json
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def file_kind(path: Path) -> str:
 
 
 def check_columns(found: Iterable[str], columns: Columns, where: str) -> None:
-    """Raise `UserError` where one of the columns is not among those found."""
+    """Raise `UserError` where one of the columns is not among those found, or is there more than once."""
     found = [str(name) for name in found]
     for column, key in columns.names.items():
         if column not in found:
@@ -111,6 +112,8 @@ def check_columns(found: Iterable[str], columns: Columns, where: str) -> None:
                 f"{where} has no column {column!r}{suggest(column, found)}; its columns are {', '.join(found) or 'none'}; "
                 f"set config.data.{key}."
             )
+        if found.count(column) > 1:
+            raise UserError(f"{where} has {found.count(column)} columns {column!r}; rename or remove all but one.")
 
 
 def read_file(path: Path, text_column: str, label_column: str | tuple[str, ...], pair_column: str = "") -> Table:
@@ -129,7 +132,7 @@ def read_file(path: Path, text_column: str, label_column: str | tuple[str, ...],
         return reader(path, Columns(text_column, label_column, pair_column))
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text; convert it first.") from None
-    except (gzip.BadGzipFile, EOFError):
+    except (gzip.BadGzipFile, EOFError, zlib.error):
         raise UserError(f"{path} is not a whole gzip file; fetch it again.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
@@ -148,7 +151,7 @@ def _read_tsv(path: Path, columns: Columns) -> Table:
     text = _read_text(path)
     # Many TSV files, GLUE's among them, hold quotation marks that are just characters; taken for quoting they swallow line breaks. So marks
     # are characters wherever each line then has the header's number of fields and quoting would give fewer rows.
-    plain = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE))
+    plain = list(_reader(text, "\t", quoting=csv.QUOTE_NONE))
     if plain and all(len(row) in (0, len(plain[0])) for row in plain):
         plain = [row for row in plain if row]
         try:
@@ -161,9 +164,14 @@ def _read_tsv(path: Path, columns: Columns) -> Table:
     return _table_of_rows(rows, columns, path)
 
 
-def _parse(text: str, path: Path, delimiter: str) -> list[list[str]]:
+def _reader(text: str, delimiter: str, **how: Any) -> Any:
+    """The module's reader, for texts of any length."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **how)
+
+
+def _parse(text: str, path: Path, delimiter: str) -> list[list[str]]:
+    reader = _reader(text, delimiter, strict=True)
     rows: list[list[str]] = []
     try:
         for row in reader:
@@ -185,25 +193,32 @@ def _table_of_rows(rows: list[list[str]], columns: Columns, path: Path) -> Table
 
     def get(column: str) -> list[Any]:
         values = [row[header.index(column)] for row in body]
-        return values if column in (columns.text, columns.pair) else _typed([value.strip() for value in values])
+        return values if column in (columns.text, columns.pair) else _typed([value.strip() for value in values], path)
 
     return make_table(get, columns, str(path))
 
 
-def _typed(labels: list[str]) -> list[Any]:
+def _typed(labels: list[str], path: Path) -> list[Any]:
     """Labels of a format without types: all integers, or else all numbers, or else strings; None where there is nothing."""
     if all(re.fullmatch(r"(-?\d+)?", label) for label in labels):
-        return [int(label) if label else None for label in labels]
+        return [_integer(label, row, path) if label else None for row, label in enumerate(labels, 1)]
     if all(re.fullmatch(r"(-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)?", label) for label in labels):
         return [float(label) if label else None for label in labels]
     return [label or None for label in labels]
+
+
+def _integer(label: str, row: int, path: Path) -> int:
+    try:
+        return int(label)
+    except ValueError:  # Python reads a few thousand digits and no more.
+        raise UserError(f"{path}, row {row}: the label is a number of {len(label)} digits; correct it or config.data.label_column.") from None
 
 
 def _read_json(path: Path, columns: Columns) -> Table:
     text = _read_text(path)
     if file_kind(path) == ".json":
         try:
-            return _table_of_json(json.loads(text), columns, path)
+            return _table_of_json(_parse_json(text, str(path)), columns, path)
         except json.JSONDecodeError:
             pass  # Files named .json often hold one object a line.
     # Not splitlines(): texts may hold other characters that it takes for line ends.
@@ -211,10 +226,21 @@ def _read_json(path: Path, columns: Columns) -> Table:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
+                rows.append(_parse_json(line, f"{path}, line {number}"))
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}, line {number}: this is not JSON ({error.msg}).") from None
     return _table_of_json(rows, columns, path)
+
+
+def _parse_json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise UserError(f"{where}: lists or objects stand too deep in one another; correct it, rows being objects with texts and labels.") from None
+    except ValueError:
+        raise UserError(f"{where}: there is a number of thousands of digits; correct it.") from None
 
 
 def _table_of_json(value: Any, columns: Columns, path: Path) -> Table:

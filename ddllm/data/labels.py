@@ -5,6 +5,7 @@ label that does not fit.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from ddllm.data.files import Table
 from ddllm.data.splits import Split
 from ddllm.errors import UserError
 
+LARGEST = 1e15  # of numbers to learn; beyond it the sum of their squares may leave float32
+
 
 @dataclass(frozen=True)
 class LabelNames:
@@ -25,11 +28,13 @@ class LabelNames:
         names: in the order of the labels.
         indexed: integers are positions in `names`; otherwise they are names themselves, written as numbers.
         task: "classification" (each label is one of the names), "regression" (a number, whose one name is but a name) or "multilabel" (a list).
+        given: they are those of config.data.label_names.
     """
 
     names: tuple[str, ...]
     indexed: bool
     task: str = "classification"
+    given: bool = False
 
 
 def find_task(table: Table, wanted: str) -> str:
@@ -46,6 +51,9 @@ def find_task(table: Table, wanted: str) -> str:
 def find_names(table: Table, given: tuple[str, ...], task: str = "classification") -> LabelNames:
     """Names given in the configuration, or those that came with the data, or else the sorted labels of train.
 
+    Integers are positions in names that came with the data, whatever the configuration calls these. Without such, integers are positions in the
+    configuration's names, or where all of those are numbers the names themselves: 1 of ("1", "2", "3") is "1", not "2".
+
     Raises:
         UserError: there is a label that cannot be one, labels are of two kinds, or names repeat.
     """
@@ -55,7 +63,7 @@ def find_names(table: Table, given: tuple[str, ...], task: str = "classification
     if names:
         if len(set(names)) < len(names):
             raise UserError(f"config.data.label_names repeats a name: {', '.join(names)}.")
-        return LabelNames(names, True, task)
+        return LabelNames(names, bool(table.label_names) or not are_numbers(names), task, bool(given))
     found = set()
     for row, _, _, label in filled_rows(table):
         found |= {
@@ -68,6 +76,11 @@ def find_names(table: Table, given: tuple[str, ...], task: str = "classification
     if task == "multilabel" and not found:
         raise UserError(f"{table.where} has no labels (all lists are empty); see config.data.label_column.")
     return LabelNames(tuple(str(label) for label in sorted(found)), False, task)
+
+
+def are_numbers(names: tuple[str, ...]) -> bool:
+    """Whether classes are called by whole numbers, which are then meant by them."""
+    return all(re.fullmatch(r"-?\d+", name) for name in names)
 
 
 def is_empty(text: Any) -> bool:
@@ -87,13 +100,23 @@ def check_label(label: Any, row: int, where: str) -> str | int:
     """The label itself, if it is an integer or a string.
 
     Raises:
-        UserError: it is missing or of another type.
+        UserError: it is missing, of another type, or no text.
     """
     if label is None or label == "" or (isinstance(label, float) and math.isnan(label)):
         raise UserError(f"{where}, row {row}: there is no label; remove the row or give it one.")
     if not isinstance(label, (int, str)):
         raise UserError(f"{where}, row {row}: the label {label!r} is neither an integer nor a string ({type(label).__name__}).")
+    if isinstance(label, str):
+        check_unicode(label, "label", row, where)
     return label
+
+
+def check_unicode(text: str, what: str, row: int, where: str) -> None:
+    """Raise `UserError` for half a character, as JSON can hold it where one was cut in the middle: no tokenizer and no file takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}, row {row}: the {what} has half a character ({text[error.start]!a}); correct it or remove the row.") from None
 
 
 def check_list(labels: Any, row: int, where: str) -> list[Any]:
@@ -127,6 +150,7 @@ def encode(table: Table, names: LabelNames, key: str) -> tuple[Split, int]:
         for found, column in ((text, "text_column"), (second, "pair_column")):
             if found is not None and not isinstance(found, str):
                 raise UserError(f"{table.where}, row {row}: the text is not a string but {type(found).__name__}; see config.data.{column}.")
+            check_unicode(found or "", "text", row, table.where)
         labels.append(read(value, row, table, names, key))
         texts.append(text.strip())
         pairs.append(second and second.strip())
@@ -141,7 +165,9 @@ def _read_class(value: Any, row: int, table: Table, names: LabelNames, key: str)
     if names.indexed and not isinstance(label, str):
         position = int(label) if 0 <= label < len(names.names) else None
     else:
-        position = names.names.index(str(label)) if str(label) in names.names else None
+        # Of names from the configuration, which are numbers here, false and true are 0 and 1.
+        name = str(int(label) if names.given and not isinstance(label, str) else label)
+        position = names.names.index(name) if name in names.names else None
     if position is None:
         raise UserError(_unknown_label(label, row, table, names, key))
     return position
@@ -152,9 +178,13 @@ def _read_number(value: Any, row: int, table: Table, names: LabelNames, key: str
         raise UserError(f"{table.where}, row {row}: there is no label; remove the row or give it one.")
     try:
         number = float(value)
+    except OverflowError:
+        number = math.inf
     except (TypeError, ValueError):
         number = math.nan
-    if not math.isfinite(number):
+    if abs(number) > LARGEST:
+        raise UserError(f"{table.where}, row {row}: the label {number:g} is too large; numbers may go up to {LARGEST:g}, so take another unit.")
+    if math.isnan(number):
         raise UserError(
             f"{table.where}, row {row}: the label {value!r} is not a number, as regression needs; correct it or config.data.task."
         )
@@ -175,13 +205,14 @@ READERS: dict[str, tuple[Callable[[Any, int, Table, LabelNames, str], Any], type
 
 def _unknown_label(label: str | int, row: int, table: Table, names: LabelNames, key: str) -> str:
     if label == -1:
-        return f"{table.where} has no labels (row {row} has -1, which stands for a hidden one); set config.data.{key} to a labelled split."
+        remedy = "" if key == "train" else ", or make it empty, which holds rows out of train"
+        return f"{table.where} has no labels (row {row} has -1, which stands for a hidden one); set config.data.{key} to a labelled split{remedy}."
     if names.indexed and not isinstance(label, str):
         return (
             f"{table.where}, row {row}: the label {label} is outside 0 to {len(names.names) - 1}, the classes being "
             f"{', '.join(names.names)}; correct it or config.data.label_names."
         )
-    known = "config.data.label_names" if names.indexed else "the labels of train"
+    known = "config.data.label_names" if names.indexed or names.given else "the labels of train"
     return (
         f"{table.where}, row {row}: the label {label!r}{suggest(str(label), names.names)} is not among {known}: {', '.join(names.names)}; "
         "correct it or config.data.label_names."

@@ -38,6 +38,15 @@ class Source:
     folder: Path | None = None
     complete: bool = False
 
+    def find(self, wanted: str) -> str:
+        """The split that is meant by a name, under which others may know it; the name itself where there is none."""
+        return wanted if wanted in self.splits else ALIASES.get(wanted, wanted)
+
+    def usual(self, key: str) -> str:
+        """The split that has the usual name of "validation" or "test", or empty."""
+        names = [key, *(name for name, meant in ALIASES.items() if meant == key)]
+        return next((name for name in names if name in self.splits), "")
+
     def read(self, wanted: str, key: str, data: ConfigDict) -> Table:
         """Read a split, or a file in the source's folder or the current one.
 
@@ -49,8 +58,7 @@ class Source:
         Raises:
             UserError: there is neither, or it cannot be read.
         """
-        name = wanted if wanted in self.splits else ALIASES.get(wanted, wanted)
-        if name in self.splits:
+        if (name := self.find(wanted)) in self.splits:
             return self.splits[name]()
         for folder in (self.folder, Path()):
             path = folder and folder / expanduser(wanted)

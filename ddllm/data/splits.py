@@ -58,7 +58,7 @@ class Corpus:
         label_names: name of each class, in the order of the labels.
         train, validation, test: no text of one occurs in another.
         notes: what was done to the rows, as plain values: `rows`, `empty_removed`, `duplicates_removed` and `limited` (rows left out by a
-            limit) by split; `validation` and `test` say where these come from.
+            limit) by split; `validation` and `test` say where these come from, `unused` which of the source's splits were not taken for them.
         task: "classification", "regression" or "multilabel".
     """
 

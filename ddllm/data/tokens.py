@@ -17,6 +17,7 @@ import numpy as np
 
 from ddllm.data.splits import Corpus, Split
 from ddllm.errors import UserError
+from ddllm.runtime.progress import say
 
 FORMAT = 1  # to be raised whenever the same input gives other arrays
 TOKENIZER_FILES = (
@@ -96,7 +97,7 @@ class TokenCorpus:
 
 
 def tokenize_corpus(corpus: Corpus, tokenizer_folder: Path, length: int, cache: Path) -> TokenCorpus:
-    """Tokenise a corpus, or take it from the cache.
+    """Tokenise a corpus, or take it from the cache; and say, once for a run, which of its source's splits are not used.
 
     Args:
         corpus: texts.
@@ -108,6 +109,8 @@ def tokenize_corpus(corpus: Corpus, tokenizer_folder: Path, length: int, cache: 
         UserError: the folder has no tokenizer that can be used, or length leaves no room for text.
         OSError: the cache cannot be written.
     """
+    for part, name in corpus.notes.get("unused", {}).items():
+        say(f"{corpus.name}: the split {name!r} is there but not used: config.data.{part} is empty, which holds rows out of train; auto takes the split")
     fingerprint = fingerprint_of(corpus, tokenizer_folder, length)
     path = cache / f"{fingerprint}.safetensors"
     cached = _read_cache(path)

@@ -15,8 +15,8 @@ class AdaptiveClipState(NamedTuple):
     """State of `clip_by_usual_norm`.
 
     Attributes:
-        count: updates seen.
-        norm: running average of the norms after clipping, started at zero.
+        count: updates seen whose norm is above 0.
+        norm: running average of their norms after clipping, started at zero.
     """
 
     count: jax.Array
@@ -27,7 +27,7 @@ def clip_by_usual_norm(factor: float, decay: float = 0.98) -> optax.GradientTran
     """Scale an update down to `factor` times the usual norm, an exponential moving average of the norms of earlier updates as they were clipped.
 
     The first update is its own measure. Since clipped norms enter the average, one explosion raises the limit by no more than
-    1 + (factor − 1) · (1 − decay).
+    1 + (factor − 1) · (1 − decay). Updates of norm 0, which say nothing of what is usual, do not count.
 
     Args:
         factor: how much above the usual a norm may be, greater than 1.
@@ -39,10 +39,11 @@ def clip_by_usual_norm(factor: float, decay: float = 0.98) -> optax.GradientTran
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AdaptiveClipState]:
         norm = optax.tree.norm(updates)
+        seen = norm > 0
         usual = jnp.where(state.count > 0, state.norm / (1 - decay ** jnp.maximum(state.count, 1)), norm)
         clipped = jnp.minimum(norm, factor * usual)
-        scale = jnp.where(norm > 0, clipped / norm, 1.0)
-        new = AdaptiveClipState(state.count + 1, decay * state.norm + (1 - decay) * clipped)
+        scale = jnp.where(seen, clipped / norm, 1.0)
+        new = AdaptiveClipState(state.count + seen, jnp.where(seen, decay * state.norm + (1 - decay) * clipped, state.norm))
         return jax.tree.map(lambda x: x * scale, updates), new
 
     return optax.GradientTransformation(init, update)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from ddllm.distill.auxiliary import auxiliary_losses, auxiliary_of, looks_at_means, wanted_rows
+from ddllm.distill.curriculum import joined_steps
 from ddllm.distill.dataset import DistilledData, Recipe, actual_momentum, actual_rates
 from ddllm.distill.gains import step_gains
 from ddllm.distill.gradients import Direct, Method, scale
@@ -106,7 +107,7 @@ def unroll(
     carry = (params, transform.init(params) if transform else None)
     inputs = (feed_S, (rates_SG, step_gains(data.gains, steps)), actual_momentum(data))
     if truncation is not None and truncation.steps < steps:
-        begin = truncation.begin(steps, key)
+        begin = truncation.begin(joined_steps(jax.lax.stop_gradient(rates_SG)) if truncation.growing else steps, key)
         plain = Direct(tokens_at_once=method.tokens_at_once)
         carry = _run_before(lambda batches, fixed: make_step(batches, plain, fixed), carry, inputs, batches, begin, first_fixed)
         inputs = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, begin, truncation.steps), inputs)

@@ -6,6 +6,7 @@ Everything random derives from (seed, step): heads from keys folded with the ste
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -16,7 +17,7 @@ from ddllm.distill.optimizers import LEARNED_MOMENTUM
 from ddllm.distill.outer_step import OuterState, OuterStep, initial_state
 from ddllm.distill.teacher import Teacher
 from ddllm.models.scoring import Scorer
-from ddllm.runtime.loop import Loop, keep_best
+from ddllm.runtime.loop import Diverged, Loop, keep_best
 
 STAGE = "distill"
 LATE = "one_standard_error"  # of config.distill.choose
@@ -107,7 +108,7 @@ def distil(
         The last state, whose `best` holds what was kept, and the seconds of all starts together.
 
     Raises:
-        Diverged: the loss or the gradient became NaN or infinite.
+        Diverged: the loss or the gradient became NaN or infinite, or the trainings of all validations did.
     """
     key = jax.random.key(seed)
     # Far from the keys of outer steps, and the same at every validation, so that validations differ by the data alone.
@@ -118,19 +119,37 @@ def distil(
         batch = stream.batch(index)
         return step(state, teacher.teach(batch) if teacher else batch, jax.random.fold_in(key, index))
 
+    finite = jax.jit(lambda trained: jnp.isfinite(optax.tree.norm(trained)))
+
+    def measure(average: dict[str, Any], key: jax.Array) -> float | None:
+        """The figure after one training; None where it has diverged, and what its predictions are worth is chance."""
+        trained = step.train(average, key)
+        return scorer.figure(trained) if finite(trained) else None
+
     def validate(state: OuterState) -> tuple[OuterState, float]:
-        reached = float(np.mean([scorer.figure(step.train(state.average, key)) for key in keys]))
+        figures = [measure(state.average, key) for key in keys]
+        if all(figure is None for figure in figures):
+            return state, 0.0
+        reached = float(np.mean([figure or 0.0 for figure in figures]))
         best = keep_best(state.best, {"learned": state.average}, reached, state.step, scorer.standard_error(reached))
         return state._replace(best=best), reached
 
-    return loop.run(initial_state(learned, step.optimizer, step.everywhere, late), advance, validate, explain_divergence)
+    state, seconds = loop.run(initial_state(learned, step.optimizer, step.everywhere, late), advance, validate, explain_divergence)
+    if not int(state.best["step"]):
+        raise Diverged(
+            f"{loop.stage} has taken its {loop.steps} steps, but at every validation, training on what was learned led to numbers that are not finite, so that "
+            f"there is nothing to keep. {explain_divergence(state, {})}"
+        )
+    return state, seconds
 
 
 def explain_divergence(state: OuterState, figures: dict[str, float]) -> str:
-    """What was learned before a step whose loss or gradient is not finite, and what to change."""
-    rates = np.logaddexp(0, np.asarray(state.learned["rates"]))
+    """What was learned before something was not finite, and what to change."""
     norms = ", ".join(f"{part} {float(optax.tree.norm(tree)):.3g}" for part, tree in state.learned.items())
+    told = f"Before that, the norms of what is learned were: {norms}"
+    if "rates" in state.learned:
+        rates = np.logaddexp(0, np.asarray(state.learned["rates"]))
+        told += f"; the inner rates lay between {rates.min():.3g} and {rates.max():.3g}"
     return (
-        f"Before it the inner rates lay between {rates.min():.3g} and {rates.max():.3g}, and the norms were: {norms}. Start anew, in another "
-        "working directory, with a smaller config.distill.initial_rate, config.distill.rate_rates or config.distill.clip."
+        f"{told}. Start anew, in another working directory, with a smaller config.distill.initial_rate, config.distill.rate_rates or config.distill.clip."
     )

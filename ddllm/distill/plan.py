@@ -118,7 +118,7 @@ def recipe_of(config: ConfigDict) -> Recipe:
 
 def truncation_of(config: ConfigDict) -> Truncation | None:
     """The truncation that config.distill describes, if any."""
-    return Truncation(config.truncate, config.window == "random") if config.truncate else None
+    return Truncation(config.truncate, config.window == "random", config.curriculum > 0) if config.truncate else None
 
 
 def take_recipe(config: ConfigDict, data: DistilledData, recipe: Recipe) -> None:

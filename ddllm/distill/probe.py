@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddllm.data.batches import Batch, compute_rows
+from ddllm.errors import UserError
 from ddllm.models.encoder import Tree, encode
 from ddllm.models.heads import last_inputs, pool
 from ddllm.models.learner import Learner, Start
@@ -28,11 +29,19 @@ def probe_head(prepared: Prepared, head: Tree, texts: int) -> Tree:
         prepared: data and model.
         head: gives the layer before the last, where there is one.
         texts: how many training texts at most.
+
+    Raises:
+        UserError: the texts drawn are all of one class.
     """
     from sklearn.linear_model import LogisticRegression
 
     train, config = prepared.tokens.train, prepared.learner.head
     rows = np.random.default_rng([prepared.config.seed, 31]).permutation(len(train))[:texts]
+    if len(set(train.labels[rows].tolist())) < 2:
+        raise UserError(
+            f"config.distill.probe_texts is {texts}, and the training texts drawn are all of one class, which no logistic regression can be fitted to; "
+            "make it larger, or 0 for a head drawn by seed."
+        )
     look, width = partial(_last_inputs, prepared.learner, prepared.start, head), prepared.learner.encoder.hidden
     inputs_nD = compute_rows(train.take(rows), prepared.config.evaluate.batch_size, prepared.buckets, width, look)
     fitted = LogisticRegression(C=INVERSE_PENALTY, max_iter=2000).fit(inputs_nD, train.labels[rows])

@@ -9,11 +9,15 @@ The steps before the window run without being differentiated, and nothing of the
 - With a random window (RaT-BPTT: Feng et al., ICLR 2024, arXiv 2311.07025) the training itself ends after K to S steps, all equally
   likely, and the derivative reaches the last K of them. Every step is reached, the first and the last few less often, but the loss is one averaged
   over trainings of different lengths, whereas evaluation always runs all S steps.
+
+Where a curriculum lets the steps join one by one (curriculum.py), S is the number of those that have joined; while they are fewer than K, the window
+holds all of them.
 """
 
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 
 # Apart from what heads and orders are drawn with, which are derived from the same key.
 WINDOW = 2**31 - 4
@@ -26,14 +30,16 @@ class Truncation:
     Attributes:
         steps: length K of the window; at S or more nothing is truncated.
         random: end the training after a random number of steps, at least K; otherwise after all S.
+        growing: not all steps need have joined.
     """
 
     steps: int
     random: bool = False
+    growing: bool = False
 
-    def begin(self, steps: int, key: jax.Array | None) -> int | jax.Array:
+    def begin(self, steps: int | jax.Array, key: jax.Array | None) -> int | jax.Array:
         """The window's first step, out of `steps` S; for a random window a number on the device, drawn with the training's key."""
-        last = steps - self.steps
+        last = jnp.maximum(steps - self.steps, 0) if self.growing else steps - self.steps
         if not self.random:
             return last
         if key is None:

@@ -16,6 +16,8 @@ from ddllm.distill.memory import check_memory
 from ddllm.distill.outer_step import OuterStep
 from ddllm.distill.plan import make_outer_step, take_recipe
 from ddllm.distill.teacher import Teacher
+from ddllm.errors import UserError
+from ddllm.merge.checks import PARTS
 from ddllm.prepare import Prepared
 from ddllm.runtime.metrics import Metrics
 
@@ -67,7 +69,11 @@ def learn_again(
 
     Returns:
         The data set with the best values, and {"validation_…", "outer_step", "distillation_seconds"} for its card.
+
+    Raises:
+        UserError: the data set lacks one of the parts.
     """
+    check_parts(parts, data, recipe)
     prepared = replace(prepared, config=adapt(prepared, data, recipe, outer_steps, teacher is not None))
     wanted = (*parts, "momentum", "gains") if "rates" in parts else parts
     learned = {name: value for name, value in learned_parts(data, recipe).items() if name in wanted}
@@ -81,6 +87,17 @@ def learn_again(
     given = None if teacher is None else lambda: teacher
     best, figures = learn(prepared, learned, stream, scorer, folder, open_metrics, stage, make_step, given)
     return data.replace(**best), figures
+
+
+def check_parts(parts: tuple[str, ...], data: DistilledData, recipe: Recipe) -> None:
+    """Raise `UserError` for parts that a data set has not; hard labels, which stay as they are, may stand beside others."""
+    known = learned_parts(data, recipe)
+    absent = [part for part in parts if part not in known and (part, recipe.labels) != ("labels", "hard")]
+    if absent or not set(parts) & set(known):
+        raise UserError(
+            f"{', '.join(absent or parts)} cannot be learned, since the distilled data set has no such part; "
+            f"config.merge.learn may have {', '.join(part for part in PARTS if part in known)}."
+        )
 
 
 def adapt(prepared: Prepared, data: DistilledData, recipe: Recipe, outer_steps: int, taught: bool) -> ConfigDict:

@@ -131,14 +131,18 @@ def update(prepared: Prepared, old: Distilled, folder: str, way: str, share: flo
         parts: what is learned; left out, everything that the recipe learns.
 
     Raises:
-        UserError: the set does not fit the new texts' model or classes.
+        UserError: the set does not fit the new texts' model or classes, or one is of pairs and the other is not.
     """
     check_classes([old], [folder])
+    pairs = bool(prepared.config.data.pair_column)
+    if old.pairs != pairs:
+        here, there = ("pairs of texts" if of_pairs else "single texts" for of_pairs in (old.pairs, pairs))
+        raise UserError(f"{folder} is for {here}, but the new texts are read as {there}; see config.data.pair_column.")
     tokens = prepared.tokens
     if set(tokens.label_names) <= set(old.label_names):
         old.check_base(prepared.pretrained)
         classes, learner = same_classes([old]), old.learner(prepared.pretrained)
-        card = describe_base(prepared.pretrained, learner, prepared.config.data.length, bool(prepared.config.data.pair_column))
+        card = describe_base(prepared.pretrained, learner, prepared.config.data.length, pairs)
         merged = Merged(old.data, old.recipe, classes, learner, card | {"updated": describe_set(old, folder)})
     else:
         fresh = as_distilled(prepared)
@@ -153,7 +157,8 @@ def update(prepared: Prepared, old: Distilled, folder: str, way: str, share: flo
     stream = Replay([new, stand_ins], sizes, prepared.config.seed, prepared.buckets)
     validation = real_texts(tokens.validation, merged.learner, columns, outputs).labelled
     scorer = MeanScorer((prepared.scorer(validation, prepared.config.distill.validation_texts), score_stand_ins(prepared, [stand_ins])))
-    parts = parts or tuple(learned_parts(merged.data, merged.recipe))
+    known = tuple(learned_parts(merged.data, merged.recipe))
+    parts = tuple(part for part in parts if part in known) or known  # a learned order may have become a fixed one
     return _learned(prepared, merged, parts, stream, scorer, work)
 
 

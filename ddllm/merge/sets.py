@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddllm.artefact.base import Distilled, describe_base, drawn_parts
+from ddllm.artefact.base import Distilled, check_dealt, describe_base, drawn_parts
 from ddllm.artefact.folder import save_distilled
 from ddllm.artefact.rows import read_rows
 from ddllm.artefact.schema import FLOAT32
@@ -107,6 +107,7 @@ def merge_sets(
     card["merged"] = {"way": way, "over": over, "sets": [describe_set(d, folder) for d, folder in zip(sets, folders, strict=True)]}
     if len(seconds) == len(sets):
         card["distillation_seconds"] = sum(seconds)
+    check_dealt(Path("the merged set"), data, recipe, len(classes.names), card)
     return Merged(data, recipe, classes, learner, card)
 
 

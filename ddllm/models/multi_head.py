@@ -48,6 +48,10 @@ class MultiHead(Task):
         before = sum(self.sizes[:head])
         return slice(before, before + self.sizes[head])
 
+    def output_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The classes' names behind their heads', since heads may have classes of the same name."""
+        return tuple(f"{head}: {name}" for number, head in enumerate(self.heads) for name in names[self.columns(number)])
+
     def groups(self, outputs: int) -> int:
         return outputs
 
@@ -107,22 +111,28 @@ def use_head(learner: Learner, head: int) -> Learner:
 
 
 def activate_head(learner: Learner, folder: str, names: tuple[str, ...], wanted: tuple[str, ...], data: str) -> Learner:
-    """The learner with that head active whose classes a corpus has.
+    """The learner with that head active whose classes a corpus has; of several such heads, the one that is called as the corpus is.
 
     Args:
         learner: of a `MultiHead` task.
         folder: of the distilled data set, for the message.
         names: class names of all heads, side by side.
         wanted: class names of the corpus.
-        data: the corpus's name, for the message.
+        data: the corpus's name.
 
     Raises:
-        UserError: no head has them.
+        UserError: no head has them, or several have and none is called so.
     """
     task = learner.task
     assert isinstance(task, MultiHead)
-    for head in range(len(task.heads)):
-        if names[task.columns(head)] == wanted:
-            return use_head(learner, head)
+    fitting = [head for head in range(len(task.heads)) if names[task.columns(head)] == wanted]
+    called = [head for head in fitting if task.heads[head] == data]
+    if len(fitting) == 1 or len(called) == 1:
+        return use_head(learner, (called or fitting)[0])
+    if fitting:
+        raise UserError(
+            f"{folder} has several heads with the classes {', '.join(wanted)} ({', '.join(task.heads[head] for head in fitting)}), and none is called "
+            f"{data}, so that {data} could be of any; call the file or folder of the data as its head is."
+        )
     listed = "; ".join(f"{name}: {', '.join(names[task.columns(head)])}" for head, name in enumerate(task.heads))
     raise UserError(f"{folder} has heads for {listed}, but {data} has the classes {', '.join(wanted)}; give data of one of these tasks.")

@@ -74,16 +74,18 @@ def _validate_server(prompt: ConfigDict) -> None:
         raise UserError("config.prompt.max_cost needs a price to count by; set config.prompt.price_per_million.")
     if not prompt.base_url:
         return
+    good, secret = False, "@" in prompt.base_url
     try:
         parts = urlsplit(prompt.base_url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname)
         secret = parts.username is not None or parts.password is not None or bool(parts.query)
+        # What is no port and what is no name of a host raise ValueError.
+        good = parts.scheme in ("http", "https") and bool((parts.hostname or "").encode("idna")) and parts.port != 0
     except ValueError:
-        good, secret = False, False
+        pass
+    if secret:  # The address is written into results, and into the message below.
+        raise UserError("config.prompt.base_url must hold no user, password or query; a key belongs in the environment (config.prompt.key_variable).")
     if not good:
         raise UserError(f"config.prompt.base_url is {prompt.base_url!r}, which is no address; give one such as http://127.0.0.1:8000/v1.")
-    if secret:  # The address is written into results.
-        raise UserError("config.prompt.base_url must hold no user, password or query; a key belongs in the environment (config.prompt.key_variable).")
     if prompt.soft_tokens:
         raise UserError("config.prompt.soft_tokens asks for a soft prompt, which no server takes; set it to 0 or leave config.prompt.base_url empty.")
     if prompt.model == "embedded":

@@ -1,10 +1,11 @@
 """Requests to an OpenAI-compatible server: tried again after what passes, never more than was allowed, and with clear words for the rest.
 
 Tried again with back-off: 408, 409, 425, 429 and every 5xx (as long as Retry-After asks for, where it is given), time-outs, dropped connections, and answers
-that are no JSON. Newer chat models call the limit of the answer by another name than older ones, and some take no temperature but their own: what a server
-refuses is put in the other way, once (`Dialect`). The key comes from the environment and goes nowhere but into the request's header.
+that are no JSON or hold no choices. Newer chat models call the limit of the answer by another name than older ones, and some take no temperature but their
+own: what a server refuses is put in the other way, once (`Dialect`). The key comes from the environment and goes nowhere but into the request's header.
 """
 
+import math
 import os
 import threading
 import time
@@ -84,7 +85,8 @@ class Client:
         sleep: waits so many seconds.
 
     Raises:
-        UserError: from `post`, when the server cannot be reached, refuses the key, is never done, or limits are reached.
+        UserError: the key or the address cannot be meant; and from `post`, when the server cannot be reached, refuses the key, is never done, or limits are
+            reached.
     """
 
     def __init__(self, prompt: ConfigDict, answers: Answers, sleep: Callable[[float], None] = time.sleep):
@@ -95,7 +97,11 @@ class Client:
         self._answers, self._sleep = answers, sleep
         self._lock = threading.Lock()
         self._open_requests, self._open_tokens = 0, 0.0
-        key = os.environ.get(self._variable, "") if self._variable else ""
+        try:
+            httpx2.URL(self._url)
+        except httpx2.InvalidURL as error:
+            raise UserError(f"config.prompt.base_url is {self._url!r}, which is no address ({error}); give one such as http://127.0.0.1:8000/v1.") from None
+        key = read_key(self._variable)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx2.Client(headers=headers, timeout=prompt.timeout, trust_env=False, follow_redirects=False)
 
@@ -164,6 +170,10 @@ class Client:
             return None, None, f"no connection ({error})"
         except httpx2.TimeoutException:
             return None, None, f"no answer within {self._http.timeout.read:g} seconds"
+        except httpx2.LocalProtocolError:  # whose words may hold the header with the key
+            return None, None, "a request that cannot be sent"
+        except httpx2.DecodingError:
+            return None, None, "an answer that cannot be unpacked"
         except httpx2.TransportError as error:
             return None, None, f"a dropped connection ({error or type(error).__name__})"
         status = response.status_code
@@ -180,7 +190,7 @@ class Client:
             answer = response.json()
         except ValueError:
             return None, None, "an answer that is no JSON"
-        return (answer, None, "") if isinstance(answer, dict) and answer.get("choices") else (None, None, "an answer without choices")
+        return (answer, None, "") if _has_choice(answer) else (None, None, "an answer without choices")
 
     def _reserve(self, tokens: float) -> None:
         """Count a request before it is sent.
@@ -212,6 +222,23 @@ class Client:
             self._answers.spend(1, tokens)
 
 
+def read_key(variable: str) -> str:
+    """The key in an environment variable without blanks and line ends around it; empty where there is none, or no variable.
+
+    Raises:
+        UserError: it cannot stand in a header.
+    """
+    key = os.environ.get(variable, "").strip() if variable else ""
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(f"the key in the environment variable {variable} has characters that no key has (not printable ASCII); set it again.")
+    return key
+
+
+def _has_choice(answer: Any) -> bool:
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    return isinstance(choices, list) and bool(choices) and isinstance(choices[0], dict)
+
+
 def _tokens(answer: dict[str, Any], guess: float) -> int:
     usage = answer.get("usage")
     counted = usage.get("total_tokens") if isinstance(usage, dict) else None
@@ -223,7 +250,7 @@ def _retry_after(value: str | None) -> float | None:
     if not value:
         return None
     try:
-        return max(float(value), 0.0)
+        return None if math.isnan(float(value)) else max(float(value), 0.0)
     except ValueError:
         pass
     try:

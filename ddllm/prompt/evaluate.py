@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from ml_collections import ConfigDict
 from ddllm.artefact.base import Distilled
 from ddllm.data.corpus import load_corpus
 from ddllm.data.splits import Split
+from ddllm.data.tokens import load_tokenizer
 from ddllm.errors import UserError
 from ddllm.prepare import Prepared
 from ddllm.prompt.backend import Backend, open_backend
-from ddllm.prompt.examples import Source, decode, nearest_ids, open_sources, orders_of, tell_missing
+from ddllm.prompt.examples import Examples, Source, count_in_test, decode, nearest_ids, open_sources, orders_of, tell_missing
 from ddllm.prompt.scoring import Clock, Questions, accuracy, make_questions, score_prefix, summarise_runs
 from ddllm.prompt.templates import make_template
 from ddllm.runtime.metrics import Metrics
@@ -37,12 +39,14 @@ class Prefixes:
         per_class: examples of each class; 0 for none.
         runs: the beginnings, one for each run.
         note: for people, or nothing.
+        texts_in_test: how many texts of the examples are texts of the test split.
     """
 
     name: str
     per_class: int | None
     runs: list[str]
     note: str = ""
+    texts_in_test: int = 0
 
 
 def evaluate_prompts(prepared: Prepared, folder: Path, texts: Path, own: Callable[[], Distilled | Path], metrics: Callable[[], Metrics]) -> list[Row]:
@@ -57,7 +61,8 @@ def evaluate_prompts(prepared: Prepared, folder: Path, texts: Path, own: Callabl
 
     Returns:
         Rows {"variation" (the source), "examples_per_class", "model", "accuracy_mean", "accuracy_std", "uncalibrated_mean", "uncalibrated_std", "runs",
-        "texts", "texts_seed", "seconds", "how", "note"}; "accuracy" is calibrated where the backend allows it.
+        "texts", "texts_seed", "seconds", "how", "texts_in_test" (of the examples), "note"}; "accuracy" is calibrated where the backend
+        allows it.
 
     Raises:
         UserError: the data have no classes, a source or a model is not there, or limits on requests or cost are reached.
@@ -79,7 +84,8 @@ def evaluate_prompts(prepared: Prepared, folder: Path, texts: Path, own: Callabl
     )
     questions = make_questions(template, corpus.test, config.texts, config.seed, config.blanks)
     sources = open_sources(prepared, corpus.train, config.examples, texts, own)
-    prefixes = [Prefixes(NONE, 0, [template.prefix([])]), *make_prefixes(config, questions, sources)]
+    count_known = partial(count_in_test, prepared, load_tokenizer(prepared.pretrained.folder))
+    prefixes = [Prefixes(NONE, 0, [template.prefix([])]), *make_prefixes(config, questions, sources, count_known)]
     soft_rows: list[Row] = []
     if config.soft_tokens:
         soft_row, as_text = evaluate_soft(config, questions, folder / "soft", (corpus.train, corpus.validation), metrics)
@@ -102,21 +108,25 @@ def check_prompted(prepared: Prepared) -> None:
         raise UserError("the stage prompt is for one process; run --mode=prompt in the same --workdir by itself afterwards.")
 
 
-def make_prefixes(config: ConfigDict, questions: Questions, sources: list[Source]) -> list[Prefixes]:
-    """What prompts begin with: of every source as many draws and orders as config.prompt says."""
+def make_prefixes(config: ConfigDict, questions: Questions, sources: list[Source], count_known: Callable[[Examples], int]) -> list[Prefixes]:
+    """What prompts begin with: of every source as many draws and orders as config.prompt says, with a count of the examples that are test texts."""
     found = []
     for per_class in config.per_class:
         for source in sources:
             runs: list[str] = []
+            shown: Examples = []
             seeds = range(config.seed, config.seed + (config.seeds if source.drawn else 1))
             orders = config.orders if source.drawn else config.orders * config.seeds
             for seed in seeds:
                 examples = source.draw(per_class, seed)
                 if examples is not None:
+                    shown += examples
                     runs += [questions.template.prefix(order) for order in orders_of(examples, orders, seed)]
             if runs:
-                note = "" if source.drawn else "the same examples in every run, in other orders"
-                found.append(Prefixes(source.name, per_class, runs, note))
+                known = count_known(shown)
+                notes = ["the same examples in every run, in other orders"] * (not source.drawn)
+                notes += [f"{known} of its texts occur in the test split"] * (known > 0)
+                found.append(Prefixes(source.name, per_class, runs, "; ".join(notes), known))
             else:
                 tell_missing(source, per_class)
     return found
@@ -148,7 +158,8 @@ def evaluate_soft(
         texts.append(start + text + questions.template.separator)
     row = {"variation": SOFT, "examples_per_class": None, "model": model.name, **summarise_runs(scores)}
     note = f"{config.soft_tokens} positions learned in {config.soft_steps} steps of {config.soft_batch_size} training texts, not calibrated"
-    row |= {"texts": len(questions.texts), "texts_seed": config.seed, "how": "log-likelihood of the label's tokens", "seconds": clock.lap(), "note": note}
+    row |= {"texts": len(questions.texts), "texts_seed": config.seed, "how": "log-likelihood of the label's tokens", "seconds": clock.lap()}
+    row |= {"texts_in_test": 0, "note": note}
     return row, Prefixes(f"{SOFT}, as text", None, texts, f"the nearest tokens of the soft prompt learned for {model.name}")
 
 
@@ -162,7 +173,8 @@ def score_model(config: ConfigDict, backend: Backend, questions: Questions, pref
             for text in prefix.runs:
                 scores.append(score_prefix(backend, questions, text, lambda count: progress.update(progress.done + count)))
             row = {"variation": prefix.name, "examples_per_class": prefix.per_class, "model": backend.name, **summarise_runs(scores)}
-            row |= {"texts": len(questions.texts), "texts_seed": config.seed, "how": backend.how, "seconds": clock.lap(), "note": prefix.note}
+            row |= {"texts": len(questions.texts), "texts_seed": config.seed, "how": backend.how, "seconds": clock.lap()}
+            row |= {"texts_in_test": prefix.texts_in_test, "note": prefix.note}
             progress.update(progress.done, accuracy=row["accuracy_mean"])
             rows.append(row)
     rows[0]["note"] = describe(config, backend, questions)

@@ -9,10 +9,10 @@ import numpy as np
 
 from ddllm.artefact.base import Distilled
 from ddllm.data.splits import Split
-from ddllm.data.tokens import load_tokenizer
+from ddllm.data.tokens import load_tokenizer, tokenize_texts
 from ddllm.errors import UserError
 from ddllm.evaluate.selection import pick_for_seeds
-from ddllm.evaluate.submission import read_sets
+from ddllm.evaluate.submission import count_known, read_sets
 from ddllm.prepare import Prepared
 from ddllm.prompt.checks import OWN, ROUTES
 from ddllm.prompt.templates import Example
@@ -120,6 +120,14 @@ def distilled_examples(prepared: Prepared, distilled: Distilled) -> Examples:
     ids_NT = nearest_ids(np.asarray(data.embeddings).reshape(-1, hidden), words_VD, tokenizer).reshape(masks_NT.shape)
     labels_N = np.asarray(data.labels).reshape(len(ids_NT), -1).argmax(axis=1)
     return [Example(decode(tokenizer, ids[mask]), int(label)) for ids, mask, label in zip(ids_NT, masks_NT, labels_N, strict=True)]
+
+
+def count_in_test(prepared: Prepared, tokenizer: Any, examples: Examples) -> int:
+    """How many of some examples, each counted once, are texts of the test split, as the encoder's tokenizer sees them."""
+    texts = sorted({(example.text, example.pair) for example in examples})
+    pairs = [pair for _, pair in texts] if prepared.config.data.pair_column else None
+    split = Split([text for text, _ in texts], np.zeros(len(texts), np.int32), pairs)
+    return count_known([tokenize_texts(tokenizer, split, prepared.config.data.length)[0]], prepared.tokens.test)
 
 
 def nearest_ids(embeddings_TD: np.ndarray, words_VD: np.ndarray, tokenizer: Any) -> np.ndarray:

@@ -3,10 +3,11 @@
 | way | request | what scores a label |
 |---|---|---|
 | echo | completions of prompt and label, echoed with log-probabilities | the sum over the label's tokens |
-| first, chat_first | one token with the likeliest alternatives | the first tokens that begin the label and no other |
+| first, chat_first | one token with the likeliest alternatives | the first tokens that are the label, or begin it and no other |
 | text, chat_text | a few tokens | whether the label stands first in the answer |
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -64,9 +65,8 @@ class ServerModel:
         done(len(prompts) - len(unknown))
         workers = ThreadPoolExecutor(self._parallel)
         try:
-            futures = {workers.submit(self._ask, prompt, continuations): key for key, prompt in unknown.items()}
-            for future in as_completed(futures):
-                self._answers.put(futures[future], future.result())
+            for future in as_completed([workers.submit(self._ask, key, prompt, continuations) for key, prompt in unknown.items()]):
+                future.result()
                 done(1)
         except Refused as error:
             raise UserError(f"the server no longer answers as it did at first ({error}); set config.prompt.ask to another way than {self.way[0]}.") from None
@@ -78,8 +78,9 @@ class ServerModel:
         self._client.close()
         self._answers.close()
 
-    def _ask(self, prompt: str, continuations: Sequence[str]) -> list[float]:
-        return ask(self._client, self.name, self.way, prompt, continuations)
+    def _ask(self, key: str, prompt: str, continuations: Sequence[str]) -> None:
+        # Kept here: where another request fails, nobody asks for this one's result any more.
+        self._answers.put(key, ask(self._client, self.name, self.way, prompt, continuations))
 
 
 def open_server(prompt: ConfigDict, name: str, answers: Answers, client: Client | None = None) -> ServerModel:
@@ -147,7 +148,8 @@ def ask(client: Client, model: str, way: tuple[str, int], prompt: str, continuat
     choice = client.post(path_of(kind), body)["choices"][0]
     if wanted == "first":
         return score_first(_likeliest(choice), continuations)
-    text = (choice.get("message") or {}).get("content") if chat else choice.get("text")
+    said = choice.get("message") if chat else choice
+    text = said.get("content" if chat else "text") if isinstance(said, dict) else None
     if not isinstance(text, str):
         raise Refused("no text in the answer")
     return score_text(text, continuations)
@@ -163,8 +165,8 @@ def _echoed(client: Client, model: str, prompt: str, continuation: str) -> float
     answer = client.post("completions", body)
     try:
         found = answer["choices"][0]["logprobs"]
-        tokens, values = list(found["tokens"]), list(found["token_logprobs"])
-    except (KeyError, TypeError, IndexError):
+        tokens, values = list(found["tokens"]), [None if value is None else _number(value) for value in found["token_logprobs"]]
+    except (KeyError, TypeError, IndexError, ValueError):
         raise Refused("no log-probabilities of the prompt in the answer") from None
     return score_echo(tokens, values, continuation)
 
@@ -193,14 +195,22 @@ def _likeliest(choice: dict[str, Any]) -> dict[str, float]:
     try:
         found = choice["logprobs"]
         if found.get("content"):
-            return {entry["token"]: float(entry["logprob"]) for entry in found["content"][0]["top_logprobs"]}
-        return {str(token): float(value) for token, value in found["top_logprobs"][0].items()}
-    except (KeyError, TypeError, IndexError, AttributeError):
+            return {str(entry["token"]): _number(entry["logprob"]) for entry in found["content"][0]["top_logprobs"]}
+        return {str(token): _number(value) for token, value in found["top_logprobs"][0].items()}
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError):
         raise Refused("no log-probabilities in the answer") from None
 
 
+def _number(value: Any) -> float:
+    """A log-probability; raises ValueError or TypeError where it is no number."""
+    number = float(value)
+    if not number < math.inf:
+        raise ValueError("not a log-probability")
+    return number
+
+
 def score_first(likeliest: dict[str, float], continuations: Sequence[str]) -> list[float]:
-    """Log-probability, for each continuation, that the next token begins it and no other; those not among the likeliest lie below all.
+    """Log-probability, for each continuation, that the next token is it, or begins it and no other; those not among the likeliest lie below all.
 
     Raises:
         Refused: there are no tokens.
@@ -211,7 +221,8 @@ def score_first(likeliest: dict[str, float], continuations: Sequence[str]) -> li
     found: list[list[float]] = [[] for _ in words]
     for token, value in likeliest.items():
         start = token.strip().lower()
-        begun = [place for place, word in enumerate(words) if word.startswith(start) and len(start) >= min(BEGINNING, len(word))]
+        whole = [place for place, word in enumerate(words) if word == start]
+        begun = whole or [place for place, word in enumerate(words) if word.startswith(start) and len(start) >= min(BEGINNING, len(word))]
         if len(begun) == 1:
             found[begun[0]].append(value)
     lowest = min(likeliest.values()) - BELOW
@@ -219,10 +230,14 @@ def score_first(likeliest: dict[str, float], continuations: Sequence[str]) -> li
 
 
 def score_text(text: str, continuations: Sequence[str]) -> list[float]:
-    """0 for the label that comes first in a text and −1 for the others; all −1 where there is none, which no class's answer is."""
+    """0 for the label that comes first in a text and −1 for the others; all −1 where there is none, which no class's answer is.
+
+    Of labels at the same place the longest is meant: "New York City" is not "New York".
+    """
+    nowhere = (math.inf, 0)
     places = []
-    for continuation in continuations:
-        word = re.search(rf"(?<!\w){re.escape(continuation.strip().lower())}(?!\w)", text.lower())
-        places.append(word.start() if word else len(text) + 1)
+    for word in (continuation.strip().lower() for continuation in continuations):
+        found = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text.lower())
+        places.append((found.start(), -len(word)) if found else nowhere)
     first = min(places)
-    return [0.0 if place == first and first <= len(text) else -1.0 for place in places]
+    return [0.0 if place == first != nowhere else -1.0 for place in places]

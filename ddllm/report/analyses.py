@@ -7,9 +7,10 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ddllm.report.results import ACCURACY, metric_of
-from ddllm.report.table import FIGURES, NOTHING
+from ddllm.report.table import FIGURES, NOTHING, markdown_row, one_line
 
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str]]
@@ -166,24 +167,24 @@ def print_analyses(results: dict[str, Any], console: Console | None = None) -> N
     """Print a table for every list and every distilled data set; nothing where there are none."""
     console = console or Console(highlight=False)
     for shown in make_tables(results):
-        table = Table(title=shown.title, title_style="bold", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+        table = Table(title=Text(shown.title, "bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
         table.add_column(shown.headings[0], overflow="fold")
         for heading in shown.headings[1:]:
             table.add_column(heading.replace(", ", ",\n"), justify="right", no_wrap=True)
         for cells in shown.cells:
-            table.add_row(*cells)
+            table.add_row(*map(Text, cells))
         console.print(table)
         for line in shown.notes:
-            console.print(line, markup=False)
+            console.print(Text(line))
 
 
 def markdown_analyses(results: dict[str, Any]) -> str:
     """The same tables as Markdown, each with a blank line before it."""
     lines = []
     for shown in make_tables(results):
-        lines += ["", f"### {shown.title}", "", f"| {' | '.join(shown.headings)} |", "|---|" + "---:|" * (len(shown.headings) - 1)]
-        lines += [f"| {' | '.join(cells)} |" for cells in shown.cells]
-        lines += ["", *(f"- {note}" for note in shown.notes)]
+        lines += ["", f"### {one_line(shown.title)}", "", markdown_row(shown.headings), "|---|" + "---:|" * (len(shown.headings) - 1)]
+        lines += [markdown_row(cells) for cells in shown.cells]
+        lines += ["", *(f"- {one_line(note)}" for note in shown.notes)]
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ddllm.report.results import metric_of
+from ddllm.report.svg import verbatim
 from ddllm.report.table import make_label
 from ddllm.runtime.storage import write_atomically
 
@@ -96,7 +97,7 @@ def draw_curve(metrics: list[dict[str, Any]], rows: list[dict[str, Any]], path: 
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        figure.suptitle(verbatim(title), x=0.01, ha="left", fontweight="bold")
     with write_atomically(path) as temporary:
         figure.savefig(temporary, format="png")
 

@@ -7,7 +7,23 @@ from typing import Any
 import numpy as np
 
 from ddllm.report.results import FULL, metric_of
-from ddllm.report.svg import ACCENT, GOOD, GRID, GROUND, INK, PALE, SERIES, TEXT, WARM, Plot, finish, new_figure, style_axes, style_legend
+from ddllm.report.svg import (
+    ACCENT,
+    GOOD,
+    GRID,
+    GROUND,
+    INK,
+    PALE,
+    SERIES,
+    TEXT,
+    WARM,
+    Plot,
+    finish,
+    new_figure,
+    style_axes,
+    style_legend,
+    verbatim,
+)
 from ddllm.report.table import FIGURES, make_label
 
 Row = dict[str, Any]
@@ -49,7 +65,7 @@ def draw_results(rows: list[Row], texts: int, name: str = "results") -> Plot | N
             axes.plot([mean - deviation, mean + deviation], [place, place], color=colour, linewidth=5, alpha=0.45, solid_capstyle="butt")
         axes.plot(mean, place, "o", color=colour, markersize=6.5)
         axes.annotate(f"{mean:.1f}", (mean, place), (0, 6), textcoords="offset points", ha="center", fontsize=TEXT - 1, color=INK)
-    axes.set_yticks(range(len(found)), names)
+    axes.set_yticks(range(len(found)), [verbatim(name) for name in names])
     axes.set_ylim(len(found) - 0.5, -0.7)
     axes.margins(x=0.08)
     metrics = list(dict.fromkeys(metric_of(row) for row in found))
@@ -98,7 +114,7 @@ def draw_curves(runs: dict[str, list[Row]], rows: list[Row], key: str, name: str
         if loss and width > 1:
             axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.25)
             values = smooth(values, width)
-        axes.plot(steps, values, color=colour, linewidth=1.8, label=run or None, marker=None if loss else "o", markersize=3.5)
+        axes.plot(steps, values, color=colour, linewidth=1.8, label=verbatim(run) or None, marker=None if loss else "o", markersize=3.5)
         ends.append(f"{run + ': ' if run else ''}from {values[0]:.3g} at step {steps[0]:.0f} to {values[-1]:.3g} at step {steps[-1]:.0f}")
     if loss:
         every = np.concatenate([points[:, 1] for points in found.values()])
@@ -198,7 +214,7 @@ def draw_changes(rows: list[Row]) -> Plot | None:
     changes = [row["change"] for row in found]
     axes.barh(range(len(found)), changes, color=[WARM if change < 0 else GOOD for change in changes], height=0.62)
     axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_yticks(range(len(found)), [row["variation"] for row in found])
+    axes.set_yticks(range(len(found)), [verbatim(row["variation"]) for row in found])
     axes.tick_params(axis="y", labelsize=TEXT - 1)
     axes.set_ylim(len(found) - 0.4, -0.6)
     axes.set_xlabel("points gained or lost against the recipe")
@@ -219,7 +235,7 @@ def draw_map(chart: dict[str, Any]) -> Plot:
     for number, group in enumerate(chart["groups"]):
         colour = SERIES[number % len(SERIES)]
         points = real[real[:, 2] == number]
-        axes.scatter(points[:, 0], points[:, 1], s=7, color=colour, alpha=0.5, linewidths=0, label=group)
+        axes.scatter(points[:, 0], points[:, 1], s=7, color=colour, alpha=0.5, linewidths=0, label=verbatim(group))
     for number in range(len(chart["groups"])):
         points = distilled[distilled[:, 2] == number]
         colour = SERIES[number % len(SERIES)]
@@ -263,10 +279,10 @@ def draw_comparison(cells: list[tuple[str, str, float, float, int]], metric: str
             axes.plot([mean - deviation, mean + deviation], [place, place], color=colour, linewidth=4, alpha=0.4, solid_capstyle="butt")
         axes.plot(mean, place, "o", color=colour, markersize=5.5)
     for number, run in enumerate(runs):
-        axes.plot([], [], "o", color=SERIES[number % len(SERIES)], label=run)
+        axes.plot([], [], "o", color=SERIES[number % len(SERIES)], label=verbatim(str(run)))
     for above, below in pairwise(range(len(rows))):
         axes.axhline((above + below) / 2, color=GRID, linewidth=0.8)
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_yticks(range(len(rows)), [verbatim(str(row)) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.margins(x=0.08)
     axes.set_xlabel(metric)

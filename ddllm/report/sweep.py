@@ -6,10 +6,11 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ddllm.members import FAILED, Member, describe_values
 from ddllm.report.results import metric_of, read_results
-from ddllm.report.table import NOTHING
+from ddllm.report.table import NOTHING, markdown_row
 from ddllm.runtime.storage import write_atomically, write_json
 
 Row = dict[str, Any]
@@ -25,8 +26,8 @@ def report_sweep(folder: Path, members: list[Member], console: Console | None = 
     write_json(folder / "sweep.json", {"varied": keys, "members": rows})
     headings = (*keys, *HEADINGS)
     cells = [(*row["values"].values(), *_figures(row)) for row in rows]
-    lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
-    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in cells]
+    lines = [markdown_row(headings), "|" + "---|" * len(headings)]
+    lines += [markdown_row(row) for row in cells]
     with write_atomically(folder / "sweep.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
@@ -34,15 +35,14 @@ def report_sweep(folder: Path, members: list[Member], console: Console | None = 
         # Long keys break after their section.
         table.add_column(heading.replace(".", ".\n"), justify="left" if heading == "status" else "right", overflow="fold")
     for row, line in zip(rows, cells, strict=True):
-        table.add_row(*line[:-1], row["status"])  # sentences would fold into a column of words
-    console = console or Console(highlight=False, markup=False)
+        table.add_row(*map(Text, (*line[:-1], row["status"])))  # sentences would fold into a column of words
+    console = console or Console(highlight=False)
     console.print(table)
     for row in rows:
         if row["error"]:
-            console.print(f"{describe_values(row['values'])}: {row['error']}")
-    console.print(
-        f"Distilled accuracy on the test texts: mean ± standard deviation (number of runs). Written to {folder / 'sweep.md'} and sweep.json."
-    )
+            console.print(Text(f"{describe_values(row['values'])}: {row['error']}"))
+    told = f"Distilled accuracy on the test texts: mean ± standard deviation (number of runs). Written to {folder / 'sweep.md'} and sweep.json."
+    console.print(Text(told))
     return int(any(row["status"] == FAILED for row in rows))
 
 

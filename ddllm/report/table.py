@@ -1,11 +1,13 @@
 """The results as a table, in the terminal or as Markdown: hands on nothing, it is what a person reads at the end."""
 
+from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 Row = dict[str, Any]
 BEFORE, AFTER = ("training data", "per\nclass", "inner\nsteps", "floats"), ("% of\nfull", "seconds")
@@ -34,31 +36,41 @@ def print_table(results: dict[str, Any], console: Console | None = None) -> None
     """Print the table of what results.json holds, with its notes below; fits 80 columns."""
     console = console or Console(highlight=False)
     room = 1 if len(shown_figures(results)) == 1 else 0
-    table = Table(title=make_title(results), title_style="bold", title_justify="left", box=SIMPLE_HEAD, padding=(0, room), pad_edge=False)
+    table = Table(title=Text(make_title(results), "bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, room), pad_edge=False)
     for place, heading in enumerate(make_headings(results)):
         if place == 0:
             table.add_column(heading, min_width=LEAST)
         else:
             table.add_column(heading, justify="right", no_wrap=True)
     for row, cells in zip(results["rows"], make_cells(results), strict=True):
-        table.add_row(*cells, style="bold" if row["name"].startswith("distilled") else None)
+        table.add_row(*map(Text, cells), style="bold" if row["name"].startswith("distilled") else None)
     console.print(table)
     for line in make_notes(results):
-        console.print(line, markup=False)
+        console.print(Text(line))
 
 
 def markdown_table(results: dict[str, Any]) -> str:
     """The same table as Markdown."""
     headings = make_headings(results)
     lines = [
-        f"### {make_title(results)}",
+        f"### {one_line(make_title(results))}",
         "",
-        f"| {' | '.join(heading.replace(chr(10), ' ') for heading in headings)} |",
+        markdown_row(headings),
         "|---|" + "---:|" * (len(headings) - 1),
     ]
-    lines += [f"| {' | '.join(cells)} |" for cells in make_cells(results)]
-    lines += ["", *(f"- {note}" for note in make_notes(results))]
+    lines += [markdown_row(cells) for cells in make_cells(results)]
+    lines += ["", *(f"- {one_line(note)}" for note in make_notes(results))]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    """A line of a Markdown table: whatever is in a cell stays in it."""
+    return f"| {' | '.join(one_line(cell).replace(chr(92), chr(92) * 2).replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def one_line(text: str) -> str:
+    """Text without its line breaks."""
+    return " ".join(text.splitlines())
 
 
 def make_title(results: dict[str, Any]) -> str:

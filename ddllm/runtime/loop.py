@@ -111,7 +111,7 @@ class Loop:
 
 
 def keep_best(best: dict[str, Any], values: dict[str, Any], accuracy: float, step: jax.Array, error: float = 0.0) -> dict[str, Any]:
-    """The better of the best so far and new values, as {**values, "accuracy", "step"}; of equals the later one, learned from more.
+    """The better of the best so far and new values, as {**values, "accuracy", "step"}; of equals the later one, learned from more, and never one of NaN.
 
     Args:
         best: so far. Where it has "highest", the highest figure seen, the latest is kept that lies no farther below that than `error`.
@@ -121,7 +121,7 @@ def keep_best(best: dict[str, Any], values: dict[str, Any], accuracy: float, ste
         error: of the figure, by which equals may differ.
     """
     highest = max(float(best.get("highest", best["accuracy"])), accuracy)
-    if accuracy < highest - (error if "highest" in best else 0.0):
+    if not accuracy >= highest - (error if "highest" in best else 0.0):  # so that NaN, of which nothing is true, replaces nothing
         return best
     seen = {"highest": jnp.asarray(highest, jnp.float32)} if "highest" in best else {}
     return {**values, "accuracy": jnp.asarray(accuracy, jnp.float32), "step": step, **seen}

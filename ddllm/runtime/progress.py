@@ -63,12 +63,12 @@ class Progress:
     def __enter__(self) -> Self:
         if _console.is_terminal:
             columns = (
-                "{task.description}",
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=max(6, 24 - len(self.title))),
                 "{task.completed:.0f}/{task.total:.0f}",
                 "{task.fields[time]}",
             )
-            # A bare percent sign or bracket among the figures must not be read as markup.
+            # A bracket in a title or among the figures must not be read as markup.
             figures = TextColumn("{task.fields[figures]}", markup=False, style="cyan")
             self._bar = RichProgress(*columns, figures, console=_console, refresh_per_second=4)
             self._task = self._bar.add_task(self.title, total=self.total, completed=self.done, time=self._time(), figures="")

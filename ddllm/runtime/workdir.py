@@ -30,6 +30,8 @@ WITHOUT_EFFECT = ("runtime.", *ANALYSES, *FIGURES, *STAGE_SWITCHES, "distill.che
 MOST_DIFFERENCES = 5
 LOCK = ".lock"
 LOG, MEMBER = "log.txt", "member.json"  # what a sweep puts beside the files of each of its runs
+# What files held that a configuration only names, by `keep_origin`; the folder of another run is asked for these.
+ORIGIN, CORPUS, MODEL, CLASSES = "origin.json", "corpus", "pretrained model", "classes or head"
 
 
 class Workdir:
@@ -81,6 +83,29 @@ class Workdir:
     def elsewhere(cls, scratch: Path) -> Self:
         """What a process that does not own the run's folder has in its place: nothing but tokens is ever written there, so it needs no lock."""
         return cls(scratch, None)
+
+    def keep_origin(self, what: str, fingerprint: str) -> None:
+        """Note what the folder is begun with, or make sure that it goes on with the same: files may change under one name.
+
+        Args:
+            what: for people, without an article.
+            fingerprint: tells it from all others.
+
+        Raises:
+            UserError: it is another one than when the folder was begun.
+        """
+        known = self.read_origin()
+        if known.get(what, fingerprint) != fingerprint:
+            raise UserError(
+                f"{self.path} was begun with another {what}: the files that the configuration or the command names have changed since. "
+                "Use another --workdir or remove the folder."
+            )
+        if what not in known:
+            write_json(self.path / ORIGIN, known | {what: fingerprint})
+
+    def read_origin(self) -> dict[str, str]:
+        """What `keep_origin` has noted."""
+        return read_json(self.path / ORIGIN) if (self.path / ORIGIN).exists() else {}
 
     def close(self) -> None:
         """Let other runs use the folder."""

@@ -9,7 +9,7 @@ from typing import Any
 from ddllm.config import resolve
 from ddllm.evaluate.texts import evaluate_text
 from ddllm.prepare import Prepared
-from ddllm.run import Run, load_scored, record
+from ddllm.run import OWN_NAME, Run, load_scored, record
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
 from ddllm.runtime.storage import write_atomically, write_json
@@ -23,19 +23,30 @@ from ddllm.text.routes import project, write_text
 
 
 def text(run: Run) -> None:
-    """Text that trains, by each route of config.text.route: a folder below `text`, and rows "projected" and "text (route)" beside "distilled"."""
+    """Text that trains, by each route of config.text.route: a folder below `text`, and rows "projected" and "text (route)" beside "distilled".
+
+    Of a set with a name of its own (--distilled, --name) it lies in a folder of that name, which its rows begin with too.
+    """
     names, config = route_names(run.config.text), run.config
     judge = open_language_model(config.text.judge) if config.text.judge else None
     own = load_scored(run) if run.distilled or from_first(run.workdir.distilled.exists) else None
     begun = load_scored(replace(run, distilled=Path(config.text.start), _prepared=run.prepared)) if config.text.start else None
     if own and "project" not in names:
-        record(run, score(own[0], project(*own), "projected", judge))
+        record(run, score(own[0], project(*own), "projected" if run.name == OWN_NAME else f"{run.name}, projected", judge))
     for name in names:
         prepared, start = begun or (own if name in NEEDS_DISTILLED else None) or (run.prepared, None)
+        below, mark = (slug(run.name), f"{run.name}, ") if start is not None and not begun and run.name != OWN_NAME else ("", "")
+        if start is not None:
+            run.keep_origin(f"distilled data set for the text {PurePath(below, name)}", str(start.checksum))
         teacher = partial(run.teacher, prepared) if config.distill.teacher else None
-        folder = run.workdir.text / name
-        made = write_text(name, prepared, start, Desk(run.workdir.text_work, run.metrics, teacher), folder, resolve(config))
-        record(run, score(prepared, made, "projected" if name == "project" else f"text ({name})", judge))
+        desk = Desk(run.workdir.text_work / below, run.metrics, teacher)
+        made = write_text(name, prepared, start, desk, run.workdir.text / below / name, resolve(config))
+        record(run, score(prepared, made, mark + ("projected" if name == "project" else f"text ({name})"), judge))
+
+
+def slug(name: str) -> str:
+    """A name as part of a path."""
+    return re.sub(r"[^\w.-]+", "-", name)
 
 
 def score(prepared: Prepared, made: DistilledText, name: str, judge: LanguageModel | None) -> list[dict[str, Any]]:
@@ -59,7 +70,7 @@ def look(run: Run) -> None:
     if run.distilled is None:
         write_json(run.workdir.look, found)
     else:
-        path = path.with_stem("look-" + re.sub(r"[^\w.-]+", "-", run.name))
+        path = path.with_stem("look-" + slug(run.name))
     title = ", ".join((run.name, prepared.tokens.name, PurePath(prepared.pretrained.name).name))
     with write_atomically(path) as temporary:
         temporary.write_text(markdown_look(found, title), encoding="utf-8")

@@ -15,6 +15,12 @@ from ddllm.artefact.schema import ARRAYS, RECIPE
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.errors import UserError
 
+BASE = {
+    "base_model": {"name": "embedded", "fingerprint": "0", "hidden": 4},
+    "head": {"kind": "mean", "classes": 2, "deviation": 0.02, "start": "learned", "seed": 0},
+    "preprocessing": {"tokenizer": "embedded", "text_length": 12},
+}
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -22,7 +28,7 @@ def folder(tmp_path):
     head = {"out": {"kernel": rng.standard_normal((4, 2)).astype(np.float32), "bias": np.zeros(2, np.float32)}}
     arrays = [rng.standard_normal(shape).astype(np.float32) for shape in ((2, 2, 3, 4), (2, 2, 3), (2, 2, 2), (4, 1))]
     data = DistilledData(*arrays, head=head)
-    save_distilled(tmp_path / "out", data, Recipe("soft", "sgd", 2), ("bad", "good"), note="kept")
+    save_distilled(tmp_path / "out", data, Recipe("soft", "sgd", 2), ("bad", "good"), **BASE, note="kept")
     return tmp_path / "out", data
 
 
@@ -54,7 +60,7 @@ def test_momentum_and_order_come_back(folder):
     order, momentum = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 2), (4,)))
     fuller = data.replace(order=order, momentum=momentum)
     recipe = Recipe("soft", "learned_momentum", 2, "learned")
-    save_distilled(path, fuller, recipe, ("bad", "good"))
+    save_distilled(path, fuller, recipe, ("bad", "good"), **BASE)
     loaded = load_distilled(path)
     jax.tree.map(np.testing.assert_array_equal, loaded.data, fuller)
     assert loaded.recipe == recipe and fuller.floats == data.floats + 8 + 4
@@ -81,7 +87,7 @@ def test_auxiliary_labels_come_back(folder, keys):
     fuller = data.replace(attention=attention, features=rng.standard_normal((2, 2, 4), np.float32), mask=mask)
     fuller = fuller.replace(directions=rng.standard_normal((2, 2, 5, 4), np.float32), gains=rng.standard_normal((1, 9), np.float32))
     recipe = Recipe("soft", "sgd", 2, attention_weight=7.0, feature_weight=0.5)
-    save_distilled(path, fuller, recipe, ("bad", "good"))
+    save_distilled(path, fuller, recipe, ("bad", "good"), **BASE)
     loaded = load_distilled(path)
     jax.tree.map(np.testing.assert_array_equal, loaded.data, fuller)
     assert loaded.recipe == recipe and loaded.card["schema"] == 5
@@ -96,7 +102,7 @@ def test_auxiliary_labels_come_back(folder, keys):
         rewrite(path, lambda arrays, card, name=name, changed=changed: arrays.update({name: changed}))
         with pytest.raises(UserError, match="do not fit"):
             load_distilled(path)
-        save_distilled(path, fuller, recipe, ("bad", "good"))
+        save_distilled(path, fuller, recipe, ("bad", "good"), **BASE)
     rewrite(path, lambda arrays, card: card["recipe"].update(attention_weight="7"))
     with pytest.raises(UserError, match="do not fit"):
         load_distilled(path)
@@ -106,7 +112,8 @@ def test_pairs_and_other_tasks_come_back(folder):
     path, data = folder
     types = np.broadcast_to(np.float32([0, 1, 1]), data.mask.shape)
     task = {"name": "regression", "mean": 1.0, "deviation": 2.0}
-    save_distilled(path, data.replace(types=types), Recipe("hard", "sgd", 2), ("bad", "good"), preprocessing={"pairs": True}, task=task)
+    card = BASE | {"preprocessing": {"text_length": 12, "pairs": True}, "task": task}
+    save_distilled(path, data.replace(types=types), Recipe("hard", "sgd", 2), ("bad", "good"), **card)
     loaded = load_distilled(path)
     np.testing.assert_array_equal(loaded.data.types, types)
     assert loaded.card["schema"] == 5 and loaded.data.floats == data.floats and loaded.card["task"] == task
@@ -126,8 +133,7 @@ def write_old(path, schema, change):
         "label_names": ["bad", "good"],
         "batches": 2,
         "recipe": {"labels": "soft", "optimizer": "sgd", "passes": 2},
-        "base_model": {"name": "embedded", "fingerprint": "0", "hidden": 4},
-        "preprocessing": {"tokenizer": "embedded", "text_length": 12},
+        **json.loads(json.dumps(BASE)),
     }
     change(arrays, card)
     for file in path.iterdir():
@@ -175,9 +181,9 @@ def test_scores_stay_with_the_arrays(folder):
     card = (path / "README.md").read_text()
     assert "| distilled | accuracy | 87.6 | 1,821 | a\\|b |" in card and "87.6 ± 1.2 (3 runs)" in card
     assert (path / ARRAYS).read_bytes() == arrays and load_distilled(path).card["note"] == "kept"
-    save_distilled(path, data, Recipe("soft", "sgd", 2), ("bad", "good"))
+    save_distilled(path, data, Recipe("soft", "sgd", 2), ("bad", "good"), **BASE)
     assert [kept["name"] for kept in load_distilled(path).card["scores"]] == ["distilled", "distilled, redrawn heads"]
-    save_distilled(path, data.replace(labels=data.labels + 1), Recipe("soft", "sgd", 2), ("bad", "good"))
+    save_distilled(path, data.replace(labels=data.labels + 1), Recipe("soft", "sgd", 2), ("bad", "good"), **BASE)
     assert load_distilled(path).card["scores"] == []
 
 
@@ -199,7 +205,7 @@ def test_what_else_lies_there(folder):
 
 def test_is_replaced_whole(folder):
     path, data = folder
-    save_distilled(path, data.replace(head=None), Recipe("soft", "sgd", 2), ("bad", "good"))
+    save_distilled(path, data.replace(head=None), Recipe("soft", "sgd", 2), ("bad", "good"), **BASE)
     assert load_distilled(path).data.head is None
     assert [entry.name for entry in path.parent.iterdir()] == ["out"]
 
@@ -208,7 +214,7 @@ def test_does_not_replace_other_folders(folder, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="something other"):
-        save_distilled(tmp_path / "mine", folder[1], Recipe("soft", "sgd", 2), ("bad", "good"))
+        save_distilled(tmp_path / "mine", folder[1], Recipe("soft", "sgd", 2), ("bad", "good"), **BASE)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
@@ -249,4 +255,81 @@ def test_arrays_that_cannot_be_meant(folder, change, message):
     path, _ = folder
     rewrite(path, change)
     with pytest.raises(UserError, match=message):
+        load_distilled(path)
+
+
+def drop(place):
+    *outer, name = place.split(".")
+
+    def change(arrays, card):
+        for key in outer:
+            card = card[key]
+        del card[name]
+
+    return change
+
+
+SCORE = {"name": "distilled", "figure": "accuracy", "mean": 0.9, "deviation": 0.0, "runs": 1, "texts": 20}
+HEADS = {"name": "multihead", "heads": ["x", "y"], "sizes": [1, 1]}
+
+
+@pytest.mark.parametrize("place", ["label_names", "scores", "head", "head.kind", "base_model", "base_model.fingerprint", "preprocessing.text_length"])
+def test_what_recipe_json_has_to_say(folder, place):
+    path, _ = folder
+    rewrite(path, drop(place))
+    with pytest.raises(UserError, match=f"recipe.json says no {place}; get the folder again"):
+        load_distilled(path)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"label_names": "ab"}, "label_names .* is 'ab', but must be a list of names"),
+        ({"label_names": ["good", "good"]}, "repeats a name: good, good"),
+        ({"label_names": [0, 1]}, "must be a list of names"),
+        ({"head": BASE["head"] | {"classes": 7}}, "2 label_names, but a head of 7 classes"),
+        ({"head": BASE["head"] | {"colour": "red"}}, "says head.colour, which no head has"),
+        ({"head": BASE["head"] | {"kind": "foo"}}, "head.kind .* is 'foo', but must be one of bert"),
+        ({"head": BASE["head"] | {"start": "foo"}}, "head.start .* is 'foo', but must be one of redrawn"),
+        ({"head": None}, "head in .* is None, but must be an object"),
+        ({"base_model": BASE["base_model"] | {"name": 3}}, "base_model.name .* is 3"),
+        ({"products": "foo"}, "products .* is 'foo', but must be one of float32"),
+        ({"task": "x"}, "task .* is 'x', but must be an object"),
+        ({"task": {"name": "ranking"}}, "not one of classification"),
+        ({"task": {"name": "regression", "mean": "low"}}, "mean and deviation of the task .* must be numbers"),
+        ({"task": HEADS | {"sizes": [1, 2]}}, "do not share out its 2 label_names"),
+        ({"task": HEADS | {"heads": ["x", "x"]}}, "do not share out"),
+        ({"scores": None}, "scores .* is None, but must be a list of objects"),
+        ({"scores": [SCORE, {"name": "x"}]}, "score 2 of .* says no figure"),
+        ({"scores": [SCORE | {"mean": "0.9"}]}, "mean in score 1 of .* is '0.9', but must be a number"),
+        ({"recipe": {"labels": "soft", "optimizer": "sgd", "passes": 2.0}}, "recipe.passes .* is 2.0"),
+        ({"learning_rates": [0.1]}, "learning_rates"),
+        ({"preprocessing": "none"}, "no preprocessing"),
+    ],
+)
+def test_what_recipe_json_cannot_mean(folder, change, message):
+    path, _ = folder
+    rewrite(path, lambda arrays, card: card.update(change))
+    with pytest.raises(UserError, match=message) as caught:
+        load_distilled(path)
+    assert str(caught.value).endswith("; get the folder again.")
+
+
+def test_heads_may_have_classes_of_the_same_name(folder):
+    path, _ = folder
+    rewrite(path, lambda arrays, card: card.update(label_names=["good", "good"], task=HEADS, scores=[SCORE | {"mean": float("nan")}]))
+    assert load_distilled(path).label_names == ("good", "good")
+
+
+def test_a_shuffled_order_that_cannot_deal_its_examples(folder):
+    path, data = folder
+    three = {"labels": np.zeros((2, 2, 3), np.float32), "head": None}
+    card = BASE | {"head": BASE["head"] | {"classes": 3, "start": "zero"}}
+    given = data.replace(**three), Recipe("hard", "sgd", 2, "shuffled"), ("bad", "so so", "good")
+    with pytest.raises(UserError, match="2 examples, which a shuffled order cannot deal over 3 classes"):
+        save_distilled(path, *given, **card)
+    assert load_distilled(path).label_names == ("bad", "good")
+    save_distilled(path, *given, **card, task={"name": "multilabel"})  # sets of labels are dealt as they are
+    rewrite(path, lambda arrays, card: card.pop("task"))
+    with pytest.raises(UserError, match="cannot deal over 3 classes"):
         load_distilled(path)

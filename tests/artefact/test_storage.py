@@ -26,9 +26,11 @@ def test_folders_in_fewer_bits(tmp_path):
     rng = np.random.default_rng(0)
     data = DistilledData(*(rng.standard_normal(shape).astype(np.float32) for shape in ((1, 2, 48, 384), (1, 2, 48), (1, 2, 2), (2, 1))))
     data = data.replace(gains=1 + rng.standard_normal((1, 100)).astype(np.float32))
+    head = {"kind": "mean", "classes": 2, "deviation": 0.02, "start": "zero", "seed": 0}
+    card = {"base_model": {"name": "embedded", "fingerprint": "0"}, "head": head, "preprocessing": {"text_length": 48}}
     sizes = {}
     for kind in STORAGES:
-        save_distilled(tmp_path / kind, data, Recipe("hard", "sgd", 2), ("a", "b"), storage=kind)
+        save_distilled(tmp_path / kind, data, Recipe("hard", "sgd", 2), ("a", "b"), storage=kind, **card)
         loaded = load_distilled(tmp_path / kind).data
         np.testing.assert_array_equal(loaded.embeddings, restored(data.embeddings, kind))
         np.testing.assert_array_equal(loaded.labels, data.labels)

@@ -88,7 +88,7 @@ def test_seeds_are_averaged_and_other_settings_begin_anew(jobs):
     assert cell_of(cells, "random", 1)["values"] == {"0": 0.4, "1": 0.6} and cell_of(cells, "full", None)["runs"] == 2
     assert "distill.teacher" not in distilled["settings"] and distilled["settings"]["distill.direction_labels"] is True
     table_text = table.markdown(cells, {"note": "", "figures": []})
-    assert "50.0 ± 14.1 (2), on 20 test texts |" in table_text and "75.0 ± 7.1 (2) / [60.0 ± 2.0, on 20]" in table_text
+    assert "50.0 ± 14.1 (2), on 20 test texts |" in table_text and "75.0 ± 7.1 (2) / [60.0 ± 1.9, on 20]" in table_text
     # What a run does not depend on is no setting of its cells.
     assert cell_of(cells, "full", None)["settings"].keys() & {"finetune.rate", "distill.length"} == {"finetune.rate"}
     assert cell_of(cells, "random", 1)["settings"].keys() & {"finetune.rate", "distill.length"} == set()
@@ -136,6 +136,32 @@ def test_teachers_are_there_before_what_they_teach(jobs, tmp_path, monkeypatch, 
     assert calls == ([["full"] * 2, ["distilled"] * 2] if processes > 1 else [["full"], ["distilled"]] * 2)
     cells = read_json(tmp_path / "TABLE.json")["cells"]
     assert [cell_of(cells, *key)["values"] for key in (("full", None), ("distilled", 1))] == [{"0": 0.8, "1": 0.8}] * 2
+
+
+def test_a_folder_of_other_options_is_not_taken_for_this_run(jobs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(table, "JSON", tmp_path / "TABLE.json")
+    monkeypatch.setattr(table, "MARKDOWN", tmp_path / "TABLE.md")
+    [full] = jobs(seeds=(0,), names=("full",), per_class=(1,)).values()
+    finish(full, [{"name": "full", "examples_per_class": None, "accuracy_mean": 0.8}])
+    kept, line = full.member.folder / "config.json", [*("--datasets", "sst2"), *("--names", "full"), *("--seeds", "0"), "--work", str(tmp_path / "work")]
+    write_json(kept, resolve(full.member.config))
+    assert table.main(line) == 0
+    write_json(kept, {**resolve(full.member.config), "seed": 7})
+    capsys.readouterr()
+    assert table.main(line) == 2 and "seed is 7 there and 0 here" in capsys.readouterr().err
+    assert table.main([*line, "--only-table"]) == 0
+
+
+def test_models_of_two_owners_have_folders_of_their_own(jobs):
+    folders = {job.member.folder for model in ("one/bert", "two/bert") for job in jobs(model=model).values()}
+    assert len(folders) == 2 * len(jobs())
+
+
+def test_the_deviation_over_redrawn_heads_is_that_of_all_trainings():
+    groups = [[0.8, 0.84, 0.86], [0.7, 0.72]]
+    made = table.pool([(statistics.fmean(values), statistics.stdev(values), len(values)) for values in groups])
+    assert made == pytest.approx((statistics.fmean(sum(groups, [])), statistics.stdev(sum(groups, []))))
+    assert table.pool([(0.8, 0.0, 1)]) == (0.8, 0.0)
 
 
 def test_a_name_that_another_begins_with_is_not_that_other(tmp_path):

@@ -11,6 +11,7 @@ from benchmarks.options import in_rounds
 from benchmarks.readability import Reader
 from ddllm.config import resolve
 from ddllm.report.results import add_rows
+from ddllm.runtime.storage import write_json
 from ddllm.text.judge import measure
 
 ENVIRONMENT = {"texts": {"rows": {"train": 90, "validation": 9, "test": 30}}, "cpu": "some", "backend": "cpu"}
@@ -36,12 +37,12 @@ def finish(part, *rows):
 
 def test_runs_come_after_those_that_they_need(parts):
     names = list(parts)
-    assert names[:4] == ["sst2-embedded/full-seed0", "sst2-embedded/select-5-seed0+1", "sst2-other/select-5-seed0+1", "sst2-embedded/dilm-5-seed0"]
-    assert "sst2-other/dilm-5-seed0" in names and "sst2-embedded/dilm-10-seed0" not in names, "there is no such file"
+    assert names[:4] == ["sst2-embedded/full-seed0", "sst2-embedded/select-5-seed0+1", "sst2-org-other/select-5-seed0+1", "sst2-embedded/dilm-5-seed0"]
+    assert "sst2-org-other/dilm-5-seed0" in names and "sst2-embedded/dilm-10-seed0" not in names, "there is no such file"
     for route in ("search", "splice"):
         order = [names.index(f"sst2-embedded/{kind}-10-seed1") for kind in ("distilled", f"text-{route}", f"as-text-{route}")]
-        assert order == sorted(order) and f"sst2-other/as-text-{route}-10-seed1" in names
-    learned, read = parts["sst2-embedded/text-search-5-seed1"].job.member, parts["sst2-other/as-text-search-5-seed1"].job.member
+        assert order == sorted(order) and f"sst2-org-other/as-text-{route}-10-seed1" in names
+    learned, read = parts["sst2-embedded/text-search-5-seed1"].job.member, parts["sst2-org-other/as-text-search-5-seed1"].job.member
     assert learned.config.text.whole_words and learned.config.distill.outer_steps == 7 and learned.stages == ["text"]
     assert f"--distilled={parts['sst2-embedded/distilled-5-seed1'].job.member.folder}/distilled" in learned.line
     assert f"--distilled={learned.folder}/text/search/text.jsonl" in read.line and read.config.model.name == "org/other"
@@ -91,6 +92,32 @@ def test_a_route_may_keep_labels_of_the_body(tmp_path):
         "our text (search) with directions",
         "our text (search) with directions, as plain text",
     ]
+
+
+def test_a_plain_text_has_the_settings_that_it_was_made_with(parts):
+    cells, made = [], parts["sst2-embedded/text-search-5-seed0"]
+    finish(made, {"name": "text (search)", "accuracy_mean": 0.6, "head": "zero"})
+    write_json(made.job.member.folder / "config.json", resolve(made.job.member.config))
+    scored = parts["sst2-embedded/as-text-search-5-seed0"]
+    finish(scored, {"name": "plain_text", "accuracy_mean": 0.65})
+    for part in (made, scored):
+        text.enter(cells, part)
+    learned, plain = (next(cell for cell in cells if cell["protocol"] == protocol)["settings"] for protocol in (text.LEARNED, text.TUNED))
+    assert plain["distill.outer_steps"] == learned["distill.outer_steps"] == 7 and plain["text.route"] == "search"
+    dilm = parts["sst2-embedded/dilm-5-seed0"]
+    finish(dilm, {"name": "dilm", "accuracy_mean": 0.6, "accuracies": [0.5, 0.7], "sets": 2})
+    text.enter(cells, dilm)
+    assert not any(key.startswith(("distill.outer", "distill.gains", "text.")) for key in cells[-1]["settings"])
+
+
+def test_what_is_projected_is_one_cell_whether_routes_have_gains(tmp_path):
+    base, cells = Base.below(tmp_path / "work", "sst2", "embedded", tmp_path / "data"), []
+    for seed, route in ((0, "search"), (1, "search+gains")):
+        *_, part, _ = text.plan(base, [], ["projected", "text"], [5], [route], seed, [0, 1], [], taught=False)
+        finish(part, {"name": "projected", "accuracy_mean": 0.5 + seed / 10, "head": "zero"})
+        text.enter(cells, part)
+    [cell] = [cell for cell in cells if cell["name"] == "projected"]
+    assert cell["values"] == {"0": 0.5, "1": 0.6}
 
 
 def test_cells_keep_apart_what_is_trained_in_another_way(parts):

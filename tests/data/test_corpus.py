@@ -33,6 +33,51 @@ def test_validation_is_held_out_although_a_file_is_there(films: Path, data: Data
     json.dumps(held.notes)
 
 
+def test_auto_takes_the_splits_that_are_there(films: Path, data: Data, write: Write) -> None:
+    auto = {"validation": "auto", "test": "auto"}
+    without = load_corpus(data(films, **auto))
+    assert without.notes["rows"] == {"train": 81, "validation": 9, "test": 20}
+    assert (without.notes["validation"], without.notes["test"], without.notes["unused"]) == ("held out of train", "given", {})
+    write(films / "dev.jsonl", [{"text": f"validation {n}", "label": n % 2} for n in range(6)])
+    found, named = load_corpus(data(films, **auto)), load_corpus(data(films, validation="validation", test="test"))
+    assert found.notes == named.notes and found.notes["rows"] == {"train": 90, "validation": 6, "test": 20}
+    assert all(getattr(found, part).texts == getattr(named, part).texts for part in ("train", "validation", "test"))
+    alone = load_corpus(data(films / "train.jsonl", **auto))
+    assert alone.notes["rows"] == {"train": 72, "validation": 9, "test": 9} and alone.notes["test"] == "held out of train"
+    assert alone.test.texts == load_corpus(data(films / "train.jsonl", validation="", test="")).test.texts
+
+
+def test_auto_leaves_a_split_that_another_key_names(films: Path, data: Data, write: Write) -> None:
+    (films / "test.jsonl").rename(films / "dev.jsonl")
+    for name in ("validation", "dev"):
+        corpus = load_corpus(data(films, test=name, validation="auto"))
+        assert corpus.notes["rows"] == {"train": 81, "validation": 9, "test": 20} and corpus.notes["validation"] == "held out of train"
+        assert load_corpus(data(films, test=name)).notes["unused"] == {}
+
+
+def test_the_notes_name_splits_that_are_not_used(films: Path, data: Data, write: Write) -> None:
+    write(films / "valid.jsonl", [{"text": f"validation {n}", "label": n % 2} for n in range(6)])
+    assert load_corpus(data(films)).notes["unused"] == {"validation": "validation"}
+    both = load_corpus(data(films, test=""))
+    assert both.notes["unused"] == {"validation": "validation", "test": "test"} and both.notes["test"] == "held out of train"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"text": "x"}, "test.jsonl has no column 'label'; .*; or make config.data.test empty, which holds rows out of train"),
+        ({"text": "x", "label": -1}, "test.jsonl has no labels .*, or make it empty, which holds rows out of train"),
+    ],
+)
+def test_auto_says_how_to_do_without_a_split_that_has_no_labels(
+    films: Path, data: Data, write: Write, row: dict[str, object], said: str
+) -> None:
+    write(films / "test.jsonl", [row])
+    with pytest.raises(UserError, match=said):
+        load_corpus(data(films, test="auto"))
+    assert load_corpus(data(films, test="")).notes["rows"]["test"] == 9
+
+
 def test_test_is_held_out_too(films: Path, data: Data) -> None:
     corpus = load_corpus(data(films / "train.jsonl", test="", test_size=30, validation_size=0.2))
     assert corpus.notes["rows"] == {"train": 42, "validation": 18, "test": 30}
@@ -82,6 +127,16 @@ def test_string_labels_and_given_names(films: Path, data: Data, write: Write) ->
     assert renamed.label_names == ("yes", "no") and renamed.test.labels.tolist() == [0, 1]
     with pytest.raises(UserError, match="train.jsonl, row 1: the label 'no' is not among config.data.label_names"):
         load_corpus(data(films, label_names=("yes", "nein")))
+
+
+def test_given_names_that_are_numbers_are_meant_by_them(films: Path, data: Data, write: Write) -> None:
+    write(films / "train.jsonl", [{"text": f"train {n}", "label": n % 4 + 1} for n in range(40)])
+    write(films / "test.jsonl", [{"text": "x", "label": 4}, {"text": "y", "label": 1}])
+    for names in (("1", "2", "3", "4", "5"), (1, 2, 3, 4, 5)):
+        corpus = load_corpus(data(films, label_names=names))
+        assert corpus.label_names == ("1", "2", "3", "4", "5") and corpus.test.labels.tolist() == [3, 0]
+    with pytest.raises(UserError, match="train.jsonl, row 4: the label 4 is not among config.data.label_names: 0, 1, 2, 3"):
+        load_corpus(data(films, label_names=("0", "1", "2", "3")))
 
 
 @pytest.mark.parametrize(

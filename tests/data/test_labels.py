@@ -23,6 +23,12 @@ def make_table(labels: list[object], names: tuple[str, ...] = (), texts: list[ob
         ([0, 1], ("bad", "good"), (), ("bad", "good"), [0, 1]),
         ([0, 1], ("bad", "good"), ("rotten", "fresh"), ("rotten", "fresh"), [0, 1]),
         ([2, 2], ("a", "b", "c"), (), ("a", "b", "c"), [2, 2]),
+        ([1, 4], (), ("1", "2", "3", "4", "5"), ("1", "2", "3", "4", "5"), [0, 3]),
+        ([0, 1], (), ("1", "0"), ("1", "0"), [1, 0]),
+        ([False, True], (), ("0", "1"), ("0", "1"), [0, 1]),
+        ([1, 2], (), ("1", "2", "many"), ("1", "2", "many"), [1, 2]),
+        ([0, 1], ("1", "2"), (), ("1", "2"), [0, 1]),
+        ([0, 1], ("one", "two"), ("1", "2"), ("1", "2"), [0, 1]),
         ([False, True], (), (), ("False", "True"), [0, 1]),
     ],
 )
@@ -57,6 +63,7 @@ def test_empty_texts_are_counted_with_whatever_label() -> None:
         ([0, "a"], (), "mixes strings and integers"),
         ([-1, -1], (), "has no labels"),
         ([0, 1], ("a", "a"), "repeats a name"),
+        (["a", "b\ud83d"], (), r"films.csv, row 2: the label has half a character \('\\ud83d'\)"),
     ],
 )
 def test_labels_that_give_no_names(labels: list[object], given: tuple[str, ...], said: str) -> None:
@@ -87,6 +94,14 @@ def test_texts_that_are_none() -> None:
         encode(make_table([0, 1], texts=["x", 5]), LabelNames(("a", "b"), True), "train")
 
 
+def test_texts_that_were_cut_in_the_middle_of_a_character() -> None:
+    names, said = LabelNames(("a", "b"), True), r"films.csv, row 2: the text has half a character \('\\ud83d'\); correct it or remove the row"
+    with pytest.raises(UserError, match=said):
+        encode(make_table([0, 1], texts=["whole \U0001f600", "half \ud83d"]), names, "train")
+    with pytest.raises(UserError, match=said):
+        encode(Table(["a", "b"], [0, 1], (), "films.csv", ["x", "\ud83dx"]), names, "train")
+
+
 @pytest.mark.parametrize(
     ("labels", "task"),
     [
@@ -109,7 +124,13 @@ def test_numbers() -> None:
     table = make_table([1, 2.5, "-3"])
     split, _ = encode(table, find_names(table, (), "regression"), "train")
     assert split.labels.tolist() == [1.0, 2.5, -3.0] and split.labels.dtype == "float32"
-    for label, said in (("much", "row 1: the label 'much' is not a number"), (None, "there is no label"), (float("nan"), "not a number")):
+    for label, said in (
+        ("much", "row 1: the label 'much' is not a number"),
+        (None, "there is no label"),
+        (float("nan"), "not a number"),
+        (-1e39, "row 1: the label -1e.39 is too large; numbers may go up to 1e.15"),
+        (10**400, "the label inf is too large"),
+    ):
         with pytest.raises(UserError, match=said):
             encode(make_table([label]), LabelNames(("label",), False, "regression"), "train")
 

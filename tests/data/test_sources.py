@@ -85,13 +85,26 @@ def test_saved_datasets(tmp_path: Path, data: Data) -> None:
     corpus = load_corpus(data(tmp_path / "both", text_column="sentence", validation_size=4))
     assert (corpus.name, corpus.label_names, corpus.notes["rows"]) == ("both", ("bad", "good"), {"train": 8, "validation": 4, "test": 8})
     assert corpus.test.texts == [f"text {n}" for n in range(12, 20)] and corpus.test.labels.tolist() == [0, 1] * 4
+    assert load_corpus(data(tmp_path / "both", text_column="sentence", validation="auto", test="auto", validation_size=4)).notes == corpus.notes
     one = load_corpus(data(tmp_path / "one", text_column="sentence", validation_size=2, test="", test_size=2))
     assert one.notes["rows"] == {"train": 4, "validation": 2, "test": 2}
+    assert load_corpus(data(tmp_path / "one", text_column="sentence", validation="auto", validation_size=2, test="auto", test_size=2)).notes == one.notes
     with pytest.raises(UserError, match=r"split 'train' of both has no column 'text'; its columns are sentence, label"):
         load_corpus(data(tmp_path / "both"))
     next((tmp_path / "one").glob("*.arrow")).unlink()
     with pytest.raises(UserError, match="looks like one that `datasets` saved, but cannot be loaded"):
         load_corpus(data(tmp_path / "one"))
+
+
+def test_auto_on_the_hub(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    part = datasets.Dataset.from_dict({"text": [f"text {n}" for n in range(30)], "label": [0, 1] * 15})
+    splits = {"train": part.select(range(16)), "dev": part.select(range(16, 22)), "test": part.select(range(22, 30))}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(splits))
+    auto = load_corpus(data("someone/reviews", validation="auto", test="auto"))
+    assert auto.notes["rows"] == {"train": 16, "validation": 6, "test": 8}
+    assert load_corpus(data("someone/reviews")).notes["unused"] == {"validation": "dev"}
 
 
 @pytest.mark.parametrize("name", ["stanfordnlp/no-such-data-set", "nosuchdataset"])

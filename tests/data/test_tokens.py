@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from ddllm.data import tokens
+from ddllm.data.corpus import load_corpus
 from ddllm.data.splits import Corpus, Split
 from ddllm.data.tokens import TokenCorpus, fingerprint_of, load_tokenizer, tokenize_corpus
 from ddllm.errors import UserError
@@ -96,6 +99,25 @@ def test_fingerprint_follows_content(tokenizer_folder: Path) -> None:
         file.write("more\n")
     seen.add(fingerprint_of(make_corpus(), tokenizer_folder, 10))
     assert len(seen) == 6
+
+
+def test_fingerprint_follows_the_splits_that_auto_finds(films: Path, data: Callable[..., ConfigDict], tokenizer_folder: Path) -> None:
+    section = data(films, validation="auto", test="auto")
+    before = fingerprint_of(load_corpus(section), tokenizer_folder, 10)
+    (films / "test.jsonl").rename(films / "validation.jsonl")
+    after = fingerprint_of(load_corpus(section), tokenizer_folder, 10)
+    assert after != before
+    named = data(films, validation="validation", test="")
+    assert fingerprint_of(load_corpus(named), tokenizer_folder, 10) == after
+
+
+def test_unused_splits_are_told(
+    films: Path, data: Callable[..., ConfigDict], tokenizer_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenize_corpus(load_corpus(data(films, test="auto")), tokenizer_folder, 10, tmp_path / "cache")
+    assert not capsys.readouterr().err
+    tokenize_corpus(load_corpus(data(films, test="")), tokenizer_folder, 10, tmp_path / "cache")
+    assert "films: the split 'test' is there but not used: config.data.test is empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "other"])

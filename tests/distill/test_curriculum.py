@@ -4,9 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from ddllm.distill.curriculum import grown_steps, shorten
+from ddllm.distill.curriculum import grown_steps, joined_steps, shorten
 from ddllm.distill.dataset import Recipe
 from ddllm.distill.inner_loop import unroll
+from ddllm.distill.perturb import scale_rates
+from ddllm.distill.truncation import Truncation
 
 KEY = jax.random.key(0)
 
@@ -44,3 +46,19 @@ def test_an_outer_step_follows_the_curriculum_until_its_end(tiny, make_step, mak
         assert float(step(state, make_batch(), KEY)[1]["loss"]) == pytest.approx(
             float(plain(state, make_batch(), KEY)[1]["loss"]), rel=1e-6
         )
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_a_window_lies_among_the_steps_that_have_joined(layerless, make_step, make_batch, random):
+    truncation = Truncation(2, random, growing=True)
+    step, state, data, _ = make_step(layerless, truncation=truncation)
+    batch, windows = make_batch(), {}
+    for outer, joined in ((0, 1), (6, 2), (11, 3), (16, 4)):
+        short = shorten(state.learned, outer, 16)
+        for factor in (0.5, 2.0):
+            assert int(joined_steps(jax.nn.softplus(scale_rates(data.replace(**short), factor).rates))) == joined
+        for seed in range(8 if random else 1):
+            gradient = step.gradient(short, batch, jax.random.key(seed))[2]["rates"]
+            windows.setdefault(joined, set()).add(tuple(np.flatnonzero(np.abs(gradient).max(axis=1) > 1e-20).tolist()))
+    last = {1: {(0,)}, 2: {(0, 1)}, 3: {(1, 2)}, 4: {(2, 3)}}
+    assert windows == ({1: last[1], 2: last[2], 3: last[2] | last[3], 4: last[2] | last[3] | last[4]} if random else last)

@@ -2,12 +2,17 @@
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ddllm.config import default_config
 from ddllm.distill.clipping import clip_by_usual_norm
-from ddllm.distill.outer_loop import explain_divergence, outer_optimizer, outer_schedule
+from ddllm.distill.outer_loop import distil, explain_divergence, outer_optimizer, outer_schedule
 from ddllm.distill.outer_step import OuterState
+from ddllm.models.figures import compute_figure
+from ddllm.runtime.checkpoints import Checkpoints
+from ddllm.runtime.loop import Diverged, Loop
+from ddllm.runtime.metrics import Metrics, read_metrics
 
 
 def make_config(**changes):
@@ -66,13 +71,76 @@ def test_explosions_are_clipped_to_the_usual_norm():
         updates, state = clip.update({"a": jnp.array([size, 0.0])}, state)
         norms.append(float(updates["a"][0]))
     assert norms == pytest.approx([3.0, 3.0, 6.0, 3.0, 0.0])
-    # The mean of clipped norms, the later the heavier, and right from the first on.
-    weights = 0.5 ** np.arange(5, 0, -1)
-    assert float(state.norm) / (1 - 0.5**5) == pytest.approx(np.dot(weights, norms) / weights.sum())
+    # The mean of clipped norms above 0, the later the heavier, and right from the first on.
+    weights = 0.5 ** np.arange(4, 0, -1)
+    assert float(state.norm) / (1 - 0.5**4) == pytest.approx(np.dot(weights, norms[:4]) / weights.sum())
     assert "AdaptiveClipState" in str(transform.init({"embeddings": jnp.ones(3), "rates": jnp.ones(3)}))
+
+
+def test_gradients_of_zero_do_not_count_as_usual():
+    clip = clip_by_usual_norm(2.0, decay=0.5)
+    state, norms = clip.init(None), []
+    for size in (0.0, 0.0, 3.0, 0.0, 300.0):
+        updates, state = clip.update({"a": jnp.array([size, 0.0])}, state)
+        norms.append(float(updates["a"][0]))
+    assert norms == pytest.approx([0.0, 0.0, 3.0, 0.0, 6.0]) and int(state.count) == 2
+
+
+def test_a_correlation_of_predictions_that_are_not_finite_counts_as_none():
+    line = np.arange(4.0)
+    for name in ("pearson", "spearman"):
+        for broken in (np.full(4, np.nan), np.array([0.0, 1.0, np.nan, 3.0]), np.array([0.0, 1.0, 2.0, np.inf])):
+            assert compute_figure(name, line, broken) == 0.0
+
+
+class Halves:
+    """A scorer to which everything is worth a half, as predictions of NaN would be where there are two classes."""
+
+    def figure(self, params):
+        return 0.5
+
+    def standard_error(self, figure):
+        return 0.1
+
+
+@pytest.fixture
+def distil_where(layerless, make_step, make_batch, tmp_path, monkeypatch):
+    """distil_where(finite, late) -> state after three steps and validations; finite[n] says which of validation n's two trainings end with numbers."""
+    step, state = make_step(layerless)[:2]
+    train = step.train
+
+    def run(finite, late=False):
+        turns = iter([each for both in finite for each in both])
+        monkeypatch.setattr(step, "train", lambda learned, key: optax.tree.scale(1.0 if next(turns) else float("nan"), train(learned, key)))
+        checkpoints, metrics = Checkpoints(tmp_path / "states", keep=1), Metrics(tmp_path / "metrics.jsonl")
+        stream = type("Stream", (), {"batch": staticmethod(make_batch)})
+        try:
+            loop = Loop("distill", len(finite), 1, 100, checkpoints, metrics)
+            return distil(loop, step, state.learned, stream, Halves(), heads=2, late=late)[0]
+        finally:
+            checkpoints.close()
+            metrics.close()
+
+    return run
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_trains_to_nan_is_not_kept(distil_where, tmp_path, late):
+    best = distil_where([(True, True), (True, False), (False, False)], late).best
+    assert (int(best["step"]), float(best["accuracy"])) == (1, 0.5)
+    assert [line["validation_accuracy"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0.5, 0.25, 0.0]
+
+
+def test_where_every_validation_has_diverged_nothing_is_kept(distil_where):
+    for _ in range(2):  # the second start finds the loop at its end
+        with pytest.raises(Diverged, match="at every validation.*nothing to keep.*config.distill.initial_rate"):
+            distil_where([(False, False)] * 2)
 
 
 def test_divergence_is_explained():
     learned = {"embeddings": jnp.ones((1, 1, 2, 2)), "rates": jnp.array([[0.0], [1.0]])}
     sentence = explain_divergence(OuterState(jnp.asarray(3), learned, learned, None, {}), {"loss": float("nan")})
     assert "between 0.693 and 1.31" in sentence and "embeddings 2" in sentence and "config.distill.initial_rate" in sentence
+    # Parts of a merged set may be learned without its rates.
+    labels = {"labels": jnp.ones(4)}
+    assert "labels 2" in explain_divergence(OuterState(jnp.asarray(3), labels, labels, None, {}), {})

@@ -9,6 +9,7 @@ from ddllm.distill.initialise import noise_data
 from ddllm.distill.inner_loop import inner_loss
 from ddllm.distill.plan import first_data
 from ddllm.distill.probe import probe_head
+from ddllm.errors import UserError
 from ddllm.models.scoring import Scorer
 from ddllm.prepare import prepare
 
@@ -36,6 +37,11 @@ def test_the_probe_classifies_before_anything_is_trained(make_prepared, head, le
     assert scorer.accuracy({"body": prepared.start.body, "head": first}) > least
     again = probe_head(prepared, first, 144)
     np.testing.assert_allclose(again["out"]["kernel"], first["out"]["kernel"])
+
+
+def test_a_probe_needs_texts_of_two_classes(make_prepared):
+    with pytest.raises(UserError, match="config.distill.probe_texts is 1, .* all of one class"):
+        first_data(make_prepared(probe_texts=1))
 
 
 @pytest.mark.parametrize("kind", ["unrestricted", "soft"])

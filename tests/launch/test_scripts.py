@@ -20,14 +20,17 @@ with open(os.environ["CALLS"], "a") as file:
     file.write(json.dumps(call) + "\\n")
 if "describe" in call:
     if "--format=value(name)" in call:
-        sys.exit(os.environ.get("EXISTS") != "yes")
+        said = os.environ.get("EXISTS", "NOT_FOUND: Resource 'mine' was not found")
+        sys.exit(0 if said == "yes" else "ERROR: " + said)
     states = os.environ["CALLS"] + ".states"
     seen = open(states).read() if os.path.exists(states) else ""
     open(states, "w").write(seen + "x")
     print(["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"][min(len(seen), 2)])
 if os.environ.get("SLEEP_AT") and os.environ["SLEEP_AT"] in " ".join(call):
     time.sleep(1)
-sys.exit(7 if os.environ.get("FAIL_AT") and os.environ["FAIL_AT"] in " ".join(call) else 0)
+if os.environ.get("FAIL_AT") and os.environ["FAIL_AT"] in " ".join(call):
+    print("ERROR:", os.environ.get("SAYING", "no luck"), file=sys.stderr)
+    sys.exit(7)
 """
 OVERRIDE = """--config.data.text_column=the "text", or it's $HOME"""
 
@@ -145,6 +148,19 @@ def test_tpu_leaves_alone_what_is_not_its_own(stand_ins):
     assert result.returncode == 2 and "use --reuse" in result.stderr and steps(stand_ins()) == ["describe"]
 
 
+def test_tpu_creates_nothing_where_it_cannot_tell_what_is_there(stand_ins):
+    result = launch(*TPU, "--", "--config", "a.py", EXISTS="there was a problem refreshing your tokens")
+    assert result.returncode == 2 and "refreshing your tokens" in result.stderr and "cannot tell whether mine" in result.stderr
+    assert steps(stand_ins()) == ["describe"]
+
+
+@pytest.mark.parametrize("queued", [(), ("--queued",)])
+def test_tpu_that_another_has_created_meanwhile_is_left_alone(stand_ins, queued):
+    result = launch(*TPU, *queued, "--", "--config", "a.py", FAIL_AT="create", SAYING="ALREADY_EXISTS: Resource 'mine' already exists")
+    assert result.returncode == 7 and "Resource 'mine' already exists" in result.stderr and "is left alone" in result.stderr
+    assert "costs money" not in result.stderr and steps(stand_ins()) == ["describe", "create"]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -211,16 +227,28 @@ def test_local_multiprocess_runs_and_gives_the_status_of_a_failure(local, tmp_pa
     assert result.returncode == 2 and "2 GPUs for 3 processes" in result.stderr
 
 
-def test_local_multiprocess_gives_each_process_its_gpu(tmp_path, monkeypatch):
-    fake = tmp_path / "python"
-    fake.write_text(
-        f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\necho "$CUDA_VISIBLE_DEVICES $JAX_PROCESS_ID $JAX_NUM_PROCESSES" >> "$SEEN"\n'
-    )
-    fake.chmod(0o755)
-    result = launch(
-        "local_multiprocess.sh", "x", PYTHON=str(fake), SEEN=str(tmp_path / "seen"), JAX_PLATFORMS="", CUDA_VISIBLE_DEVICES="5,7"
-    )
-    assert result.returncode == 0 and sorted((tmp_path / "seen").read_text().splitlines()) == ["5 0 2", "7 1 2"], result
+@pytest.mark.parametrize(
+    "smi, visible, seen",
+    [
+        ("echo 3; echo 4", {"CUDA_VISIBLE_DEVICES": "5,7"}, ["5 0 2", "7 1 2"]),
+        ("echo 3; echo 4; echo 6", {}, ["3 0 3", "4 1 3", "6 2 3"]),
+        ("echo 3", {"CUDA_VISIBLE_DEVICES": ""}, ["empty 0 2", "empty 1 2"]),  # hidden on purpose
+        ("echo 'NVIDIA-SMI has failed: no driver'; exit 9", {}, ["unset 0 2", "unset 1 2"]),
+    ],
+)
+def test_local_multiprocess_gives_each_process_its_gpu(tmp_path, monkeypatch, smi, visible, seen):
+    gpu = '${CUDA_VISIBLE_DEVICES-unset}" && [ "$gpu" ] || gpu=empty'
+    programs = {
+        "python": f'[ "$1" = -c ] && exec {sys.executable} "$@"\ngpu="{gpu}\necho "$gpu $JAX_PROCESS_ID $JAX_NUM_PROCESSES" >> "$SEEN"',
+        "nvidia-smi": smi,
+    }
+    for name, program in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{program}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    result = launch("local_multiprocess.sh", "x", PYTHON=str(tmp_path / "python"), SEEN=str(tmp_path / "seen"), JAX_PLATFORMS="", **visible)
+    assert result.returncode == 0 and sorted((tmp_path / "seen").read_text().splitlines()) == seen, result
 
 
 def test_local_multiprocess_ends_all_on_an_interrupt(local, tmp_path):

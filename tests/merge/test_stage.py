@@ -1,6 +1,7 @@
 """`--mode=merge` on a tiny model: every way gives a folder that evaluates like any other, learning again helps, and mistakes are sentences."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,9 @@ from ddllm.artefact.base import describe_base
 from ddllm.artefact.folder import load_distilled, save_distilled
 from ddllm.data.corpus import load_corpus
 from ddllm.distill.plan import first_data, recipe_of
+from ddllm.errors import UserError
 from ddllm.main import main, parse
+from ddllm.merge.learn import check_parts
 from ddllm.stages import open_run
 
 
@@ -80,7 +83,7 @@ def test_sets_that_come_one_after_the_other_count_alike(line, sets, tmp_path):
         np.testing.assert_allclose(getattr(one.data, name), getattr(other.data, name), rtol=1e-5)
 
 
-def test_learning_again(line, sets, tmp_path):
+def test_learning_again(line, sets, tmp_path, capsys):
     joined = {"merge.order": "join", "merge.how": "relearn"}
     assert main(line(tmp_path / "texts", "merge,evaluate", sets[:2], **joined)) == 0
     assert rows_of(tmp_path / "texts")["distilled"]["accuracy_mean"] > 0.5
@@ -93,6 +96,18 @@ def test_learning_again(line, sets, tmp_path):
     before = (tmp_path / "texts" / "metrics.jsonl").read_bytes()
     assert main(line(tmp_path / "texts", "merge", sets[:2], **joined)) == 0
     assert (tmp_path / "texts" / "metrics.jsonl").read_bytes() == before
+    # Nor does one with other sets go on with what was learned for these.
+    capsys.readouterr()
+    assert main(line(tmp_path / "texts", "merge", [sets[1], sets[0]], **joined)) == 2
+    assert "merge.sets" in capsys.readouterr().err
+    copies = [tmp_path / "copies" / one.name for one in sets[:2]]
+    for one, copy in zip(sets, copies, strict=False):
+        shutil.copytree(one, copy)
+    assert main(line(tmp_path / "copied", "merge", copies, **joined)) == 0
+    shutil.rmtree(copies[1])
+    shutil.copytree(sets[0], copies[1])
+    assert main(line(tmp_path / "copied", "merge", copies, **joined)) == 2
+    assert "begun with another list of distilled data sets" in " ".join(capsys.readouterr().err.split())
 
 
 def test_fewer_and_an_update(line, sets, tmp_path, capsys):
@@ -104,6 +119,32 @@ def test_fewer_and_an_update(line, sets, tmp_path, capsys):
     assert main(line(tmp_path / "grown", "merge", sets[2:], merge__how="update", merge__order="join")) == 0
     grown = load_distilled(tmp_path / "grown" / "distilled")
     assert grown.label_names == ("dull", "clever", "negative", "positive") and grown.data.mask.shape[:2] == (1, 8)
+
+
+def test_only_parts_that_a_set_has_are_learned_again(line, sets, tmp_path, capsys):
+    for number, (learn, told) in enumerate((("('order','attention')", "order, attention"), ("('rates','head')", "head"))):
+        assert main(line(tmp_path / str(number), "merge", sets[:2], merge__how="relearn", merge__learn=learn)) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"{told} cannot be learned" in error and "config.merge.learn may have rates, labels, embeddings." in error
+        assert not (tmp_path / str(number) / "distilled").exists()
+
+
+def test_hard_labels_stay_beside_what_is_learned(make_set):
+    hard = make_set(labels="hard", gains=1)
+    check_parts(("rates", "labels"), hard.data, hard.recipe)
+    with pytest.raises(UserError, match="labels cannot be learned.*may have rates, embeddings"):
+        check_parts(("labels",), hard.data, hard.recipe)
+
+
+def test_single_texts_are_not_updated_by_pairs(line, sets, tmp_path, capsys):
+    (tmp_path / "pairs").mkdir()
+    for name, rows in (("train", 40), ("test", 12)):
+        words = [{"text": "a film", "other": f"good plot {number}", "label": ("negative", "positive")[number % 2]} for number in range(rows)]
+        lines = [json.dumps(row | {"text": f"{row['text']} {name}"}) for row in words]
+        (tmp_path / "pairs" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    pairs = {"data.source": tmp_path / "pairs", "data.pair_column": "other"}
+    assert main(line(tmp_path / "run", "merge", sets[:1], merge__how="update", **pairs)) == 2
+    assert "is for single texts, but the new texts are read as pairs of texts" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_heads_learn_again_on_every_tasks_own_texts(line, sets, tmp_path, capsys):

@@ -14,6 +14,7 @@ from ddllm.distill.dataset import DistilledData, Recipe, group_names
 from ddllm.distill.gains import count_gains
 from ddllm.models.heads import HeadConfig, init_head
 from ddllm.models.learner import Learner
+from ddllm.models.multi_head import MultiHead
 from ddllm.models.pretrained import load_pretrained
 from ddllm.models.tasks import Classification, MultiLabel, Regression
 from ddllm.use import train_distilled
@@ -42,7 +43,7 @@ def make_folder(folder, pretrained, head="mean", start="zero", task=None, rates=
     """A folder of two inner batches of three examples, random in all that its recipe has."""
     rng = np.random.default_rng(3)
     recipe, task = recipe or Recipe("unrestricted", "sgd", 2), task or Classification()
-    outputs = 1 if isinstance(task, Regression) else 3
+    outputs = {Regression: lambda: 1, MultiHead: lambda: sum(task.sizes)}.get(type(task), lambda: 3)()
     learner = Learner(pretrained.config, HeadConfig(head, outputs, 0.3), start, 5, task)
     encoder, shape = pretrained.config, (2, 3, 7)
     drawn = init_head(jax.random.key(1), learner.head, encoder.hidden, pretrained.pooler)
@@ -70,7 +71,7 @@ def make_folder(folder, pretrained, head="mean", start="zero", task=None, rates=
         head=jax.tree.map(np.asarray, drawn) if start == "learned" else None,
         **more,
     )
-    names = NAMES[:outputs]
+    names = (*NAMES, *NAMES)[:outputs]
     base = describe_base(pretrained, learner, 12, "types" in parts)
     save_distilled(folder, data, recipe, names, storage, drawn=drawn_parts(learner, pretrained), **base)
     return folder
@@ -126,6 +127,7 @@ OPTIONS = {
     "sets of labels, 8 bits": {"start": "fixed", "task": MultiLabel(), "recipe": Recipe("soft", "sgd(momentum=0.5)", 2), "storage": "int8"},
     "gains, 16 bits": {"rates": "tensor", "parts": ("directions", "gains"), "storage": "float16"},
     "gains of each step": {"start": "fixed", "recipe": Recipe("hard", "momentum", 2), "parts": ("gains", "gains of each step")},
+    "heads": {"head": "bert", "start": "fixed", "task": MultiHead(("x", "y"), (2, 3))},
     "numbers, 16 bits": {"start": "fixed", "task": Regression(2.0, 0.5), "storage": "bfloat16"},
 }
 
@@ -165,10 +167,11 @@ def test_a_loaded_model_is_trained_in_place(checkpoint, tmp_path):
     np.testing.assert_allclose(found, load_distilled(folder).train().logits(texts), rtol=0, atol=1e-4)
 
 
-def test_a_shuffled_order_deals_every_example_once_and_in_its_class(checkpoint, tmp_path):
+@pytest.mark.parametrize("task", [Classification(), MultiHead(("x", "y"), (1, 2))])
+def test_a_shuffled_order_deals_every_example_once_and_in_its_class(checkpoint, tmp_path, task):
     from ddllm.pytorch import _feed, read
 
-    folder = make_folder(tmp_path / "folder", checkpoint(), recipe=Recipe("hard", "sgd", 4, "shuffled"), start="redrawn")
+    folder = make_folder(tmp_path / "folder", checkpoint(), recipe=Recipe("hard", "sgd", 4, "shuffled"), start="redrawn", task=task)
     card, arrays = read(folder)
     arrays["embeddings"][..., 0, 0] = torch.arange(6.0).reshape(2, 3)
     torch.manual_seed(0)
@@ -194,6 +197,8 @@ def test_what_it_refuses(checkpoint, tmp_path):
 
     assert "scale_by_lion" in message(recipe=Recipe("hard", "scale_by_lion(b1=0.9)", 2))
     assert "newer ddllm" in message(lambda card: card.update(schema=6))
+    assert "is for ranking, which is not known here" in message(lambda card: card.update(task={"name": "ranking"}))
+    assert "a head of the family distilbert, but the model is of the family bert" in message(head="distilbert")
     assert "changed or damaged" in message(lambda card: card["files"].update({"distilled.safetensors": "0"}))
     assert "other weights" in message(lambda card: card["base_model"].update(fingerprint="0"))
     loaded = transformers.AutoModelForSequenceClassification.from_pretrained(pretrained.folder, num_labels=2, ignore_mismatched_sizes=True)
@@ -201,6 +206,28 @@ def test_what_it_refuses(checkpoint, tmp_path):
     with pytest.raises(ValueError, match="2 classes, but the data set has 3"):
         train(folder, loaded)
     assert "no model folder ./nowhere" in message(lambda card: card["base_model"].update(name="./nowhere"))
+
+
+def test_says_once_that_products_were_rounded(checkpoint, tmp_path):
+    from ddllm.pytorch import train
+
+    folder = make_folder(tmp_path / "folder", checkpoint())
+    card = json.loads((folder / "recipe.json").read_text())
+    (folder / "recipe.json").write_text(json.dumps(card | {"products": "bfloat16"}))
+    with pytest.warns(UserWarning) as caught:
+        train(folder)
+    assert ["bfloat16 products" in str(one.message) for one in caught].count(True) == 1
+
+
+def test_outputs_of_heads_are_called_by_head_and_class(checkpoint, tmp_path):
+    from ddllm.pytorch import train
+
+    folder = make_folder(tmp_path / "folder", checkpoint(), task=MultiHead(("x", "y"), (2, 3)))
+    model, _ = train(folder)
+    load_distilled(folder).train().save(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert list(model.config.id2label.values()) == list(saved["id2label"].values()) == ["x: bad", "x: so so", "y: good", "y: bad", "y: so so"]
+    assert model.config.problem_type == saved["problem_type"] == "multi_label_classification"
 
 
 def test_the_real_encoder(embedded, tmp_path):

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-CUT, BROKEN, SLOW, EMPTY = "cut", "broken", "slow", "empty"
+CUT, BROKEN, SLOW, EMPTY, PACKED = "cut", "broken", "slow", "empty", "packed"
 
 
 class FakeServer:
@@ -20,7 +20,8 @@ class FakeServer:
         key: that it wants; empty for none.
 
     Attributes:
-        faults: what goes wrong at the next requests, one after the other: a status, or (status, Retry-After), or CUT, BROKEN, SLOW, EMPTY.
+        faults: what goes wrong at the next requests, one after the other: a status, or (status, Retry-After), or CUT, BROKEN, SLOW, EMPTY, PACKED,
+            or a dict that is the answer.
         requests: bodies of all requests.
         shifted: whether log-probabilities of a prompt's tokens are given one token too late.
         limits: names of the limit of an answer that it takes.
@@ -69,6 +70,10 @@ class FakeServer:
                     self.send(200, b'{"choices": [')
                 elif fault == EMPTY:
                     self.send(200, {"choices": []})
+                elif fault == PACKED:
+                    self.send(200, b"not packed", [("Content-Encoding", "gzip")])
+                elif isinstance(fault, dict):
+                    self.send(200, fault)
                 elif isinstance(fault, tuple):
                     self.send(fault[0], {"error": {"message": "later"}}, [("Retry-After", fault[1])])
                 elif isinstance(fault, int):

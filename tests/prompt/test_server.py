@@ -3,6 +3,7 @@
 import importlib.util
 from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from ddllm.prompt.server import open_server, score_echo, score_first, score_text
 spec = importlib.util.spec_from_file_location("fake_server", Path(__file__).parent / "fake_server.py")
 fake_server = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fake_server)
-FakeServer, CUT, BROKEN, SLOW, EMPTY = (getattr(fake_server, name) for name in ("FakeServer", "CUT", "BROKEN", "SLOW", "EMPTY"))
+FakeServer, CUT, BROKEN, SLOW, EMPTY, PACKED = (getattr(fake_server, name) for name in ("FakeServer", "CUT", "BROKEN", "SLOW", "EMPTY", "PACKED"))
 
 LABELS = (" positive", " negative")
 PROMPTS = [f"Review : {text} Sentiment :" for text in ("a good film", "the dull story was boring", "the plot", "lovely")]
@@ -129,6 +130,68 @@ def test_faults_pass(folder, opened):
         assert waited[7:] == [0.0]
 
 
+@pytest.mark.parametrize("fault", [PACKED, {"choices": [None]}, {"choices": {"a": 1}}, {"choices": ["positive"]}, (429, "nan")])
+def test_garbled_answers_pass(folder, opened, fault):
+    with FakeServer(folder) as server:
+        waited = []
+        server.faults = [fault]
+        assert opened(server, waited, ask="echo").way == ("echo", 1) and waited == [0.5]
+
+
+@pytest.mark.parametrize(
+    "way, choice, message",
+    [
+        ("chat_text", {"message": "positive"}, "no text in the answer"),
+        ("chat_first", {"logprobs": {"content": [{"top_logprobs": [{"token": "positive", "logprob": "low"}]}]}}, "no log-probabilities in"),
+        ("first", {"logprobs": {"top_logprobs": [{"positive": "nan"}]}}, "no log-probabilities in"),
+        ("echo", {"logprobs": {"tokens": ["film", " positive"], "token_logprobs": [None, "low"]}}, "no log-probabilities of the prompt"),
+    ],
+)
+def test_answers_of_another_form_are_refused(folder, opened, way, choice, message):
+    with FakeServer(folder, (way,)) as server:
+        backend = opened(server, ask=way)
+        server.faults = [{"choices": [choice]}]
+        with pytest.raises(UserError, match=f"no longer answers as it did at first .{message}"):
+            backend.score(PROMPTS[:1], LABELS)
+
+
+def test_answers_under_way_are_kept_when_another_request_fails(folder, opened):
+    with FakeServer(folder, ("text",)) as server:
+        opened(server).close()
+        server.requests, server.faults = [], [SLOW, SLOW, 404]
+        with pytest.raises(UserError, match="no longer answers"):
+            opened(server, parallel=3, timeout=30.0).score(PROMPTS, LABELS)
+        answered, server.requests = len(server.requests) - 1, []
+        opened(server, timeout=30.0).score(PROMPTS, LABELS)
+        assert answered >= 2 and len(server.requests) == len(PROMPTS) - answered
+
+
+@pytest.mark.parametrize("key", ["right key\r\n", " right key", "right \u00c9 key", "right\nkey"])
+def test_a_key_is_stripped_or_refused_and_never_shown(folder, opened, monkeypatch, key):
+    monkeypatch.setenv("MY_KEY", key)
+    with FakeServer(folder, ("echo",), "right key") as server:
+        if key.strip() == "right key":
+            assert opened(server, key_variable="MY_KEY").way == ("echo", 1)
+        else:
+            with pytest.raises(UserError, match="environment variable MY_KEY has characters") as caught:
+                opened(server, key_variable="MY_KEY")
+            assert "right" not in str(caught.value) and not server.requests
+
+
+def test_a_request_that_cannot_be_sent_shows_no_header(folder, opened):
+    with FakeServer(folder) as server:
+        backend = opened(server, retries=0)
+        backend._client._http.headers["Authorization"] = "Bearer hidden\r"
+        with pytest.raises(UserError, match="a request that cannot be sent") as caught:
+            backend.score(PROMPTS, LABELS)
+        assert "hidden" not in str(caught.value)
+
+
+def test_an_address_that_cannot_be_asked(opened):
+    with pytest.raises(UserError, match="which is no address .*give one such as"):
+        opened(SimpleNamespace(url="http://1.2.3.400/v1"))
+
+
 def test_what_does_not_pass(folder, opened, monkeypatch):
     with FakeServer(folder, ("echo",), "right key") as server:
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -176,3 +239,9 @@ def test_reading_answers():
     assert score_echo(["a", ": go", "od", "x"], [None, -1.0, -2.0, 0.0], " good") == -3  # joined with the prompt's end
     scores = score_first({" pos": -1.0, "Positive": -1.0, " n": -2.0, " p": -9.0, "": -3.0}, (" positive", " negative", " post", " n"))
     np.testing.assert_allclose(scores, [-1, -10, -10, -2])
+
+
+def test_a_label_that_begins_another_can_win():
+    assert score_text("New York City", (" New York", " New York City")) == [-1, 0] and score_text("New York", (" New York", " New York City")) == [0, -1]
+    assert score_text("Paris, not New York City", (" New York City", " Paris", " New York")) == [-1, 0, -1]
+    np.testing.assert_allclose(score_first({" sci": -0.5, " scientific": -2.0}, (" Sci", " Scientific", " Sport")), [-0.5, -2, -3])

@@ -84,6 +84,19 @@ def test_the_stage(make_run, make_decoder, tmp_path, capsys):
     assert rows == {key: old[key] for key in rows} and len(rows) == 3
 
 
+def test_examples_that_are_test_texts_are_told(make_run, tiny_corpus, tmp_path):
+    test = [json.loads(line) for line in (tiny_corpus / "test.jsonl").read_text().splitlines()]
+    file = tmp_path / "mixed.jsonl"
+    one_of_each = [next(row for row in test if row["label"] == label) for label in ("negative", "positive")]
+    own = [{"text": "dull dull plot", "label": "negative"}, {"text": "good good plot", "label": "positive"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*one_of_each, *own]))
+    run = make_run(examples=(str(file),), per_class=(2,), orders=1, texts=4)
+    prompt(run)
+    none, mixed = read_results(run.workdir.results)["prompt"]
+    assert none["texts_in_test"] == 0 and "test split" not in none["note"]
+    assert mixed["texts_in_test"] == 2 and mixed["note"] == "2 of its texts occur in the test split"
+
+
 def test_what_is_missing(make_run, tiny_corpus, tmp_path):
     for name, changes, message in (
         ("a", {"examples": ("distilled",)}, "run --mode=distill first"),

@@ -81,7 +81,8 @@ def make_folder(tmp_path):
         rng = np.random.default_rng(1)
         shape = rng.standard_normal((3, 2, 12, 8)), np.ones((3, 2, 12)), rng.standard_normal((3, 2, 2)), rng.standard_normal((3, 8)) - 3
         arrays = [part.astype(np.float32) for part in shape]
-        card = {"base_model": {"name": ATTACK, "hidden": 8}, "config": config, "preprocessing": {"text_length": 48}}
+        head = {"kind": "mean", "classes": 2, "deviation": 0.02, "start": "zero", "seed": 0}
+        card = {"base_model": {"name": ATTACK, "fingerprint": "0", "hidden": 8}, "head": head, "config": config, "preprocessing": {"text_length": 48}}
         save_distilled(folder / "distilled", DistilledData(*arrays), Recipe("unrestricted"), ("fresh", "rotten"), **card)
         write_json(folder / "look.json", make_look())
         return folder

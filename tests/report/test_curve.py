@@ -40,6 +40,11 @@ def test_missing_figures_are_left_out(tmp_path: Path):
     assert size_of_png(tmp_path / "curve.png") == (1200, 900)
 
 
+def test_a_title_is_no_formula(tmp_path: Path):
+    draw_curve(make_metrics(3), ROWS, tmp_path / "curve.png", title="cost_$x^$ with MiniLM-L6")
+    assert size_of_png(tmp_path / "curve.png") == (1200, 900)
+
+
 @pytest.mark.parametrize("width", [1, 2, 5])
 def test_running_mean(width: int):
     values = np.arange(10.0) ** 2

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ddllm.errors import UserError
-from ddllm.report.figures import draw_rates, kind_of, wilson
+from ddllm.report.figures import draw_changes, draw_comparison, draw_curves, draw_map, draw_rates, draw_results, kind_of, wilson
 from ddllm.report.page import gather, write_page
-from ddllm.report.svg import VARIABLES
+from ddllm.report.svg import UNSEEN, VARIABLES
 
 EMPTY = {"meta", "link", "br", "input", "img", "hr"}
 
@@ -108,6 +108,30 @@ def test_figures_take_the_colours_of_the_page(make_folder):
     rates = draw_rates(np.array([[0.1, 0.2], [0.3, 0.4]]), ["body.layers.0.attention.qkv.kernel", "body.layers.0.attention.qkv.bias"])
     assert "kernels: 0.1 to 0.3" in rates.description and "biases: 0.2 to 0.4" in rates.description
     assert [kind_of(name) for name in ("all", "layer_3", "body.embeddings.position", "head.out.kernel")] == ["all parameters", "layers", "tables", "head"]
+
+
+NAMES = ["cost_$x^$", "$10-$50", "$", "$$", r"a\$b", "_under"]  # of two dollars matplotlib would make a formula, or none that it can read
+POINTS = [{"stage": "distill", "step": step, "loss": 1 / step} for step in (1, 2)]
+
+
+@pytest.mark.parametrize("draw", [
+    lambda: draw_results([{"name": name, "accuracy_mean": 0.5, "accuracy_std": 0.0, "runs": 1} for name in NAMES], 100),
+    lambda: draw_changes([{"variation": name, "change": 1.0} for name in ("the recipe", *NAMES)]),
+    lambda: draw_map({"real": [[0, 0, 0], [1, 1, 1]], "distilled": [[0, 1, 0, 1]], "groups": NAMES, "explained": [0.5, 0.2]}),
+    lambda: draw_curves(dict.fromkeys(NAMES, POINTS), [], "loss", "loss", "Outer loss", ""),
+    lambda: draw_comparison([(name, "run", 50.0, 1.0, 2) for name in NAMES], "accuracy"),
+    lambda: draw_comparison([("row", name, 50.0, 1.0, 2) for name in NAMES], "accuracy"),
+], ids=["results", "changes", "map", "curves", "rows", "runs"])
+def test_names_in_figures_are_shown_as_they_are(draw):
+    page = Reader(draw().svg)
+    shown = ["".join(data.split()).removeprefix(UNSEEN) for tag, data in page.texts if tag == "text"]
+    assert [name for name in shown if name in NAMES] == NAMES
+
+
+def test_rates_have_powers_of_ten():
+    page = Reader(draw_rates(np.array([[1e-3], [1e-1]]), ["all"]).svg)
+    shown = "".join(data.strip() for tag, data in page.texts if tag == "tspan")
+    assert "10−3" in shown and "10−1" in shown and "$" not in page.text()
 
 
 def test_intervals():

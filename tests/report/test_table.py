@@ -2,9 +2,10 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
-from ddllm.report.analyses import print_analyses
+from ddllm.report.analyses import markdown_analyses, print_analyses
 from ddllm.report.table import markdown_table, print_table
 
 ROWS = [
@@ -103,6 +104,33 @@ def test_markdown():
     assert lines[4] == "| full | – | – | – | 82.1 ± – | 100.0 | 412 |"
     assert all(line.count("|") == 8 for line in lines[2:8])
     assert lines[-1] == "- distilled: the head is the same every time"
+
+
+ATTACK = {"auc": 0.5, "auc_low": 0.4, "auc_high": 0.6, "tpr_at_1_percent_fpr": 0.02, "members": 3, "others": 3}
+
+
+@pytest.mark.parametrize("name", ["[draft] mine", "mine [/b]", ":cat: [1]"])
+def test_names_are_no_markup(name):
+    row = ROWS[0] | {"name": name, "note": f"like {name}"}
+    results = {**RESULTS, "rows": [row], "environment": {"data": name}}
+    lines = [" ".join(line.split()) for line in printed(results)]
+    assert lines[0] == f"{name} with my-bert" and f"{name} – – – 82.1 ± – 100.0 412" in lines and lines[-1] == f"{name}: like {name}"
+    out = io.StringIO()
+    attack = {"name": name, "attack": name, "note": f"like {name}", **ATTACK}
+    print_analyses({"privacy": [attack]}, Console(file=out, width=120))
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    assert lines[0] == f"Membership inference: {name}" and f"{name} 0.500 0.400 to 0.600 2.0 % – 3 3" in lines and lines[-1] == f"{name}: like {name}"
+
+
+def test_names_do_not_break_markdown_tables():
+    row = ROWS[0] | {"name": "a | b\\|\nc", "note": "one\ntwo"}
+    lines = markdown_table({**RESULTS, "rows": [row], "environment": {"data": "my\ndata"}}).splitlines()
+    assert lines[0] == "### my data with my-bert"
+    assert lines[4:] == [r"| a \| b\\\| c | – | – | – | 82.1 ± – | 100.0 | 412 |", "", r"- a | b\| c: one two"]
+    attack = {"name": "my\nrow", "attack": "x|y\nz", "note": "one\ntwo", **ATTACK}
+    lines = markdown_analyses({"privacy": [attack]}).splitlines()
+    assert lines[1] == "### Membership inference: my row"
+    assert lines[5:] == [r"| x\|y z | 0.500 | 0.400 to 0.600 | 2.0 % | – | 3 | 3 |", "", "- x|y z: one two"]
 
 
 def test_attacks_fit_a_terminal_of_eighty_columns():

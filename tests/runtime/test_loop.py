@@ -5,6 +5,8 @@ import pytest
 
 from ddllm.runtime.loop import keep_best, no_best
 
+NAN = float("nan")
+
 
 def choose(figures, error=0.0, late=False):
     """Number of the validation that is kept, counted from 1, and its figure."""
@@ -25,6 +27,8 @@ def choose(figures, error=0.0, late=False):
         ((0.82, 0.8, 0.78, 0.76), True, 2),  # from the highest on, not from what was kept
         ((0.82, 0.7, 0.8), True, 3),
         ((0.5, 0.82, 0.8, 0.9, 0.88, 0.5), True, 5),
+        ((NAN, 0.7, NAN), False, 2),  # what has diverged is never the best
+        ((NAN, 0.82, 0.8, NAN), True, 3),
     ],
 )
 def test_the_best_or_the_latest_that_is_as_good(figures, late, kept):

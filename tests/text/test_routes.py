@@ -52,6 +52,20 @@ def test_a_text_is_the_start_of_another_route(all_routes, make_line, tmp_path):
     assert ours.recipe == theirs.recipe
 
 
+def test_each_set_has_its_own_text(all_routes, make_line, tmp_path, capsys):
+    sets = [all_routes / "text" / route for route in ("splice", "straight_through")]
+    line = make_line(tmp_path / "run", "text", text__route="project")
+    for one in sets:
+        assert main([*line, f"--distilled={one}"]) == 0
+        ours, theirs = load_distilled(tmp_path / "run" / "text" / one.name / "project").data, load_distilled(one).data
+        np.testing.assert_array_equal(ours.embeddings, theirs.embeddings)
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    assert {row["name"] for row in rows if not row["name"].endswith("heads")} == {f"{one.name}, projected" for one in sets}
+    capsys.readouterr()
+    assert main([*line, f"--distilled={sets[0]}", f"--name={sets[1].name}"]) == 2
+    assert "another distilled data set for the text straight_through/project" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("route", ["mixture", "search"])
 def test_memory_is_accounted_for_before_a_route_starts(route, make_line, tmp_path, capsys, caplog, monkeypatch):
     line = make_line(tmp_path / "run", text__route=route)
