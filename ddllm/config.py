@@ -79,7 +79,7 @@ def default_config() -> ConfigDict:
     distill.offload = False  # what is kept of inner steps for the backward pass waits in the host's memory instead of the device's
     distill.truncate = 0  # inner steps that the gradient reaches: a window of so many; 0: all
     distill.window = "last"  # last (inner steps) | random (the training ends after a random number of steps; the last ones of those)
-    distill.curriculum = 0.0  # share of the outer steps in which the inner steps join one by one; 0: all are there from the first
+    distill.curriculum = 0.0  # share of the outer steps, below 1, in which the inner steps join one by one; 0: all are there from the first
     distill.outer_steps = 3000
     distill.batch_size = 32  # real texts per outer step
     distill.teacher = ""  # what they teach. empty: labels; full: the fully fine-tuned model's probabilities; or a run's folder, that run's
@@ -95,7 +95,7 @@ def default_config() -> ConfigDict:
     distill.rate_features = 1e-2
     distill.rate_directions = 1e-3
     distill.rate_gains = 5e-2
-    distill.weight_decay = 0.0
+    distill.weight_decay = 0.0  # of adamw alone
     distill.warmup = 0.1  # fraction of the outer steps in which the outer rate rises
     distill.decay = "linear"  # linear | cosine | constant, after the warm-up
     distill.clip = 1.0  # largest norm of the outer gradient; 0: no clipping
