@@ -187,11 +187,12 @@ def limit(problem: Problem, method: str, products: str) -> Step:
 
     @jax.jit
     def passes(kernels: list[jax.Array], rows: dict[int, jax.Array]) -> list[jax.Array]:
-        forward = [multiply(rows[kernel.shape[0]], kernel) for kernel in kernels]
-        by_input = [multiply(rows[kernel.shape[1]], kernel.T) for kernel in kernels]
-        # The factor keeps equal shapes from being multiplied once only.
-        by_kernel = [multiply((rows[kernel.shape[0]] * kernel[0, 0]).T, rows[kernel.shape[1]]) for kernel in kernels]
-        return forward + by_input + by_kernel
+        made = []
+        for kernel in kernels:
+            # The factor keeps equal shapes from being multiplied once only.
+            product, pull = jax.vjp(multiply, rows[kernel.shape[0]] * kernel[0, 0], kernel)
+            made += [product, *pull(rows[kernel.shape[1]])]
+        return made
 
     steps, examples, length, _ = problem.embeddings.shape
     inner, outer = rows(examples * length), rows(problem.ids.size)

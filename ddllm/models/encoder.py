@@ -16,6 +16,7 @@ Parameter tree of a body (nested dicts of arrays, nothing else; a `dense` is `{"
         feed_forward/up (dense D to F), feed_forward/down (dense F to D), feed_forward/norm
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,9 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddllm.runtime.processor import multiplies_bfloat16
+
 Tree = dict[str, Any]
 # By default, accelerators round a float32 product's operands, to 11 bits (GPUs) or 8 (TPUs): what a product is asked for must be said.
 PRECISIONS = {"float32": jax.lax.Precision.HIGHEST, "tensorfloat32": jax.lax.Precision.HIGH, "bfloat16": jax.lax.Precision.HIGH}
+BLOCK = 16  # columns that are transposed together
 DISTANCES = 32  # that attention tells apart where it knows any
 
 
@@ -126,15 +130,28 @@ def rounded_product(a: jax.Array, b: jax.Array) -> jax.Array:
     return _round_and_multiply(a, b)
 
 
-def _round_and_multiply(a: jax.Array, b: jax.Array) -> jax.Array:
-    def in_bfloat16(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.matmul(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+def _round_and_multiply(a: jax.Array, b: jax.Array, turn_a: bool = False, turn_b: bool = False) -> jax.Array:
+    """The product of rounded operands, those that are to be turned being transposed first."""
+
+    def multiply(turn: Callable[[jax.Array], jax.Array], a: jax.Array, b: jax.Array) -> jax.Array:
+        a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+        return jnp.matmul(turn(a) if turn_a else a, turn(b) if turn_b else b, preferred_element_type=jnp.float32)
 
     def in_float32(a: jax.Array, b: jax.Array) -> jax.Array:
-        # The same numbers, where XLA has no such product.
-        return jax.lax.reduce_precision(a, 8, 7) @ jax.lax.reduce_precision(b, 8, 7)
+        # The same numbers, where the processor has no such product.
+        a, b = jax.lax.reduce_precision(a, 8, 7), jax.lax.reduce_precision(b, 8, 7)
+        return (a.T if turn_a else a) @ (b.T if turn_b else b)
 
-    return jax.lax.platform_dependent(a, b, cpu=in_float32, default=in_bfloat16)
+    here = partial(multiply, _turn_in_memory) if multiplies_bfloat16() else in_float32
+    return jax.lax.platform_dependent(a, b, cpu=here, default=partial(multiply, jnp.transpose))
+
+
+def _turn_in_memory(x: jax.Array) -> jax.Array:
+    """The transpose, written so that XLA does not make it part of the product: those of transposed operands it takes back to float32 on CPUs."""
+    rows, columns = x.shape
+    if columns % BLOCK:
+        return x.T
+    return x.reshape(rows, columns // BLOCK, BLOCK).transpose(1, 2, 0).reshape(columns, rows)
 
 
 def _rounded_forward(a: jax.Array, b: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -143,7 +160,7 @@ def _rounded_forward(a: jax.Array, b: jax.Array) -> tuple[jax.Array, tuple[jax.A
 
 def _rounded_backward(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     a, b = kept
-    return _round_and_multiply(cotangent, b.T), _round_and_multiply(a.T, cotangent)
+    return _round_and_multiply(cotangent, b, turn_b=True), _round_and_multiply(a, cotangent, turn_a=True)
 
 
 rounded_product.defvjp(_rounded_forward, _rounded_backward)

@@ -19,6 +19,7 @@ import ddllm
 from ddllm.errors import UserError
 from ddllm.runtime import processes
 from ddllm.runtime.compiler import set_compiler_flags
+from ddllm.runtime.processor import describe_processor
 
 PACKAGES = ("jax", "jaxlib", "optax", "numpy", "orbax-checkpoint", "transformers")
 
@@ -123,7 +124,7 @@ def describe_environment() -> dict[str, Any]:
         "ddllm": ddllm.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _processor(),
+        "cpu": describe_processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "backend": devices[0].platform,
         "device": devices[0].device_kind,
@@ -136,18 +137,6 @@ def describe_environment() -> dict[str, Any]:
 def computed_on(environment: dict[str, Any]) -> str:
     """The name of what did the computing, of an environment as above: the accelerator, or the processor where there was none."""
     return environment["cpu"] if environment["backend"] == "cpu" else environment["device"]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    name, features = said.get("model name") or platform.processor() or platform.machine(), said.get("flags", "").split()
-    # Processors of one name differ by these, and in speed by half.
-    made = f" (family {said['cpu family']}, model {said['model']})" if {"cpu family", "model"} <= said.keys() else ""
-    return name + made + next((f", {called}" for flag, called in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in features), "")
 
 
 def _version(name: str) -> str | None:
