@@ -7,6 +7,7 @@ TorchOpt's functional SGD; `limit` the matrix products alone. All compute where 
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -172,10 +173,7 @@ def limit(problem: Problem, method: str, products: str) -> Step:
     import jax
     import jax.numpy as jnp
 
-    from ddllm.models.encoder import PRECISIONS, rounded_product
-
-    def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
-        return rounded_product(a, b) if products == "bfloat16" else jnp.matmul(a, b, precision=PRECISIONS[products])
+    from ddllm.models.products import multiply
 
     rng = np.random.default_rng(0)
     layers = problem.body["layers"].values()
@@ -190,7 +188,7 @@ def limit(problem: Problem, method: str, products: str) -> Step:
         made = []
         for kernel in kernels:
             # The factor keeps equal shapes from being multiplied once only.
-            product, pull = jax.vjp(multiply, rows[kernel.shape[0]] * kernel[0, 0], kernel)
+            product, pull = jax.vjp(partial(multiply, products=products), rows[kernel.shape[0]] * kernel[0, 0], kernel)
             made += [product, *pull(rows[kernel.shape[1]])]
         return made
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from ddllm.artefact.schema import Card
 from ddllm.errors import UserError
-from ddllm.models.encoder import PRECISIONS
 from ddllm.models.families import HEADS
 from ddllm.models.multi_head import MultiHead
+from ddllm.models.products import PRECISIONS
 from ddllm.models.tasks import Regression, read_task
 
 Meant = tuple[Callable[[Any], bool], str]
