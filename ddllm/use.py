@@ -19,6 +19,7 @@ import numpy as np
 
 from ddllm.artefact.base import Distilled
 from ddllm.artefact.folder import load_distilled
+from ddllm.checks import LARGEST_SEED
 from ddllm.data.batches import compute_rows, length_buckets
 from ddllm.data.splits import Split
 from ddllm.data.tokens import load_tokenizer, tokenize_texts
@@ -102,13 +103,15 @@ def train(folder: str | Path, model: str | None = None, seed: int = 0) -> Traine
         seed: of what the recipe leaves to chance: a redrawn head, a shuffled order.
 
     Raises:
-        UserError: the folder is broken, or the model is not the one that it was distilled for.
+        UserError: the folder is broken, the model is not the one that it was distilled for, or the seed is too large.
     """
     return train_distilled(load_distilled(folder), model, seed)
 
 
 def train_distilled(distilled: Distilled, model: str | None = None, seed: int = 0) -> Trained:
     """The same for a distilled data set that is loaded already."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"the seed is {seed}, but must be between 0 and {LARGEST_SEED}.")
     pretrained = load_pretrained(model or distilled.card["base_model"]["name"])
     distilled.check_base(pretrained)
     learner = distilled.learner(pretrained)

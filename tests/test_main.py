@@ -378,7 +378,7 @@ def test_a_teacher_has_this_runs_classes_in_their_order(arguments, tmp_path, cap
     taught = {"mode": "distill", "distill.teacher": tmp_path / "teacher"}
     capsys.readouterr()
     assert main(arguments(tmp_path / "one", **taught)) == 2
-    assert "fine-tuned with another classes or head than this run" in " ".join(capsys.readouterr().err.split())
+    assert "fine-tuned with another list of classes or head than this run" in " ".join(capsys.readouterr().err.split())
     assert main(arguments(tmp_path / "other", **taught, **turned)) == 0
 
 

@@ -46,6 +46,12 @@ def test_reaches_what_the_run_reported(run, tiny_corpus, tmp_path):
     np.testing.assert_array_equal(saved.head["out"]["kernel"], trained.params["head"]["out"]["kernel"])
 
 
+@pytest.mark.parametrize("seed", [-1, 2**31, 10**20])
+def test_refuses_seeds_that_cannot_be_drawn_from(run, seed):
+    with pytest.raises(UserError, match=f"the seed is {seed}, but must be between 0 and 2147483647"):
+        ddllm.train(run.workdir.distilled, seed=seed)
+
+
 def test_refuses_other_weights(run, tiny_model, tmp_path):
     shutil.copytree(tiny_model, tmp_path / "other")
     content = json.loads((tmp_path / "other" / "config.json").read_text())

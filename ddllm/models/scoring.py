@@ -20,6 +20,8 @@ from ddllm.models.task import AS_THEY_STAND
 from ddllm.runtime.devices import place
 from ddllm.runtime.mesh import ALL, TEXTS, count_copies, place_parameters
 
+NO_CLASS = -1  # of a text whose logits are not finite
+
 
 @partial(jax.jit, static_argnames=("learner", "everywhere", "tokens", "shares"))
 def batch_logits(
@@ -113,12 +115,12 @@ class Scorer:
 
     def scores(self, params: Tree, words_VD: jax.Array | None = None) -> dict[str, float]:
         """All figures of the task, by name."""
-        predicted = self.learner.task.decide(self.logits(params, words_VD))
+        predicted = self._decide(params, words_VD)
         return {name: compute_figure(name, self.labels, predicted) for name in self.learner.task.figures}
 
     def figure(self, params: Tree, words_VD: jax.Array | None = None) -> float:
         """The figure that is chosen by."""
-        return compute_figure(self.metric, self.labels, self.learner.task.decide(self.logits(params, words_VD)))
+        return compute_figure(self.metric, self.labels, self._decide(params, words_VD))
 
     def standard_error(self, figure: float) -> float:
         """Of the figure that is chosen by, where it has this value (see figures.py)."""
@@ -126,4 +128,10 @@ class Scorer:
 
     def accuracy(self, params: Tree, words_VD: jax.Array | None = None) -> float:
         """Share of the texts that are classified correctly, in [0, 1]."""
-        return compute_figure("accuracy", self.labels, self.learner.task.decide(self.logits(params, words_VD)))
+        return compute_figure("accuracy", self.labels, self._decide(params, words_VD))
+
+    def _decide(self, params: Tree, words_VD: jax.Array | None) -> np.ndarray:
+        """Predictions in the labels' form; a class that is decided by numbers that are not finite is never the right one."""
+        logits = self.logits(params, words_VD)
+        predicted = self.learner.task.decide(logits)
+        return np.where(np.isfinite(logits).all(axis=-1), predicted, NO_CLASS) if predicted.dtype.kind == "i" and predicted.ndim == 1 else predicted

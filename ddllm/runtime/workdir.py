@@ -31,7 +31,7 @@ MOST_DIFFERENCES = 5
 LOCK = ".lock"
 LOG, MEMBER = "log.txt", "member.json"  # what a sweep puts beside the files of each of its runs
 # What files held that a configuration only names, by `keep_origin`; the folder of another run is asked for these.
-ORIGIN, CORPUS, MODEL, CLASSES = "origin.json", "corpus", "pretrained model", "classes or head"
+ORIGIN, CORPUS, MODEL, CLASSES = "origin.json", "corpus", "pretrained model", "list of classes or head"
 
 
 class Workdir:

@@ -45,6 +45,12 @@ def test_accuracy_is_that_of_single_texts(tiny, words, split, sizes):
     assert {len(batch.ids.sharding.device_set) for batch in scorer.batches} == {devices}
 
 
+def test_numbers_that_are_not_finite_are_never_right(tiny, words, split):
+    scorer = Scorer(tiny[0], words, split, 6, (8,))
+    broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), tiny[1])
+    assert (split.labels == 0).any() and scorer.scores(broken) == dict.fromkeys(tiny[0].task.figures, 0.0) and scorer.figure(broken) == 0
+
+
 def test_other_words_may_be_given(tiny, words, split):
     scorer = Scorer(tiny[0], jnp.zeros_like(words), split, 6, (8,))
     assert scorer.accuracy(tiny[1], words) == pytest.approx(one_by_one(tiny, words, split))
