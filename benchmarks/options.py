@@ -9,10 +9,9 @@ from pathlib import Path
 
 from benchmarks.entries import Entry, read_entries
 from benchmarks.jobs import DATASETS, Job
-from ddllm.config import resolve, suggest
+from ddllm.config import suggest
 from ddllm.errors import UserError
 from ddllm.members import FAILED, FINISHED, add_processes, run_members
-from ddllm.runtime.workdir import check_same_run, read_json
 
 
 def make_parser(command: str, work: str) -> argparse.ArgumentParser:
@@ -82,8 +81,7 @@ def work_through(options: argparse.Namespace, jobs: list[Job], finished: Callabl
         UserError: a run's folder belongs to another configuration than is asked for now.
     """
     for job in jobs if not options.only_table else ():
-        if (kept := job.member.folder / "config.json").exists():
-            check_same_run(job.member.folder, read_json(kept), resolve(job.member.config))
+        job.member.check_folder()
     until = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     for together in [[job] for job in jobs] if options.processes == 1 else in_rounds(jobs):
         if not options.only_table:

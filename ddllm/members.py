@@ -23,7 +23,7 @@ from ddllm.config import resolve
 from ddllm.errors import UserError
 from ddllm.report.results import add_rows, read_results
 from ddllm.runtime.storage import read_json, write_json
-from ddllm.runtime.workdir import LOG, MEMBER, Workdir
+from ddllm.runtime.workdir import CONFIG, LOG, MEMBER, Workdir, check_same_run
 
 FINISHED, FAILED, WAITING = "finished", "failed", "waiting"
 # Members that share a machine are runs of their own, even where the surroundings speak of several processes.
@@ -54,6 +54,11 @@ class Member:
     def title(self) -> str:
         """The varied keys with their values, as text."""
         return describe_values(self.values)
+
+    def check_folder(self) -> None:
+        """Raise `UserError` where its folder belongs to another configuration."""
+        if (self.folder / CONFIG).exists():
+            check_same_run(self.folder, read_json(self.folder / CONFIG), resolve(self.config))
 
     def record(self) -> dict[str, Any]:
         """What is known of its earlier starts: status, seconds, error, and the stages that were asked for."""
@@ -131,7 +136,7 @@ def take_over(member: Member, members: list[Member]) -> None:
     def decisive(config: ConfigDict) -> dict[str, Any]:
         return {key: value for key, value in resolve(config).items() if key not in WITHOUT_FINETUNING} | {"metric": config.evaluate.metric}
 
-    if (member.folder / "config.json").exists():
+    if (member.folder / CONFIG).exists():
         return
     for other in members:
         source = Workdir(other.folder, None)
@@ -150,8 +155,7 @@ def take_over(member: Member, members: list[Member]) -> None:
             shutil.rmtree(part, ignore_errors=True)
             shutil.copytree(source.finetune, part, copy_function=_link)
             part.rename(target.finetune)
-            for what, fingerprint in source.read_origin().items():
-                target.keep_origin(what, fingerprint)
+            target.keep_origin(source.read_origin())
             # Last, since it says that fine-tuning has come to its end.
             add_rows(target.results, full, resolve(member.config), results["environment"])
         return

@@ -51,14 +51,13 @@ class Run:
         """Data and model, read at first use."""
         if self._prepared is None:
             made = prepare_parts(self.config, self.workdir.tokens)
-            for what, fingerprint in origin_of(made).items():
-                self.keep_origin(what, fingerprint)
+            self.keep_origin(origin_of(made))
             self._prepared = made
         return self._prepared
 
-    def keep_origin(self, what: str, fingerprint: str) -> None:
+    def keep_origin(self, origin: dict[str, str]) -> None:
         """See `Workdir.keep_origin`."""
-        from_first(lambda: self.workdir.keep_origin(what, fingerprint))
+        from_first(lambda: self.workdir.keep_origin(origin))
 
     def teacher(self, prepared: Prepared | None = None) -> Teacher:
         """The teacher that config.distill.teacher asks for, of what is prepared here or is given.

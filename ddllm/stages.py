@@ -124,10 +124,10 @@ def evaluate(run: Run) -> None:
         return
     prepared, distilled = load_scored(run)
     rows = evaluate_distilled(prepared, distilled.data, distilled.recipe)
+    same = of_same_texts(prepared, distilled)
     for row in rows:
         row["name"] = run.name + row["name"].removeprefix("distilled")
-        if not of_same_texts(prepared, distilled):
-            row["note"] += "; distilled from another corpus or split, whose training texts may be among these test texts"
+        row["note"] += "" if same else "; distilled from another corpus or split, whose training texts may be among these test texts"
         row["distillation_seconds"] = distilled.card.get("distillation_seconds")
     record(run, rows)
     if run.distilled is None and is_first():  # another's folder is not ours to change

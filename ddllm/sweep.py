@@ -13,12 +13,11 @@ from itertools import product
 from pathlib import Path
 
 from ddllm.checks import validate
-from ddllm.config import resolve
 from ddllm.errors import UserError
 from ddllm.main import exit_status, parse
 from ddllm.members import Member, add_processes, describe_values, run_members, run_one
-from ddllm.runtime.storage import guard_storage, read_json
-from ddllm.runtime.workdir import MEMBER, check_same_run
+from ddllm.runtime.storage import guard_storage
+from ddllm.runtime.workdir import MEMBER
 
 SEPARATOR = re.compile(r",(?![^(\[]*[)\]])")  # commas outside of brackets
 
@@ -75,9 +74,9 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, Path, list[Member]]:
             validate(config)
         except UserError as error:
             raise UserError(f"with {describe_values(chosen)}: {error}") from None
-        if (place / MEMBER).exists() and (place / "config.json").exists():
-            check_same_run(place, read_json(place / "config.json"), resolve(config))
         members.append(Member(chosen, place, [*rest, *overrides, f"--workdir={place}"], config, stages))
+        if (place / MEMBER).exists():
+            members[-1].check_folder()
     if len({member.folder for member in members}) < len(members):
         raise UserError("two members would share a folder, since their values differ in special characters alone; give other values.")
     if options.member is not None and not 0 <= options.member < len(members):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ddllm.artefact.schema import Card
+from ddllm.checks import CHOICES
 from ddllm.errors import UserError
 from ddllm.models.families import HEADS
 from ddllm.models.multi_head import MultiHead
@@ -18,7 +19,6 @@ from ddllm.models.products import PRECISIONS
 from ddllm.models.tasks import Regression, read_task
 
 Meant = tuple[Callable[[Any], bool], str]
-STARTS = ("redrawn", "fixed", "zero", "learned")
 SHOWN = 60  # characters of what cannot be meant
 
 
@@ -51,7 +51,7 @@ NEEDED: dict[str, Meant] = {
     "head.kind": _one_of(tuple(HEADS)),
     "head.classes": COUNT,
     "head.deviation": (lambda value: _is_number(value) and 0 <= value < np.inf, "a number, not below 0"),
-    "head.start": _one_of(STARTS),
+    "head.start": _one_of(CHOICES["distill.head"]),
     "head.seed": (lambda value: type(value) is int, "a whole number"),
     "preprocessing": OBJECT,
     "preprocessing.text_length": COUNT,

@@ -20,6 +20,7 @@ from ddllm.run import Run, record
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
 from ddllm.runtime.storage import read_json, write_json
+from ddllm.runtime.workdir import TASKS
 
 Row = dict[str, Any]
 MEASURES = ("accuracy", "average", "forgetting", "transfer")
@@ -48,7 +49,7 @@ def learn_in_turn(run: Run) -> list[Row]:
     names, lessons = read_lessons(prepared, run.workdir.tokens)
     for number, lesson in enumerate(lessons, 1):
         say(f"  task {number}: {lesson.name}, {len(lesson.tokens.train):,} training and {len(lesson.tokens.test):,} test texts")
-    run.keep_origin("sequence of tasks", " ".join(lesson.tokens.fingerprint for lesson in lessons))
+    run.keep_origin({TASKS: " ".join(lesson.tokens.fingerprint for lesson in lessons)})
     config = prepared.config
     wanted = [method for method in config.continual.methods]
     room = check_room(prepared, lessons) if set(wanted) & {*WITH_SETS, *WITH_TEXTS} else [config.continual.memory] * len(lessons)

@@ -31,9 +31,9 @@ from ddllm.models.pretrained import load_pretrained
 from ddllm.run import Run
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
+from ddllm.runtime.workdir import SETS, TASKS
 
 OVER = {"union": UNION, "heads": HEADS}
-SETS = "list of distilled data sets"
 
 
 def merge(run: Run) -> None:
@@ -61,9 +61,9 @@ def merge_as_asked(run: Run, sets: list[Distilled], folders: list[str]) -> Merge
     way = config.how if config.how in ORDERS else config.order
     if way == "auto":
         way = "interleave" if config.how in ("fewer", "update") else choose_way(sets)
-    sums = " ".join(str(one.checksum) for one in sets)
+    begun = {SETS: " ".join(str(one.checksum) for one in sets)}
     if config.how == "update":
-        run.keep_origin(SETS, sums)
+        run.keep_origin(begun)
         return update(run.prepared, sets[0], folders[0], way, config.old_share, work)
     source = config.learn_on
     if source == "auto":
@@ -77,12 +77,12 @@ def merge_as_asked(run: Run, sets: list[Distilled], folders: list[str]) -> Merge
         merged = reduce_set(merged, config.examples_per_class, config.passes or distill.passes)
         parts = tuple(learned_parts(merged.data, merged.recipe))
     if source != "nothing":
-        run.keep_origin(SETS, sums)
+        run.keep_origin(begun)
     if source == "sets":
         return relearn_on_sets(without_texts(run.config, pretrained, merged), merged, sets, parts, work)
     if config.tasks:
         corpora = read_several(split_parts(config.tasks), run.config.data, pretrained.folder, run.workdir.tokens, "merge.tasks")
-        run.keep_origin("sequence of tasks", " ".join(corpus.fingerprint for corpus in corpora))
+        run.keep_origin({TASKS: " ".join(corpus.fingerprint for corpus in corpora)})
         return relearn_on_tasks(without_texts(run.config, pretrained, merged), merged, corpora, parts, work)
     if own:
         tokens = run.prepared.tokens

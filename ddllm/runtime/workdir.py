@@ -29,9 +29,11 @@ FIGURES = ("continual.methods", "continual.seeds")
 WITHOUT_EFFECT = ("runtime.", *ANALYSES, *FIGURES, *STAGE_SWITCHES, "distill.checkpoint_every", "distill.checkpoints_kept")
 MOST_DIFFERENCES = 5
 LOCK = ".lock"
+CONFIG = "config.json"
 LOG, MEMBER = "log.txt", "member.json"  # what a sweep puts beside the files of each of its runs
 # What files held that a configuration only names, by `keep_origin`; the folder of another run is asked for these.
 ORIGIN, CORPUS, MODEL, CLASSES = "origin.json", "corpus", "pretrained model", "list of classes or head"
+SETS, TASKS = "list of distilled data sets", "sequence of tasks"
 
 
 class Workdir:
@@ -61,7 +63,7 @@ class Workdir:
                 raise UserError(f"{error.filename} is a file, not a folder: use another --workdir.") from error
             except OSError as error:
                 raise UserError(f"{path} cannot be made ({error.strerror}): use another --workdir.") from error
-            config_path = path / "config.json"
+            config_path = path / CONFIG
             if not config_path.exists() and any(not _is_ours(entry.name) for entry in path.iterdir()):
                 raise UserError(
                     f"{path} holds other files but no config.json, so it is not a run's folder: use another --workdir or an empty folder."
@@ -84,24 +86,24 @@ class Workdir:
         """What a process that does not own the run's folder has in its place: nothing but tokens is ever written there, so it needs no lock."""
         return cls(scratch, None)
 
-    def keep_origin(self, what: str, fingerprint: str) -> None:
+    def keep_origin(self, origin: dict[str, str]) -> None:
         """Note what the folder is begun with, or make sure that it goes on with the same: files may change under one name.
 
         Args:
-            what: for people, without an article.
-            fingerprint: tells it from all others.
+            origin: fingerprints, which tell things from all others, by what these are called for people, without an article.
 
         Raises:
-            UserError: it is another one than when the folder was begun.
+            UserError: one is another than when the folder was begun.
         """
         known = self.read_origin()
-        if known.get(what, fingerprint) != fingerprint:
-            raise UserError(
-                f"{self.path} was begun with another {what}: the files that the configuration or the command names have changed since. "
-                "Use another --workdir or remove the folder."
-            )
-        if what not in known:
-            write_json(self.path / ORIGIN, known | {what: fingerprint})
+        for what, fingerprint in origin.items():
+            if known.get(what, fingerprint) != fingerprint:
+                raise UserError(
+                    f"{self.path} was begun with another {what}: the files that the configuration or the command names have changed since. "
+                    "Use another --workdir or remove the folder."
+                )
+        if not origin.keys() <= known.keys():
+            write_json(self.path / ORIGIN, known | origin)
 
     def read_origin(self) -> dict[str, str]:
         """What `keep_origin` has noted."""
@@ -121,7 +123,7 @@ class Workdir:
     @property
     def config(self) -> Path:
         """The resolved configuration."""
-        return self.path / "config.json"
+        return self.path / CONFIG
 
     @property
     def tokens(self) -> Path:

@@ -30,14 +30,15 @@ def text(run: Run) -> None:
     names, config = route_names(run.config.text), run.config
     judge = open_language_model(config.text.judge) if config.text.judge else None
     own = load_scored(run) if run.distilled or from_first(run.workdir.distilled.exists) else None
+    called = "" if run.name == OWN_NAME else f"{run.name}, "
     begun = load_scored(replace(run, distilled=Path(config.text.start), _prepared=run.prepared)) if config.text.start else None
     if own and "project" not in names:
-        record(run, score(own[0], project(*own), "projected" if run.name == OWN_NAME else f"{run.name}, projected", judge))
+        record(run, score(own[0], project(*own), f"{called}projected", judge))
     for name in names:
         prepared, start = begun or (own if name in NEEDS_DISTILLED else None) or (run.prepared, None)
-        below, mark = (slug(run.name), f"{run.name}, ") if start is not None and not begun and run.name != OWN_NAME else ("", "")
+        below, mark = (slug(run.name), called) if start is not None and not begun and called else ("", "")
         if start is not None:
-            run.keep_origin(f"distilled data set for the text {PurePath(below, name)}", str(start.checksum))
+            run.keep_origin({f"distilled data set for the text {PurePath(below, name)}": str(start.checksum)})
         teacher = partial(run.teacher, prepared) if config.distill.teacher else None
         desk = Desk(run.workdir.text_work / below, run.metrics, teacher)
         made = write_text(name, prepared, start, desk, run.workdir.text / below / name, resolve(config))
