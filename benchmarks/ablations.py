@@ -1,7 +1,7 @@
 """What each part of our recipe is worth, and how many inner steps: results/ABLATIONS.md and results/ABLATIONS.json.
 
     python -m benchmarks.ablations [--datasets sst2] [--changes no_directions,passes_1] [--per-class 1] [--outer-steps 300] [--seeds 0]
-                                   [--models embedded] [--data FOLDER] [--work runs/ablations] [--minutes N] [--only-table]
+                                   [--models embedded] [--products bfloat16] [--data FOLDER] [--work runs/ablations] [--minutes N] [--only-table]
 
 Every row is the recipe with one thing changed, distilled anew, and the recipe itself is the first; all have the same number of outer steps, by default half of
 the table's. Runs are commands of their own and resume, as those of the table. A choice may follow the accuracy on validation texts alone;
@@ -22,7 +22,7 @@ from ddllm.runtime.storage import read_json
 
 JSON, MARKDOWN = ROOT / "results" / "ABLATIONS.json", ROOT / "results" / "ABLATIONS.md"
 AS_IT_IS = "recipe"
-SETTING = ("dataset", "model", "examples_per_class", "outer_steps", "batch_size")
+SETTING = ("dataset", "model", "examples_per_class", "outer_steps", "batch_size", "products")
 # Name of each change: what it means, and its keys of config.distill.
 CHANGES: dict[str, tuple[str, tuple[str, ...]]] = {
     AS_IT_IS: ("the recipe as it is", ()),
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         for seed in options.seeds:
             for dataset in options.datasets:
                 for model in options.models:
-                    base = Base.below(options.work, dataset, model, options.data)
+                    base = Base.below(options.work, dataset, model, options.data, options.changes)
                     jobs.append(base.full(seed))
                     jobs += [changed(base, change, count, seed, outer_steps) for count in per_class for change in changes]
 
@@ -95,7 +95,7 @@ def enter(rows: list[Entry], job: Job) -> None:
     results, config = read_results(job.member.folder / "results.json"), job.member.config
     own = next(row for row in results["rows"] if row["name"] == DISTILLED)
     card = read_json(job.member.folder / "distilled" / CARD)
-    amounts = {"outer_steps": config.distill.outer_steps, "batch_size": config.distill.batch_size}
+    amounts = {"outer_steps": config.distill.outer_steps, "batch_size": config.distill.batch_size, "products": config.model.products}
     key = {"dataset": job.dataset, "model": job.model, "change": job.change, "examples_per_class": job.per_class, **amounts}
     row = find_entry(rows, key, settings_of(results["config"], DISTILLED), ("validation", "test"))
     seed = str(job.seeds[0])
@@ -121,9 +121,10 @@ def markdown(rows: list[Entry]) -> str:
         "`python -m benchmarks.ablations`; commands and single figures are in ABLATIONS.json. The standard error of 85 % on 872 texts is 1.2 points, though",
         "all rows are measured on the same texts.",
     ]
-    for (dataset, model, count, outer_steps, batch), here in by_setting(rows, SETTING):
+    for (dataset, model, count, outer_steps, batch, products), here in by_setting(rows, SETTING):
         base = next((mean(row["validation"]) for row in here if row["change"] == AS_IT_IS), None)
-        lines += ["", f"## {dataset}, {model}, {count} per class, {outer_steps} outer steps of {batch} texts", ""]
+        exact = "" if products == "float32" else f", in {products}"
+        lines += ["", f"## {dataset}, {model}, {count} per class, {outer_steps} outer steps of {batch} texts{exact}", ""]
         lines += ["| | validation | difference | test | inner steps | numbers stored | minutes |", "|---|---:|---:|---:|---:|---:|---:|"]
         for row in here:
             validation, test = mean(row["validation"]), mean(row["test"])

@@ -70,7 +70,14 @@ class Job:
 
 
 def plan_jobs(
-    datasets: list[str], models: list[str], names: list[str], per_class: list[int], seeds: list[int], local: Path | None, work: Path
+    datasets: list[str],
+    models: list[str],
+    names: list[str],
+    per_class: list[int],
+    seeds: list[int],
+    local: Path | None,
+    work: Path,
+    changes: tuple[str, ...] = (),
 ) -> list[Job]:
     """All runs that the cells need, first seeds first, so that a table with few seeds is complete early.
 
@@ -83,12 +90,13 @@ def plan_jobs(
         local: a folder with a folder of files for each data set, used where it has one; else the hub. Rotten Tomatoes comes from its
             package where the model does.
         work: where the runs' folders go.
+        changes: options of the command that each run has.
     """
     jobs = []
     for seed in seeds:
         for dataset in datasets:
             for model in models:
-                base = Base.below(work, dataset, model, local)
+                base = Base.below(work, dataset, model, local, changes)
                 wanted = [name for name in (DISTILLED, *RECIPES) if name in names]
                 if {"full", DISTILLED, NO_GAINS} & set(names):
                     jobs.append(base.full(seed))

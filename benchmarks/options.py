@@ -12,6 +12,7 @@ from benchmarks.jobs import DATASETS, Job
 from ddllm.config import suggest
 from ddllm.errors import UserError
 from ddllm.members import FAILED, FINISHED, add_processes, run_members
+from ddllm.models.products import PRECISIONS
 
 
 def make_parser(command: str, work: str) -> argparse.ArgumentParser:
@@ -24,6 +25,7 @@ def make_parser(command: str, work: str) -> argparse.ArgumentParser:
     parser.add_argument("--work", default=work, metavar="DIR", help="where the runs' folders go")
     parser.add_argument("--minutes", type=float, default=0.0, help="start nothing new after so long; 0: go on to the end")
     add_processes(parser, "runs")
+    parser.add_argument("--products", default="float32", choices=tuple(PRECISIONS), help="model.products of every run: how exact matrix products are")
     parser.add_argument("--retry", action="store_true", help="start runs again that have failed")
     parser.add_argument("--only-table", action="store_true", help="write the table of what is there, run nothing")
     return parser
@@ -48,6 +50,7 @@ def read_options(parser: argparse.ArgumentParser, arguments: list[str]) -> argpa
     if options.data is not None and not options.data.is_dir():
         raise UserError(f"--data {options.data} is not a folder; give one that has a folder for each data set, or leave it out.")
     options.work = Path(options.work)
+    options.changes = () if options.products == "float32" else (f"--config.model.products={options.products}",)
     return options
 
 

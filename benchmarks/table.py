@@ -54,7 +54,7 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     parser.add_argument("--per-class", default="1,5,10", help="examples per class")
     options = read_options(parser, arguments)
     names, per_class = listed(options.names, "--names", NAMES), numbers(options.per_class, "--per-class", 1)
-    jobs = plan_jobs(options.datasets, options.models, names, per_class, options.seeds, options.data, options.work)
+    jobs = plan_jobs(options.datasets, options.models, names, per_class, options.seeds, options.data, options.work, options.changes)
     return options, jobs
 
 
@@ -143,18 +143,21 @@ def markdown(cells: list[Entry], published: dict[str, Any]) -> str:
         "Test accuracy in %, mean ± standard deviation over seeds (their number). Written by `python -m benchmarks.table`; settings, commands, single",
         "figures and what each was computed on are in TABLE.json. Distilled rows start from their recipe's own head; behind the stroke, in brackets, the",
         "same data from redrawn heads, perhaps on fewer test texts, the deviation being that of all these trainings together, over seeds and heads.",
+        "Where sets of one data set were distilled in different numbers of outer steps, each says in how many.",
         "`no_gains` is our recipe, distilled, with `distill.gains=False`.",
     ]
     for dataset, model in sorted({(cell["dataset"], cell["model"]) for cell in cells}):
         here = [cell for cell in cells if (cell["dataset"], cell["model"]) == (dataset, model)]
         counts, columns, begin = begin_section(here)
         lines += begin
+        several = len({steps_of(cell) for cell in here} - {None}) > 1
         for name in NAMES:
             mine = {cell["examples_per_class"]: cell for cell in here if cell["name"] == name}
             if name == "full" and None in mine:
                 lines.append(f"| full: all texts | {' | '.join([figure(mine[None])] * len(columns))} |")
             elif mine:
-                lines.append(f"| {name} | {' | '.join(figure(mine[count]) if count in mine else '–' for count in counts)} |")
+                shown = [figure(mine[count], several) if count in mine else "–" for count in counts]
+                lines.append(f"| {name} | {' | '.join(shown)} |")
     lines += ["", "## Published figures", "", published["note"], ""]
     lines += ["| data set | model | training data | accuracy, % | source |", "|---|---|---|---:|---|"]
     lines += [
@@ -163,8 +166,13 @@ def markdown(cells: list[Entry], published: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def figure(cell: Entry) -> str:
-    """A cell as text."""
+def steps_of(cell: Entry) -> int | None:
+    """Outer steps that a cell's sets were distilled in; None where nothing was distilled."""
+    return cell["settings"].get("distill.outer_steps") if cell.get("distillation_seconds") else None
+
+
+def figure(cell: Entry, with_steps: bool = False) -> str:
+    """A cell as text, with the outer steps that it took or without."""
     if not cell["runs"]:
         return "–"
     spread = "" if cell["accuracy_std"] is None else f" ± {100 * cell['accuracy_std']:.1f}"
@@ -175,7 +183,11 @@ def figure(cell: Entry) -> str:
         texts = min(value[3] for value in cell["redrawn"].values())
         part = f", on {texts}" if texts < cell["texts"]["test"] else ""
         redrawn = f" / [{100 * cell['redrawn_mean']:.1f} ± {100 * cell['redrawn_std']:.1f}{part}]"
-    return f"{100 * cell['accuracy_mean']:.1f}{spread} ({cell['runs']}){share}{fewer}{redrawn}"
+    steps = steps_of(cell) if with_steps else None
+    taken = f", {steps:,} outer steps" if steps else ""
+    products = cell["settings"].get("model.products")
+    taken += f", in {products}" if products else ""
+    return f"{100 * cell['accuracy_mean']:.1f}{spread} ({cell['runs']}){share}{fewer}{taken}{redrawn}"
 
 
 if __name__ == "__main__":

@@ -158,7 +158,9 @@ AMOUNTS = (
 )
 
 
-def data_set_config(name: str, length: int, small_length: int, small_epochs: float, argument: str | None) -> ConfigDict:
+def data_set_config(
+    name: str, length: int, small_length: int, small_epochs: float, argument: str | None, small_steps: int = 600
+) -> ConfigDict:
     """A data set's configuration, of the size that its model asks for.
 
     Args:
@@ -167,17 +169,18 @@ def data_set_config(name: str, length: int, small_length: int, small_epochs: flo
         small_length: positions of texts on the embedded encoder.
         small_epochs: of full fine-tuning there.
         argument: what stands after the colon; arguments are applied later, by `apply_argument`, but for the model, which decides the size.
+        small_steps: outer steps on the embedded encoder.
     """
     config = default_config()
     config.name = name
     config.data.length = config.distill.length = length
     ddllm(config.distill)
     if parse_argument(argument).get("model") == "embedded":
-        make_small(config, small_length, small_epochs)
+        make_small(config, small_length, small_epochs, small_steps)
     return config
 
 
-def make_small(config: ConfigDict, length: int, epochs: float) -> None:
+def make_small(config: ConfigDict, length: int, epochs: float, steps: int) -> None:
     """Sizes for MiniLM on two cores: some minutes for each stage."""
     config.model.head = "mean"
     config.data.length = length
@@ -186,7 +189,7 @@ def make_small(config: ConfigDict, length: int, epochs: float) -> None:
     config.data.limit_test = 4_000
     distill = config.distill
     distill.length = 32
-    distill.outer_steps = 600
+    distill.outer_steps = steps
     distill.batch_size = 32
     distill.validate_every = 100
     distill.checkpoint_every = 50

@@ -19,8 +19,8 @@ ENVIRONMENT = {"texts": {"rows": {"train": 90, "validation": 9, "test": 30}}, "c
 def jobs(tmp_path):
     """make(seeds, names, …) -> the runs of one data set with one encoder, by their kind, examples per class and first seed."""
 
-    def make(seeds=(0, 1), names=("full", "random", "herding", "distilled"), per_class=(1, 5), model="embedded"):
-        made = plan_jobs(["sst2"], [model], list(names), list(per_class), list(seeds), None, tmp_path / "work")
+    def make(seeds=(0, 1), names=("full", "random", "herding", "distilled"), per_class=(1, 5), model="embedded", changes=()):
+        made = plan_jobs(["sst2"], [model], list(names), list(per_class), list(seeds), None, tmp_path / "work", changes)
         return {(job.kind, job.per_class, job.seeds[0]): job for job in made}
 
     return make
@@ -99,6 +99,29 @@ def test_seeds_are_averaged_and_other_settings_begin_anew(jobs):
     finish(made["distilled", 1, 1], [{"name": "distilled", "accuracy_mean": 0.9, "head": "zero"}], outer_steps=7)
     table.enter(cells, made["distilled", 1, 1])
     assert cell_of(cells, "distilled", 1)["values"] == {"1": 0.9} and not cell_of(cells, "distilled", 1)["redrawn"]
+
+
+def test_cells_say_what_they_do_not_share_with_the_others_of_their_section(jobs):
+    made, cells = jobs(seeds=(0,), names=("full", "distilled")), []
+    finish(made["full", None, 0], [{"name": "full", "examples_per_class": None, "accuracy_mean": 0.8}])
+    for count, steps in ((1, 1800), (5, 600)):
+        row = {"name": "distilled", "accuracy_mean": 0.76, "head": "zero", "distillation_seconds": 9.0}
+        finish(made["distilled", count, 0], [row], outer_steps=steps)
+    for job in made.values():
+        table.enter(cells, job)
+    text = table.markdown(cells, {"note": "", "figures": []})
+    assert "| distilled | 76.0 (1), 1,800 outer steps | 76.0 (1), 600 outer steps |" in text
+    assert "| full: all texts | 80.0 (1) | 80.0 (1) |" in text
+    # Of the same number of steps no cell says it, but each that its products were rounded.
+    made = jobs(seeds=(0,), names=("full", "distilled"), changes=("--config.model.products=bfloat16",))
+    finish(made["full", None, 0], [{"name": "full", "examples_per_class": None, "accuracy_mean": 0.8}])
+    for count in (1, 5):
+        finish(made["distilled", count, 0], [{"name": "distilled", "accuracy_mean": 0.7, "head": "zero", "distillation_seconds": 9.0}])
+    for job in made.values():
+        table.enter(cells, job)
+    text = table.markdown(cells, {"note": "", "figures": []})
+    assert "| distilled | 70.0 (1), in bfloat16 | 70.0 (1), in bfloat16 |" in text and "80.0 (1), in bfloat16" in text
+    assert "--config.model.products=bfloat16" in cell_of(cells, "distilled", 1)["command"]
 
 
 def test_the_command_writes_both_files_and_keeps_cells_whose_runs_are_gone(jobs, tmp_path, monkeypatch):
