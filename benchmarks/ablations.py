@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         for seed in options.seeds:
             for dataset in options.datasets:
                 for model in options.models:
-                    base = Base.below(options.work, dataset, model, options.data, options.changes)
+                    base = Base.below(options.work, dataset, model, options.data, options.alike)
                     jobs.append(base.full(seed))
                     jobs += [changed(base, change, count, seed, outer_steps) for count in per_class for change in changes]
 

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         [texts] = numbers(options.texts, "--texts", 0)
         [storage], count = listed(options.storage, "--storage", STORAGE), numbers(options.per_class, "--per-class", 1)[0]
         firsts = sequence[:1] or options.datasets
-        bases = [Base.below(options.work, dataset, model, options.data, options.changes) for dataset in firsts for model in options.models]
+        bases = [Base.below(options.work, dataset, model, options.data, options.alike) for dataset in firsts for model in options.models]
         planned = [(base, put_in_sequence(base, sequence, build=not options.only_table) if sequence else None) for base in bases]
         settings = (outer_steps, storage, count, texts, options.smoke)
         jobs = [plan(base, tuple(methods), seed, *settings, several) for seed in options.seeds for base, several in planned]

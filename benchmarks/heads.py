@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         jobs = []
         for seed in options.seeds:
             for model in options.models:
-                base = Base.below(options.work, tasks[0], model, options.data, options.changes)
+                base = Base.below(options.work, tasks[0], model, options.data, options.alike)
                 jobs += plan(base, tasks, ways, count, seed, outer_steps, options.smoke, build=not options.only_table)
         return fill_or_try(options, jobs, JSON, MARKDOWN, enter, write, markdown)
 

@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         for seed in options.seeds:
             for dataset in options.datasets:
                 for model in options.models:
-                    base = Base.below(options.work, dataset, model, options.data, options.changes)
+                    base = Base.below(options.work, dataset, model, options.data, options.alike)
                     jobs += plan(base, ways, count, seed, outer_steps, options.smoke, build=not options.only_table)
         return fill_or_try(options, jobs, JSON, MARKDOWN, enter, write, markdown)
 

@@ -50,7 +50,7 @@ def read_options(parser: argparse.ArgumentParser, arguments: list[str]) -> argpa
     if options.data is not None and not options.data.is_dir():
         raise UserError(f"--data {options.data} is not a folder; give one that has a folder for each data set, or leave it out.")
     options.work = Path(options.work)
-    options.changes = () if options.products == "float32" else (f"--config.model.products={options.products}",)
+    options.alike = () if options.products == "float32" else (f"--config.model.products={options.products}",)
     return options
 
 

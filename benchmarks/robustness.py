@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         for seed in options.seeds:
             for dataset in options.datasets:
                 for model in options.models:
-                    jobs += plan(Base.below(options.work, dataset, model, options.data, options.changes), sets, count, seed, transfer, options.smoke)
+                    jobs += plan(Base.below(options.work, dataset, model, options.data, options.alike), sets, count, seed, transfer, options.smoke)
         return fill_or_try(options, jobs, JSON, MARKDOWN, enter, write, markdown)
 
     return exit_status(work, "the same command does what is left")

@@ -54,7 +54,7 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     parser.add_argument("--per-class", default="1,5,10", help="examples per class")
     options = read_options(parser, arguments)
     names, per_class = listed(options.names, "--names", NAMES), numbers(options.per_class, "--per-class", 1)
-    jobs = plan_jobs(options.datasets, options.models, names, per_class, options.seeds, options.data, options.work, options.changes)
+    jobs = plan_jobs(options.datasets, options.models, names, per_class, options.seeds, options.data, options.work, options.alike)
     return options, jobs
 
 

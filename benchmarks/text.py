@@ -92,8 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
         elsewhere = tuple(split_options(options.transfer_options, "--config."))
         for dataset in options.datasets:
             for model in options.models:
-                base = Base.below(options.work, dataset, model, options.data, options.changes)
-                away = [Base.below(options.work, dataset, other, options.data, (*options.changes, *elsewhere)) for other in others]
+                base = Base.below(options.work, dataset, model, options.data, options.alike)
+                away = [Base.below(options.work, dataset, other, options.data, (*options.alike, *elsewhere)) for other in others]
                 for seed in options.seeds:
                     parts += plan(base, away, names, per_class, routes, seed, options.seeds, changes, not options.untaught)
         by_folder = {part.job.member.folder: part for part in parts}
