@@ -150,7 +150,10 @@ def load_scored(run: Run) -> tuple[Prepared, Distilled]:
     distilled = from_first(load)
     distilled.check_base(prepared.pretrained)
     if not of_same_texts(prepared, distilled):
-        say(f"  {folder} was distilled from another corpus, split or length than this run's; its training texts may be among the test texts here.")
+        say(
+            f"  {folder} was distilled from another corpus, split or length than this run's, or merged of a set that was; "
+            "its training texts may be among the test texts here."
+        )
     learner = distilled.learner(prepared.pretrained)
     tokens, asked = prepared.tokens, (prepared.learner.task.name, bool(run.config.data.pair_column))
     if isinstance(learner.task, MultiHead):
@@ -160,8 +163,12 @@ def load_scored(run: Run) -> tuple[Prepared, Distilled]:
 
 
 def of_same_texts(prepared: Prepared, distilled: Distilled) -> bool:
-    """Whether a data set was distilled from the very texts, split as they are, that are prepared, as far as its card knows."""
-    return distilled.card.get("corpus", prepared.tokens.fingerprint) == prepared.tokens.fingerprint
+    """Whether a data set was distilled from the very texts, split as they are, that are prepared, as far as its card knows.
+
+    Of sets that were merged into it, those of other classes say nothing: their texts are no corpus that could have been split otherwise.
+    """
+    tokens = prepared.tokens
+    return all(texts["corpus"] == tokens.fingerprint for texts in distilled.texts if sorted(texts["label_names"]) == sorted(tokens.label_names))
 
 
 def record(run: Run, rows: list[dict[str, Any]], lists: dict[str, list[dict[str, Any]]] | None = None) -> None:

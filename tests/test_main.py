@@ -391,5 +391,13 @@ def test_a_set_from_another_split_says_so(arguments, tmp_path, capsys):
     notes = [[row["note"] for row in json.loads((tmp_path / name / "results.json").read_text())["rows"]] for name in ("same", "other")]
     assert ["another corpus or split" in note for note in notes[0]] == [False] * len(notes[0])
     assert ["another corpus or split" in note for note in notes[1]] == [True] * len(notes[1])
+    # So does what was merged of such a set and of the run's own, also where that is merged once more, and learned again on the run's own texts.
+    assert main(arguments(tmp_path / "there", **{"mode": "distill", "data.seed": 4})) == 0
+    run, there, mixed = (tmp_path / name / "distilled" for name in ("run", "there", "mixed"))
+    for name, sets, how in (("own", (run, run), "join"), ("mixed", (run, there), "join"), ("again", (mixed, run), "relearn")):
+        line = arguments(tmp_path / name, **{"mode": "merge,evaluate", "merge.how": how, "merge.order": "interleave"})
+        assert main([*line, f"--sets={','.join(map(str, sets))}"]) == 0
+        note = json.loads((tmp_path / name / "results.json").read_text())["rows"][0]["note"]
+        assert ("another corpus or split" in note) == (name != "own")
     assert main([*arguments(tmp_path / "attack", **{"mode": "privacy", "data.seed": 4}), given]) == 2
     assert "which texts the data set was distilled from is not known here" in " ".join(capsys.readouterr().err.split())

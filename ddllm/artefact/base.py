@@ -50,6 +50,14 @@ class Distilled:
         """Whether it was distilled from pairs of texts."""
         return self.card.get("preprocessing", {}).get("pairs", False)
 
+    @property
+    def texts(self) -> list[dict[str, Any]]:
+        """{"corpus", "label_names"} of every corpus that it was distilled from, as far as its card knows, also of sets that were merged into it."""
+        own = [{"corpus": self.card["corpus"], "label_names": list(self.label_names)}] if "corpus" in self.card else []
+        updated = [self.card["updated"]] if "updated" in self.card else []
+        parts = [*self.card.get("merged", {}).get("sets", []), *updated]
+        return own + [texts for part in parts for texts in part.get("texts", []) if texts not in own]
+
     def train(self, model: str | None = None, seed: int = 0) -> "Trained":
         """A classifier trained on it, exactly as its recipe says; see `ddllm.use.train`."""
         from ddllm.use import train_distilled  # the room above this one: it needs everything that trains

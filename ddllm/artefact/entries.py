@@ -74,8 +74,12 @@ OPTIONAL: dict[str, Meant] = {
     "config.data.source": TEXT,
     "merged": OBJECT,
     "merged.sets": OBJECTS,
+    "updated": OBJECT,
+    "corpus": TEXT,
     "distillation_seconds": NUMBER,
 }
+IN_PART: dict[str, Meant] = {"texts": OBJECTS, "sets": COUNT}
+IN_TEXTS: dict[str, Meant] = {"corpus": TEXT, "label_names": NAMES}
 IN_SCORE: dict[str, Meant] = {"name": TEXT, "figure": TEXT, "mean": NUMBER, "deviation": NUMBER, "runs": COUNT, "texts": COUNT}
 
 
@@ -90,21 +94,26 @@ def check_card(card: Card, where: str | Path) -> None:
     _check_entries(card, OPTIONAL, where, needed=False)
     for number, score in enumerate(card["scores"], 1):
         _check_entries(score, IN_SCORE, f"score {number} of {where}", needed=True)
+    parts: list[Card] = [*card.get("merged", {}).get("sets", []), *([card["updated"]] if "updated" in card else [])]
+    for number, part in enumerate(parts, 1):
+        _check_entries(part, IN_PART, f"set {number} of {where}", needed=False)
+        for texts in part.get("texts", []):
+            _check_entries(texts, IN_TEXTS, f"the texts of set {number} of {where}", needed=True)
     names, head = card["label_names"], card["head"]
     further = [key for key in head if f"head.{key}" not in NEEDED]
     if further:
         raise UserError(f"{where} says head.{further[0]}, which no head has; get the folder again.")
     if head["classes"] != len(names):
         raise UserError(f"{where} has {len(names)} label_names, but a head of {head['classes']} classes; get the folder again.")
-    task, parts = read_task(card), [names]
+    task, lists = read_task(card), [names]
     if isinstance(task, Regression) and not (_is_number(task.mean) and _is_number(task.deviation)):
         raise UserError(f"mean and deviation of the task in {where} must be numbers; get the folder again.")
     if isinstance(task, MultiHead):
         _check_heads(task, len(names), where)
-        parts = [names[first:end] for first, end in pairwise(np.cumsum([0, *task.sizes]).tolist())]
-    for part in parts:
-        if len(set(part)) < len(part):
-            raise UserError(f"label_names in {where} repeats a name: {', '.join(part)}; get the folder again.")
+        lists = [names[first:end] for first, end in pairwise(np.cumsum([0, *task.sizes]).tolist())]
+    for listed in lists:
+        if len(set(listed)) < len(listed):
+            raise UserError(f"label_names in {where} repeats a name: {', '.join(listed)}; get the folder again.")
 
 
 def _check_entries(card: Card, entries: dict[str, Meant], where: str | Path, needed: bool) -> None:

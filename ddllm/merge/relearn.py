@@ -65,7 +65,7 @@ def relearn_on_texts(prepared: Prepared, merged: Merged, parts: tuple[str, ...],
     prepared = replace(prepared, learner=merged.learner)
     stream = BatchStream(prepared.tokens.train, config.batch_size, prepared.config.seed, prepared.buckets, config.balanced)
     scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
-    return _learned(prepared, merged, parts, stream, scorer, work, teacher)
+    return _learned(prepared, of_texts(merged, prepared), parts, stream, scorer, work, teacher)
 
 
 def relearn_on_tasks(prepared: Prepared, merged: Merged, corpora: list[TokenCorpus], parts: tuple[str, ...], work: Work) -> Merged:
@@ -143,7 +143,7 @@ def update(prepared: Prepared, old: Distilled, folder: str, way: str, share: flo
         old.check_base(prepared.pretrained)
         classes, learner = same_classes([old]), old.learner(prepared.pretrained)
         card = describe_base(prepared.pretrained, learner, prepared.config.data.length, pairs)
-        merged = Merged(old.data, old.recipe, classes, learner, card | {"updated": describe_set(old, folder)})
+        merged = of_texts(Merged(old.data, old.recipe, classes, learner, card | {"updated": describe_set(old, folder)}), prepared)
     else:
         fresh = as_distilled(prepared)
         merged = merge_sets([old, fresh], [folder, NEW], way, prepared.pretrained, UNION)
@@ -213,7 +213,13 @@ def as_distilled(prepared: Prepared) -> Distilled:
     config = prepared.config
     card = describe_base(prepared.pretrained, prepared.learner, config.data.length, bool(config.data.pair_column))
     data = jax.tree.map(np.asarray, first_data(prepared))
-    return Distilled(data, recipe_of(config.distill), {"label_names": list(prepared.tokens.label_names), **card})
+    card |= {"label_names": list(prepared.tokens.label_names), "corpus": prepared.tokens.fingerprint}
+    return Distilled(data, recipe_of(config.distill), card)
+
+
+def of_texts(merged: Merged, prepared: Prepared) -> Merged:
+    """The set with a card that says on which corpus it is learned."""
+    return replace(merged, card=merged.card | {"corpus": prepared.tokens.fingerprint})
 
 
 def _learned(

@@ -122,6 +122,7 @@ def describe_set(distilled: Distilled, folder: str) -> dict[str, Any]:
         "examples": distilled.data.examples,
         "inner_steps": distilled.data.steps,
         "sets": count_sets(distilled),
+        "texts": distilled.texts,
     }
 
 

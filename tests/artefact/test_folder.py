@@ -305,6 +305,8 @@ def test_what_recipe_json_has_to_say(folder, place):
         ({"recipe": {"labels": "soft", "optimizer": "sgd", "passes": 2.0}}, "recipe.passes .* is 2.0"),
         ({"learning_rates": [0.1]}, "learning_rates"),
         ({"preprocessing": "none"}, "no preprocessing"),
+        ({"merged": {"sets": [{"sets": 1}, {"texts": "x"}]}}, "texts in set 2 of .* must be a list of objects"),
+        ({"updated": {"texts": [{"corpus": "x"}]}}, "texts of set 1 of .* says no label_names"),
     ],
 )
 def test_what_recipe_json_cannot_mean(folder, change, message):
