@@ -39,13 +39,14 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(prompt: ConfigDict, name: str, answers: Path) -> Backend:
+def open_backend(prompt: ConfigDict, name: str, answers: Path, words: Sequence[str] = ()) -> Backend:
     """The backend for a model that config.prompt names.
 
     Args:
         prompt: the section of the configuration.
         name: hub name, local folder, GGUF file or "embedded"; or what the server calls its model.
         answers: file of the answers so far.
+        words: what stands for each class.
 
     Raises:
         UserError: there is no such model, or what is needed to run it is not installed; or the server cannot be reached.
@@ -54,7 +55,7 @@ def open_backend(prompt: ConfigDict, name: str, answers: Path) -> Backend:
     if prompt.base_url:
         from ddllm.prompt.server import open_server
 
-        return open_server(prompt, name, kept)
+        return open_server(prompt, name, kept, words)
     from ddllm.prompt.causal import open_causal
 
     return open_causal(name, prompt.batch_size, kept)

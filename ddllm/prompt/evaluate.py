@@ -94,7 +94,7 @@ def evaluate_prompts(prepared: Prepared, folder: Path, texts: Path, own: Callabl
     write_json(folder / "prompts.json", [asdict(prefix) for prefix in prefixes])
     rows: list[Row] = []
     for name in (config.model, *config.transfer):
-        with closing(open_backend(config, name, folder / "answers.jsonl")) as backend:
+        with closing(open_backend(config, name, folder / "answers.jsonl", template.words)) as backend:
             rows += score_model(config, backend, questions, prefixes)
     return [*rows, *soft_rows]
 

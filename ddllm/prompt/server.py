@@ -23,6 +23,7 @@ from ddllm.runtime.progress import say
 
 # Ways in the order of preference, with the number of alternatives or tokens asked for (OpenAI's completions give five, others more).
 WAYS = (("echo", 1), ("first", 20), ("first", 5), ("chat_first", 20), ("chat_first", 5), ("text", 8), ("chat_text", 8))
+FIRST_TOKEN = ("first", "chat_first")
 HOW = {
     "echo": "log-likelihood of the label's tokens",
     "first": "log-probability of the label's first token among the likeliest",
@@ -83,21 +84,45 @@ class ServerModel:
         self._answers.put(key, ask(self._client, self.name, self.way, prompt, continuations))
 
 
-def open_server(prompt: ConfigDict, name: str, answers: Answers, client: Client | None = None) -> ServerModel:
+def open_server(prompt: ConfigDict, name: str, answers: Answers, words: Sequence[str] = (), client: Client | None = None) -> ServerModel:
     """The backend for a model of the server at config.prompt.base_url; how it can be asked is tried once and remembered.
+
+    Args:
+        prompt: the section of the configuration.
+        name: what the server calls the model.
+        answers: those so far.
+        words: what stands for each class; a first token is only asked for where it can tell them apart.
+        client: sends requests; made as the configuration says if left out.
 
     Raises:
         UserError: the server cannot be reached, refuses the key, or does not do what config.prompt.ask says.
     """
+    alike = begin_alike(words)
+    if alike and prompt.ask in FIRST_TOKEN:
+        raise UserError(
+            f"config.prompt.ask is {prompt.ask!r}, but the first token cannot tell the labels {alike[0]!r} and {alike[1]!r} apart; "
+            "give config.prompt.label_words that begin with different words, or set config.prompt.ask to another way."
+        )
     client = client or Client(prompt, answers)
-    ways = [way for way in WAYS if prompt.ask in ("auto", way[0])]
-    key = key_of("way", prompt.base_url, name, prompt.ask)
+    ways = [way for way in WAYS if prompt.ask in ("auto", way[0]) and not (alike and way[0] in FIRST_TOKEN)]
+    key = key_of("way", prompt.base_url, name, prompt.ask, *["alike"] * bool(alike))
     known = answers.get(key)
     way: tuple[str, int] = (known[0], known[1]) if known else _find_way(client, name, ways, prompt.base_url)
     if known is None:
         answers.put(key, list(way))
         say(f"  {name} at {prompt.base_url} is asked for: {HOW[way[0].removeprefix('chat_')]}")
     return ServerModel(name, client, answers, way, prompt.base_url, prompt.parallel)
+
+
+def begin_alike(words: Sequence[str]) -> tuple[str, str] | None:
+    """The first two labels that begin with the same word, and so with the same token, if there are any."""
+    seen: dict[str, str] = {}
+    for word in words:
+        start = next(iter(word.lower().split()), "")
+        if start in seen:
+            return seen[start], word
+        seen[start] = word
+    return None
 
 
 def _find_way(client: Client, name: str, ways: Sequence[tuple[str, int]], url: str) -> tuple[str, int]:

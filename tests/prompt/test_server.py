@@ -28,12 +28,12 @@ PROMPTS = [f"Review : {text} Sentiment :" for text in ("a good film", "the dull 
 def opened(tmp_path):
     """open(server, waited, **changes of config.prompt) -> backend; waits are noted and not waited."""
 
-    def open_(server, waited=None, file="answers.jsonl", **changes):
+    def open_(server, waited=None, file="answers.jsonl", words=LABELS, **changes):
         config = default_config().prompt
         config.update({"base_url": server.url, "model": "tiny", "parallel": 1, "timeout": 0.3, **changes})
         answers = Answers(tmp_path / file)
         waited = [] if waited is None else waited
-        return open_server(config, "tiny", answers, Client(config, answers, waited.append))
+        return open_server(config, "tiny", answers, words, Client(config, answers, waited.append))
 
     return open_
 
@@ -68,6 +68,15 @@ def test_a_shifted_echo_is_noticed(folder, opened):
         assert opened(server, file="shifted").way == ("first", 20)
         with pytest.raises(UserError, match="not those of its tokens"):
             opened(server, file="insisted", ask="echo")
+
+
+def test_a_first_token_is_asked_for_only_where_it_tells_labels_apart(folder, opened):
+    with FakeServer(folder, ("first", "text")) as server:
+        assert opened(server).way[0] == "first"
+        assert opened(server, words=("very good", "Very bad", "good")).way[0] == "text"
+        assert opened(server).way[0] == "first", "what was found for other labels was taken"
+        with pytest.raises(UserError, match="cannot tell the labels 'very good' and 'Very bad' apart; give config.prompt.label_words"):
+            opened(server, words=("very good", "good", "Very bad"), ask="first")
 
 
 def test_generated_labels(folder, opened):
