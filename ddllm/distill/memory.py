@@ -52,9 +52,9 @@ def predict_memory(
         types=(shape, jnp.int32) if typed else None,
     )
     batch = Batch(*(kind and jax.ShapeDtypeStruct(*kind, sharding=step.batches) for kind in kinds))
-    keys = step.rounds(jax.random.key(0))[0]
+    drawn = step.rounds(jax.random.key(0))[0]
     with ThreadPoolExecutor() as threads:
-        begins = [_Program(threads, begin, learned, step.fixed, step.start, keys) for begin in step.begins.values()]
+        begins = [_Program(threads, begin, learned, step.fixed, step.start, drawn) for begin in step.begins.values()]
         begun = [begin.results() for begin in begins]
         measure = _Program(threads, step.measure, begun[0][0], step.start.words, batch)
         cotangent = measure.results()[2]

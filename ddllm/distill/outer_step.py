@@ -2,7 +2,7 @@
 
 The gradient is three compiled programs, so that only the small middle one is compiled again for each padded length of real texts:
 
-    begin      (learned, head keys)            ─► trained parameters, pullback, for each head that runs at once
+    begin      (learned, what is drawn)        ─► trained parameters, pullback, for each head that runs at once
     measure    (trained parameters, batch)     ─► loss, ∂loss/∂parameters, each device with its own head and share of the batch
     pull       (pullback, ∂loss/∂parameters)   ─► ∂loss/∂learned, averaged over heads and shares
 
@@ -26,7 +26,7 @@ from ddllm.distill.curriculum import shorten
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.gradients import Method
 from ddllm.distill.inner_loop import train
-from ddllm.distill.perturb import STEPS, change_steps, draw_steps, perturb
+from ddllm.distill.perturb import STEPS, change_steps, draw_steps, perturb, strength_at
 from ddllm.distill.shaping import Shaping
 from ddllm.distill.truncation import Truncation
 from ddllm.models.encoder import Tree
@@ -59,6 +59,18 @@ class OuterState(NamedTuple):
     average: dict[str, Any]
     optimizer: Any
     best: dict[str, Any]
+
+
+class Round(NamedTuple):
+    """What is drawn for the trainings that run at once, or where that lies.
+
+    Attributes:
+        keys: of each.
+        strength: of perturbations, from 0 to 1.
+    """
+
+    keys: Any
+    strength: Any
 
 
 def initial_state(
@@ -129,12 +141,12 @@ class OuterStep:
         def trained(data: DistilledData, recipe: Recipe, start: Start, key: jax.Array, *how: Any) -> Tree:
             return keep_sharded(train(learner, recipe, start, data, key, method, *how), shards)
 
-        def begin(kind: str, learned: dict[str, Any], fixed: DistilledData, start: Start, keys: jax.Array) -> tuple[Tree, Any]:
+        def begin(kind: str, learned: dict[str, Any], fixed: DistilledData, start: Start, drawn: Round) -> tuple[Tree, Any]:
             kinds = tuple(name for name in robust if kind != "examples" or name != "order")  # single examples are no batches to be dealt into
 
             def perturbed(parts: dict[str, Any]) -> Tree:
-                data, changed = perturb(*change_steps(fixed.replace(**parts), recipe, kind), kinds, keys[0])
-                return trained(data, changed, start, keys[0], segments, truncation)
+                data, changed = perturb(*change_steps(fixed.replace(**parts), recipe, kind), kinds, drawn.keys[0], drawn.strength)
+                return trained(data, changed, start, drawn.keys[0], segments, truncation)
 
             return _add_axes(jax.vjp(perturbed, learned), 1)
 
@@ -170,7 +182,7 @@ class OuterStep:
             return jax.jit(mapped, out_shardings=lie)
 
         # Every device unrolls its head's inner loop inside the same kind of map that pulls back, since a pullback can only be used where it was made.
-        self.begins = {kind: program(partial(begin, kind), (ALL, ALL, ALL, HEAD), HEAD) for kind in ("", *STEPS) if kind in ("", *robust)}
+        self.begins = {kind: program(partial(begin, kind), (ALL, ALL, ALL, Round(HEAD, ALL)), HEAD) for kind in ("", *STEPS) if kind in ("", *robust)}
         self.begin, self._robust = self.begins[""], robust
         self.measure = program(measure, (HEAD, ALL, BATCH), (ALL, ALL, HEAD_BATCH))
         self.pull = program(pull, (HEAD, HEAD_BATCH), ALL)
@@ -197,45 +209,49 @@ class OuterStep:
         Returns:
             The state after it, and {"loss", the task's "accuracy" or other agreement on the real batch, "gradient_norm"} still on the device.
         """
+        progress = state.step / self._outer_steps
         if self.shaping is None:
-            loss, agreement, gradient = self.gradient(self._reached(state.learned, state.step), batch, key)
+            loss, agreement, gradient = self.gradient(self._reached(state.learned, state.step), batch, key, progress)
         else:
-            words, progress = self.start.words, state.step / self._outer_steps
+            words = self.start.words
             state = state._replace(learned=self._settle(self.shaping, state.learned, words, progress))
             used = (words, progress, jax.random.fold_in(key, SHAPE))
             fed = self._use(self.shaping, state.learned, *used)
-            loss, agreement, gradient = self.gradient(self._reached(fed, state.step), batch, key)
+            loss, agreement, gradient = self.gradient(self._reached(fed, state.step), batch, key, progress)
             gradient = self._carry_back(self.shaping, gradient, state.learned, *used)
         state, norm = self._move(state, gradient)
         return state, {"loss": loss, self.learner.task.progress: agreement, "gradient_norm": norm}
 
-    def gradient(self, learned: dict[str, Any], batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+    def gradient(
+        self, learned: dict[str, Any], batch: Batch, key: jax.Array, progress: float | jax.Array = 1.0
+    ) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
         """Loss and agreement (see models/task.py) on the real batch after training on the distilled data, and the loss's gradient by what is learned.
 
-        All are means over heads.
+        All are means over heads. `progress` is the share of the outer steps that have been done, by which perturbations grow.
         """
         batch = place(batch, self.batches)
-        start, begin = self.draw_start(key), self.begins[draw_steps(self._robust, key)]
-        first, *others = self.rounds(key)
+        strength = strength_at(progress)
+        start, begin = self.draw_start(key), self.begins[draw_steps(self._robust, key, strength)]
+        first, *others = self.rounds(key, strength)
         sums = self._round(begin, learned, batch, start, first)
-        for keys in others:
+        for drawn in others:
             jax.block_until_ready(sums)  # nothing in a round depends on the one before, so both would be in memory
-            sums = self._add(sums, self._round(begin, learned, batch, start, keys))
+            sums = self._add(sums, self._round(begin, learned, batch, start, drawn))
         return self._divide(sums) if others else sums
 
-    def rounds(self, key: jax.Array) -> list[jax.Array]:
-        """Keys of the heads that run at once, round after round; a single head has the step's own key."""
+    def rounds(self, key: jax.Array, strength: float | jax.Array = 1.0) -> list[Round]:
+        """Keys of the heads that run at once, round after round, with the strength of their perturbations; a single head has the step's own key."""
         keys = key[None] if self.heads == 1 else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.heads))
-        size = self._heads.mesh.shape["head"]
-        return [place(keys[first : first + size], self._heads) for first in range(0, self.heads, size)]
+        size, strength = self._heads.mesh.shape["head"], place(jnp.asarray(strength, jnp.float32), self.everywhere)
+        return [Round(place(keys[first : first + size], self._heads), strength) for first in range(0, self.heads, size)]
 
     def draw_start(self, key: jax.Array) -> Start:
         """What an outer step with this key starts from, on the devices: the pretrained parameters or one of the others, all equally likely."""
         index = int(jax.random.randint(jax.random.fold_in(key, BODY), (), 0, len(self.others) + 1)) if self.others else 0
         return place_parameters(self.others[index - 1], self.mesh) if index else self.start
 
-    def _round(self, begin: Any, learned: dict[str, Any], batch: Batch, start: Start, keys: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
-        trained, pullback = begin(learned, self.fixed, start, keys)
+    def _round(self, begin: Any, learned: dict[str, Any], batch: Batch, start: Start, drawn: Round) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+        trained, pullback = begin(learned, self.fixed, start, drawn)
         loss, accuracy, cotangent = self.measure(trained, start.words, batch)
         del trained  # a tree of parameters that pulling back needs no more
         return loss, accuracy, self.pull(pullback, cotangent)

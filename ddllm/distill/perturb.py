@@ -14,9 +14,14 @@ what is exported follow the recipe as it stands.
 With the first three an outer step takes as long as without them. The last two change how many steps there are: each is a program of its own, and each, like the
 recipe as it stands, is as likely as the others. The price is paid in accuracy too: what is learned serves trainings around the recipe rather than the
 recipe itself, and the gradient is noisier, so that more outer steps are needed.
+
+Perturbations begin at nothing and have their full strength after a fifth of the outer steps. While rates and gains are still rising, a training at twice
+the rates breaks down easily, and its gradient, tens of times longer than others, then decides where learning goes: distillations were at chance for
+hundreds of steps.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +30,20 @@ from ddllm.distill.dataset import DistilledData, Recipe, actual_rates, raw_rates
 from ddllm.distill.gains import repeat_gains, same_in_all_steps
 
 DROPPED = 0.1  # share of the positions
+RISE = 0.2  # share of the outer steps in which perturbations reach their full strength
 STEPS = ("passes", "examples")  # those that change how many inner steps there are
 # Apart from what heads, orders and windows are drawn with, which are derived from the same key.
 PERTURB, CHANGE = 2**31 - 5, 2**31 - 15
 
 
-def perturb(data: DistilledData, recipe: Recipe, kinds: tuple[str, ...], key: jax.Array) -> tuple[DistilledData, Recipe]:
+def strength_at(progress: Any) -> Any:
+    """How strong perturbations are, from 0 to 1, after this share of the outer steps."""
+    return jnp.clip(progress / RISE, 0.0, 1.0)
+
+
+def perturb(
+    data: DistilledData, recipe: Recipe, kinds: tuple[str, ...], key: jax.Array, strength: float | jax.Array = 1.0
+) -> tuple[DistilledData, Recipe]:
     """The distilled data and its recipe as one outer step meets them.
 
     Args:
@@ -38,21 +51,29 @@ def perturb(data: DistilledData, recipe: Recipe, kinds: tuple[str, ...], key: ja
         recipe: its recipe.
         kinds: of "rates", "positions" and "order"; none leaves both as they are.
         key: of what is drawn; a shuffled order is drawn later, with the training's own key.
+        strength: of the first two: the factor is 2^(u · strength), and as much of the tenth is masked.
     """
     rates_key, mask_key = jax.random.split(jax.random.fold_in(key, PERTURB))
     if "rates" in kinds:
-        data = scale_rates(data, 2 ** jax.random.uniform(rates_key, minval=-1.0, maxval=1.0))
+        data = scale_rates(data, 2 ** (strength * jax.random.uniform(rates_key, minval=-1.0, maxval=1.0)))
     if "positions" in kinds:
-        data = drop_positions(data, mask_key)
+        data = drop_positions(data, mask_key, strength * DROPPED)
     if "order" in kinds:
         recipe = replace(recipe, order="shuffled")
     return data, recipe
 
 
-def draw_steps(kinds: tuple[str, ...], key: jax.Array) -> str:
-    """Which of `STEPS` an outer step with this key meets, of those that are among the kinds; "" for the recipe as it stands."""
+def draw_steps(kinds: tuple[str, ...], key: jax.Array, strength: float | jax.Array = 1.0) -> str:
+    """Which of `STEPS` an outer step with this key meets, of those that are among the kinds; "" for the recipe as it stands.
+
+    At a `strength` below 1 so much of the others' likelihood is left to them.
+    """
     choices = ("", *(kind for kind in STEPS if kind in kinds))
-    return choices[int(jax.random.randint(jax.random.fold_in(key, CHANGE), (), 0, len(choices)))] if len(choices) > 1 else ""
+    if len(choices) == 1:
+        return ""
+    among, whether = jax.random.split(jax.random.fold_in(key, CHANGE))
+    drawn = int(jax.random.randint(among, (), 0, len(choices)))
+    return choices[drawn] if float(jax.random.uniform(whether)) < float(strength) else ""
 
 
 def change_steps(data: DistilledData, recipe: Recipe, kind: str) -> tuple[DistilledData, Recipe]:
@@ -67,7 +88,7 @@ def scale_rates(data: DistilledData, factor: float | jax.Array) -> DistilledData
     return data.replace(rates=raw_rates(factor * actual_rates(data)))
 
 
-def drop_positions(data: DistilledData, key: jax.Array, share: float = DROPPED) -> DistilledData:
+def drop_positions(data: DistilledData, key: jax.Array, share: float | jax.Array = DROPPED) -> DistilledData:
     """Each position but the first masked with the probability `share`; those that remain keep their numbers."""
     mask = jnp.asarray(data.mask)
     kept = jax.random.bernoulli(key, 1 - share, mask.shape).at[..., 0].set(True)

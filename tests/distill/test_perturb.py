@@ -61,6 +61,26 @@ def test_the_gradient_is_that_of_the_perturbed_training_and_follows_the_key(laye
     assert optax.tree.norm(jax.tree.map(jnp.subtract, unperturbed, expected)) > 1e-3
 
 
+def test_perturbations_grow(layerless, make_step, make_batch):
+    kinds = ("rates", "positions", *STEPS)
+    step, state, data, recipe = make_step(layerless, optimizer=optax.sgd(1.0), robust=kinds, outer_steps=50)
+    plain, batch, seeds = make_step(layerless, optimizer=optax.sgd(1.0))[0], make_batch(), [jax.random.key(seed) for seed in range(40)]
+
+    def moved(step, number, key):
+        return step(state._replace(step=jnp.asarray(number, jnp.int32)), batch, key)[0].learned
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), moved(step, 0, seeds[0]), moved(plain, 0, seeds[0]))
+    full = [moved(step, number, seeds[0]) for number in (10, 49)]
+    jax.tree.map(np.testing.assert_array_equal, full[0], full[1])
+    assert optax.tree.norm(jax.tree.map(jnp.subtract, full[0], moved(plain, 10, seeds[0]))) > 1e-3
+    shares = [np.mean([draw_steps(kinds, key, strength) == "" for key in seeds]) for strength in (0.0, 0.5, 1.0)]
+    assert shares[0] == 1 > shares[1] > shares[2] > 0.1
+    factors = [[actual_rates(perturb(data, recipe, ("rates",), key, strength)[0])[0, 0] / actual_rates(data)[0, 0] for key in seeds] for strength in (0.5, 1.0)]
+    np.testing.assert_allclose(2 * np.log2(factors[0]), np.log2(factors[1]), atol=1e-3)
+    masked = drop_positions(data.replace(mask=np.ones((1, 1, 4000), np.float32)), seeds[0], 0.05).mask.mean()
+    assert 0.94 < masked < 0.96
+
+
 def test_outer_steps_meet_other_numbers_of_inner_steps_too(layerless, make_step, make_batch):
     step, state, data, recipe = make_step(layerless, optimizer=optax.sgd(1.0), robust=("positions", *STEPS))
     drawn = {draw_steps(("positions", *STEPS), jax.random.key(seed)): jax.random.key(seed) for seed in range(30)}
