@@ -1,7 +1,8 @@
 """Full data, selections and distilled sets, beside each other on four data sets: results/TABLE.md and results/TABLE.json.
 
     python -m benchmarks.table [--datasets rotten_tomatoes,sst2] [--models embedded] [--names full,random,distilled] [--per-class 1,5,10]
-                               [--seeds 0,1,2] [--data FOLDER] [--work runs/table] [--minutes N] [--processes N] [--only-table]
+                               [--seeds 0,1,2] [--products bfloat16] [--data FOLDER] [--work runs/table] [--minutes N] [--processes N]
+                               [--only-table]
 
 Entry by cell: every run is a command of its own in a folder below --work, resumes there, and enters the table as soon as it has ended. The same
 command does what is left; --minutes starts nothing new after so long. A cell holds the accuracy of each seed, and with the recipe's head
