@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddllm.artefact.schema import ARRAYS, RECIPE
+from ddllm.artefact.schema import ARRAYS, RECIPE, parts_of
 from ddllm.data.tokens import TOKENIZER_FILES
 from ddllm.distill.auxiliary import auxiliary_fits
 from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe
@@ -54,9 +54,7 @@ class Distilled:
     def texts(self) -> list[dict[str, Any]]:
         """{"corpus", "label_names"} of every corpus that it was distilled from, as far as its card knows, also of sets that were merged into it."""
         own = [{"corpus": self.card["corpus"], "label_names": list(self.label_names)}] if "corpus" in self.card else []
-        updated = [self.card["updated"]] if "updated" in self.card else []
-        parts = [*self.card.get("merged", {}).get("sets", []), *updated]
-        return own + [texts for part in parts for texts in part.get("texts", []) if texts not in own]
+        return own + [texts for part in parts_of(self.card) for texts in part.get("texts", []) if texts not in own]
 
     def train(self, model: str | None = None, seed: int = 0) -> "Trained":
         """A classifier trained on it, exactly as its recipe says; see `ddllm.use.train`."""

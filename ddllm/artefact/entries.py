@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ddllm.artefact.schema import Card
+from ddllm.artefact.schema import Card, parts_of
 from ddllm.checks import CHOICES
 from ddllm.errors import UserError
 from ddllm.models.families import HEADS
@@ -94,8 +94,7 @@ def check_card(card: Card, where: str | Path) -> None:
     _check_entries(card, OPTIONAL, where, needed=False)
     for number, score in enumerate(card["scores"], 1):
         _check_entries(score, IN_SCORE, f"score {number} of {where}", needed=True)
-    parts: list[Card] = [*card.get("merged", {}).get("sets", []), *([card["updated"]] if "updated" in card else [])]
-    for number, part in enumerate(parts, 1):
+    for number, part in enumerate(parts_of(card), 1):
         _check_entries(part, IN_PART, f"set {number} of {where}", needed=False)
         for texts in part.get("texts", []):
             _check_entries(texts, IN_TEXTS, f"the texts of set {number} of {where}", needed=True)

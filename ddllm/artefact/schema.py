@@ -21,6 +21,11 @@ FLOAT32, FLOAT16, BFLOAT16, INT8 = STORAGES = ("float32", "float16", "bfloat16",
 ARRAYS, RECIPE = "distilled.safetensors", "recipe.json"
 
 
+def parts_of(card: Card) -> list[Card]:
+    """What a card says of the sets behind a merged or updated one."""
+    return [*card.get("merged", {}).get("sets", []), *([card["updated"]] if "updated" in card else [])]
+
+
 def from_1(card: Card) -> Card:
     """The order, which was always fixed, is named."""
     return card | {"schema": 2, "recipe": {"order": "fixed", **card["recipe"]}}

@@ -230,7 +230,7 @@ class OuterStep:
         All are means over heads. `progress` is the share of the outer steps that have been done, by which perturbations grow.
         """
         batch = place(batch, self.batches)
-        strength = strength_at(progress)
+        strength = strength_at(progress) if self._robust else 1.0
         start, begin = self.draw_start(key), self.begins[draw_steps(self._robust, key, strength)]
         first, *others = self.rounds(key, strength)
         sums = self._round(begin, learned, batch, start, first)
