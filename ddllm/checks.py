@@ -1,17 +1,19 @@
 """Which values of the configuration can be meant: checked once, before anything runs, so that a mistake costs a second and not an hour."""
 
+import math
 from pathlib import PurePath
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ddllm.artefact.schema import STORAGES
+from ddllm.config import default_config, flatten
 from ddllm.continual.checks import validate_continual
 from ddllm.errors import UserError
 from ddllm.merge.checks import validate_merge
 from ddllm.privacy.checks import validate_privacy
 from ddllm.text.checks import validate_text
-from ddllm.values import check_choice, check_choices, check_not_negative, check_positive
+from ddllm.values import check_choice, check_choices, check_not_negative, check_positive, split_parts
 
 POSITIVE = (
     "data.length",
@@ -122,6 +124,7 @@ INITIAL = ("noise", "normal", "real", *SELECTIONS[1:])
 
 def validate(config: ConfigDict) -> None:
     """Raise `UserError` for the first value that cannot be meant."""
+    _validate_types(config)
     check_positive({key: _get(config, key) for key in POSITIVE})
     check_not_negative({key: _get(config, key) for key in NOT_NEGATIVE})
     for key in SEEDS:
@@ -147,6 +150,9 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             "config.distill.initial_labels is 'model', but config.distill.labels is 'hard'; hard labels are those of the class."
         )
+    teachers = split_parts(distill.teacher)
+    if len(set(teachers)) < len(teachers):
+        raise UserError(f"config.distill.teacher is {distill.teacher!r}; name each run once.")
     if not 0 <= distill.teacher_share <= 1:
         raise UserError(f"config.distill.teacher_share is {distill.teacher_share!r}, but must lie between 0 and 1.")
     if not PurePath(distill.initial).suffix:
@@ -175,15 +181,32 @@ def validate(config: ConfigDict) -> None:
     validate_text(config.text, distill.examples_per_class)
 
 
+def _validate_types(config: ConfigDict) -> None:
+    """Raise `UserError` for a number that is not finite, and for lists of something else than they are for: the type of what they have by default, or names."""
+    usual = flatten(default_config())
+    for key, value in flatten(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config.{key} is {value!r}, but must be a number that is finite.")
+        if not isinstance(value, tuple):
+            continue
+        wanted = type(usual[key][0]) if usual[key] else str
+        for each in value:
+            number = isinstance(each, (int, float)) and not isinstance(each, bool) and math.isfinite(each)
+            if not (isinstance(each, wanted) or (wanted is float and number)):
+                what, example = {str: ("names in quotation marks", "('a','b')"), int: ("whole numbers", "(1,2)")}.get(wanted, ("numbers", "(0.1,0.2)"))
+                raise UserError(f"config.{key} has {each!r}, but must have {what}, as in \"{example}\".")
+        if key in ("data.label_names", "data.label_columns") and (len(set(value)) < len(value) or (len(value) == 1 and "," in value[0])):
+            raise UserError(f"config.{key} is {value!r}, but must have each name once, in quotation marks, as in \"('a','b')\".")
+
+
 def _validate_selections(evaluate: ConfigDict) -> None:
     check_choices("evaluate.selections", evaluate.selections, SELECTIONS, ", as in \"('random','k_centers')\"")
     if not evaluate.selection_rates or min(evaluate.selection_rates) <= 0:
         raise UserError("config.evaluate.selection_rates needs at least one rate, and rates must be greater than 0.")
     if not evaluate.adam_rates or min(evaluate.adam_rates) <= 0:
         raise UserError("config.evaluate.adam_rates needs at least one rate, and rates must be greater than 0.")
-    passes = evaluate.selection_passes
-    if not passes or not all(isinstance(count, int) and count > 0 for count in passes):
-        raise UserError("config.evaluate.selection_passes needs at least one number of passes, and they must be whole and greater than 0.")
+    if not evaluate.selection_passes or min(evaluate.selection_passes) <= 0:
+        raise UserError("config.evaluate.selection_passes needs at least one number of passes, and they must be greater than 0.")
 
 
 def _validate_inner_loop(distill: ConfigDict) -> None:

@@ -82,7 +82,7 @@ def default_config() -> ConfigDict:
     distill.curriculum = 0.0  # share of the outer steps, below 1, in which the inner steps join one by one; 0: all are there from the first
     distill.outer_steps = 3000
     distill.batch_size = 32  # real texts per outer step
-    distill.teacher = ""  # what they teach. empty: labels; full: the fully fine-tuned model's probabilities; or a run's folder, that run's
+    distill.teacher = ""  # what they teach. empty: labels; full: the fully fine-tuned model's probabilities; or a run's folder, that run's; A|B: their mean
     distill.teacher_share = 1.0  # of the teacher in the targets, the rest being the label's
     distill.optimizer = "adamw"  # adamw (no weight decay unless set) | adam
     distill.second_moment = 0.999  # decay of Adam's second moment; lower ones follow growing gradients sooner
@@ -275,7 +275,7 @@ def default_config() -> ConfigDict:
     runtime.process = -1  # number of this one, from 0; -1: the variable JAX_PROCESS_ID
     runtime.join_timeout = 300  # seconds in which all must have come
     runtime.silence_timeout = 100  # seconds after which a process that is not heard of counts as dead
-    return config
+    return config.lock()  # keys may be changed, not added
 
 
 def suggest(name: str, known: tuple[str, ...] | list[str]) -> str:
@@ -284,11 +284,12 @@ def suggest(name: str, known: tuple[str, ...] | list[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def flat_keys(config: ConfigDict) -> list[str]:
-    """All keys with their sections, as they are typed on the command line after `--config.`."""
-    from flax.traverse_util import flatten_dict  # only after a mistake: it imports jax
-
-    return list(flatten_dict(config.to_dict(), sep="."))
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """All values by their keys with sections, as these are typed on the command line after `--config.`."""
+    flat = {}
+    for key, value in config.items():
+        flat |= {f"{key}.{inner}": found for inner, found in flatten(value).items()} if isinstance(value, ConfigDict) else {key: value}
+    return flat
 
 
 def resolve(config: ConfigDict) -> dict[str, Any]:

@@ -12,7 +12,9 @@ Reads a configuration and calls its stages in order. A mistake of the user's is 
 directory, by default runs/<config's name>, and the same command there goes on where it was stopped.
 """
 
+import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 
 from ddllm.artefact.command_line import ALONE, parse_alone
 from ddllm.checks import SELECTIONS
-from ddllm.config import default_config, flat_keys, suggest
+from ddllm.config import default_config, flatten, suggest
 from ddllm.data.files import SUFFIXES
 from ddllm.errors import UserError
 from ddllm.runtime.huge_pages import start_with_huge_pages
@@ -94,13 +96,12 @@ def parse(arguments: list[str]) -> Command:
         rest = values(["ddllm", *arguments])[1:]
         # A file that could not be read is only complained of at first use.
         config = holder.value
-        folder = Path("runs") / (config.name if config else "")
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(_missing_config(arguments, error)) from None
-    except (AttributeError, KeyError) as error:
-        raise UserError(_unknown_key(arguments, error)) from None
-    except (flags.Error, ValueError, TypeError) as error:
-        raise UserError(f"{str(error).rstrip('.')}; correct it on the command line.") from None
+    except Exception as error:  # A configuration file is a program, in which anything may go wrong.
+        raise UserError(_explain(arguments, error)) from None
     if values["help"].value:
         print(f"{__doc__}\n{values.main_module_help()}")
         raise SystemExit(0)
@@ -109,6 +110,8 @@ def parse(arguments: list[str]) -> Command:
     mode = str(values["mode"].value)
     if config is None:
         raise UserError("which configuration? Give one, such as --config configs/quickstart.py (see the folder configs).")
+    if not isinstance(config, ConfigDict) or flatten(config).keys() != flatten(default_config()).keys():
+        raise UserError(f"get_config in {_config_path(arguments)} must return what ddllm.config.default_config() gives, with values of its own.")
     distilled = str(values["distilled"].value)
     names: list[str] = [name.strip() for name in mode.split(",")]
     if mode == "all":
@@ -129,9 +132,10 @@ def parse(arguments: list[str]) -> Command:
         raise UserError("--name names the rows of another's result; give its file with --distilled.")
     if name.split(",")[0].strip() in OWN:
         raise UserError(f"--name is {name!r}, as rows of the run itself are called; choose another one.")
+    folder = Path("runs") / config.name
     # A merged set is no run of the configuration's own.
     folder = folder.with_name(f"{folder.name}-merged") if "merge" in names else folder
-    return Command(config, names, Path(values["workdir"].value or folder), distilled, name)
+    return Command(config, names, Path(values["workdir"].value or folder).expanduser(), distilled, name)
 
 
 def _take_sets(config: ConfigDict, sets: list[str], names: list[str], distilled: str) -> None:
@@ -192,27 +196,48 @@ def exit_status(work: Callable[[], int], afterwards: str) -> int:
         return 130
 
 
-def _unknown_key(arguments: list[str], error: Exception) -> str:
-    known = flat_keys(default_config())
-    for argument in arguments:
-        key = argument.lstrip("-").split("=")[0]
-        if key.startswith("config."):
+def _explain(arguments: list[str], error: Exception) -> str:
+    """The sentence for what went wrong on the command line or, with its line, in the configuration file."""
+    known = list(flatten(default_config()))
+    if isinstance(error, (AttributeError, KeyError)):
+        for argument in arguments:
+            key = argument.lstrip("-").split("=")[0]
             name = key.removeprefix("config.")
-            if name not in known:
+            if name != key and name not in known:
                 return f"config.{name} is not a key{suggest(name, known)}; all keys are listed in ddllm/config.py."
-    return f"the configuration file uses a key that does not exist: {error}; all keys are listed in ddllm/config.py."
+    path = _config_path(arguments)
+    cause: BaseException | None = error
+    while cause is not None:  # What a file raises comes as it is or, of some kinds, in the words of the libraries that run it.
+        lines = [frame.lineno for frame in traceback.extract_tb(cause.__traceback__) if Path(frame.filename).absolute() == path.absolute()]
+        if isinstance(cause, SyntaxError) and cause.filename and Path(cause.filename).absolute() == path.absolute():
+            lines, cause = [cause.lineno], SyntaxError(cause.msg)
+        if not lines:
+            cause = cause.__context__
+            continue
+        what = f"{type(cause).__name__}: {str(cause).rstrip('.')}; correct it there"
+        if unknown := re.search(r'Key "(\w+)" does not exist', str(cause)):
+            what = f"{unknown[1]} is not a key{suggest(unknown[1], [key.rpartition('.')[2] for key in known])}; all keys are listed in ddllm/config.py"
+        return f"{path}, line {lines[-1]}: {what}."
+    if isinstance(error, flags.Error | ValueError | TypeError):
+        return f"{str(error).rstrip('.')}; correct it on the command line."
+    return f"the configuration file {path} cannot be used: {str(error).rstrip('.')}."
+
+
+def _config_path(arguments: list[str]) -> Path:
+    """The configuration file that a command line names."""
+    for name, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if name.lstrip("-").split("=")[0] == "config":
+            return Path((name.split("=", 1)[1] if "=" in name else following).split(":")[0])
+    return Path()
 
 
 def _missing_config(arguments: list[str], error: OSError) -> str:
-    for name, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if name.lstrip("-").split("=")[0] == "config":
-            path = Path((name.split("=", 1)[1] if "=" in name else following).split(":")[0])
-            if path.exists():
-                break
-            present = sorted(str(other) for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
-            listed = f"; {path.parent} has {', '.join(Path(other).name for other in present)}" if present else ""
-            return f"there is no configuration file {path}{suggest(str(path), present)}{listed}."
-    return f"the configuration could not be read: {error}"
+    path = _config_path(arguments)
+    if path.exists():
+        return f"the configuration could not be read: {error}"
+    present = sorted(str(other) for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
+    listed = f"; {path.parent} has {', '.join(Path(other).name for other in present)}" if present else ""
+    return f"there is no configuration file {path}{suggest(str(path), present)}{listed}."
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from ddllm.artefact.folder import load_distilled
 from ddllm.checks import validate
 from ddllm.config import resolve
 from ddllm.distill.optimizers import check_derivative
-from ddllm.distill.teacher import OWN, Teacher, load_teacher
+from ddllm.distill.teacher import OWN, Teacher, load_teacher, none_there
 from ddllm.errors import UserError
 from ddllm.models.multi_head import MultiHead, activate_head
 from ddllm.prepare import Prepared
@@ -25,6 +25,7 @@ from ddllm.runtime.metrics import Metrics
 from ddllm.runtime.processes import check_same, from_first, is_first, join
 from ddllm.runtime.progress import say
 from ddllm.runtime.workdir import CLASSES, CORPUS, MODEL, Workdir
+from ddllm.values import split_parts
 
 OWN_NAME = "distilled"  # of a run's own data set
 
@@ -60,13 +61,14 @@ class Run:
         from_first(lambda: self.workdir.keep_origin(origin))
 
     def teacher(self, prepared: Prepared | None = None) -> Teacher:
-        """The teacher that config.distill.teacher asks for, of what is prepared here or is given.
+        """The teacher that config.distill.teacher asks for, of what is prepared here or is given: one model, or those of several runs.
 
         Raises:
             UserError: see `finetuned`.
         """
-        config = self.config.distill
-        return self.finetuned(prepared or self.prepared, config.teacher, config.teacher_share)
+        config, prepared = self.config.distill, prepared or self.prepared
+        each = [self.finetuned(prepared, name, config.teacher_share) for name in split_parts(config.teacher)]
+        return replace(each[0], models=tuple(model for one in each for model in one.models))
 
     def finetuned(self, prepared: Prepared, name: str = OWN, share: float = 1.0) -> Teacher:
         """The model that is fine-tuned on all texts, in this run or in that of the folder `name`; `share`: see `Teacher`.
@@ -74,7 +76,12 @@ class Run:
         Raises:
             UserError: there is none, its fine-tuning has not come to its end, or it is of another base model, other classes or another shape.
         """
-        workdir = self.workdir if name == OWN else Workdir(Path(name), None)
+        self.check_finetuned(prepared, name)
+        return load_teacher(prepared, self._at(name).finetune, share)
+
+    def check_finetuned(self, prepared: Prepared, name: str = OWN) -> None:
+        """Raise `UserError` where `finetuned` would, as far as can be told without reading parameters."""
+        workdir = self._at(name)
 
         def check() -> None:
             there, here = workdir.read_origin(), origin_of(prepared)
@@ -91,8 +98,13 @@ class Run:
                     "run the stage finetune there with the command that began it, or set config.distill.teacher to another run or to nothing."
                 )
 
+            if not workdir.finetune.exists():
+                raise none_there(workdir.finetune)
+
         from_first(check)
-        return load_teacher(prepared, workdir.finetune, share)
+
+    def _at(self, name: str) -> Workdir:
+        return self.workdir if name == OWN else Workdir(Path(name), None)
 
     def metrics(self) -> Metrics:
         """Where figures of long work go."""

@@ -11,9 +11,11 @@ from ddllm.artefact.export import export_distilled, scores_of
 from ddllm.artefact.folder import add_scores
 from ddllm.artefact.stage import verify
 from ddllm.continual.stage import continual
+from ddllm.data.splits import strata
 from ddllm.distill.learn import learn_from_texts
 from ddllm.distill.outer_loop import STAGE as DISTILL
-from ddllm.distill.plan import recipe_of
+from ddllm.distill.plan import picked_from, recipe_of
+from ddllm.distill.teacher import OWN
 from ddllm.evaluate.analyses import analyse_distilled
 from ddllm.evaluate.finetune import finetune as finetune_once
 from ddllm.evaluate.finetune import full_row, score_finetuned
@@ -35,7 +37,9 @@ from ddllm.runtime.metrics import read_metrics
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
 from ddllm.runtime.storage import write_atomically
+from ddllm.select.methods import rows_of_classes
 from ddllm.text.stage import look, text
+from ddllm.values import split_parts
 
 # What a notebook finds here.
 __all__ = [
@@ -184,8 +188,23 @@ STAGES: dict[str, Callable[[Run], None]] = {
 }
 
 
+def check_ahead(run: Run, names: list[str]) -> None:
+    """Raise `UserError` for what a later stage would stumble over, so that it does not cost a fine-tuning first."""
+    config, prepared = run.config, run.prepared
+    split = picked_from(prepared) if "distill" in names else None
+    for texts in (split, prepared.tokens.train if "select" in names and config.evaluate.selections else None):
+        if texts is not None:
+            rows_of_classes(strata(texts.labels), prepared.classes, config.distill.examples_per_class, prepared.tokens.label_names)
+    if "distill" in names and not from_first(run.workdir.distilled.exists):
+        for teacher in split_parts(config.distill.teacher):
+            if teacher != OWN or "finetune" not in names:
+                run.check_finetuned(prepared, teacher)
+
+
 def run_stages(run: Run, names: list[str]) -> None:
     """Run stages in their order, whatever the order of the names."""
+    if {"finetune", "select", "distill"} & set(names):
+        check_ahead(run, names)
     for name, stage in STAGES.items():
         if name in names:
             stage(run)

@@ -63,7 +63,7 @@ class Trained:
         They are cut to the length that the distilled data set was made for.
 
         Raises:
-            UserError: there are single texts instead of pairs, or the other way round.
+            UserError: there are single texts instead of pairs, or the other way round, or there is no list of them.
         """
         length = self.distilled.card["preprocessing"]["text_length"]
         tokens, _ = tokenize_texts(self.tokenizer, self._split(texts), length)
@@ -75,6 +75,8 @@ class Trained:
 
     def _split(self, texts: Texts) -> Split:
         paired = self.distilled.pairs
+        if isinstance(texts, str):
+            raise UserError("give a list of texts, such as ['a fine film'], also for a single one.")
         if any((not isinstance(text, str)) != paired for text in texts):
             wanted = "pairs of texts, such as [('first', 'second')]" if paired else "single texts, such as ['first', 'second']"
             raise UserError(f"the data set was distilled for {wanted}; give those.")

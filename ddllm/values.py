@@ -1,4 +1,4 @@
-"""What the checks of all sections have in common: a sentence for a value of the configuration that cannot be meant.
+"""What the checks of all sections have in common: lists of parts, and a sentence for a value of the configuration that cannot be meant.
 
 Without jax and numpy, since the command line checks before they are loaded.
 """
@@ -10,6 +10,11 @@ from ml_collections import ConfigDict
 
 from ddllm.config import suggest
 from ddllm.errors import UserError
+
+
+def split_parts(named: str) -> list[str]:
+    """What stands between the |: corpora, groups of classes, runs."""
+    return [part.strip() for part in str(named).split("|") if part.strip()]
 
 
 def check_positive(values: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ddllm.checks import CHOICES, NOT_NEGATIVE, POSITIVE, validate
-from ddllm.config import default_config, flat_keys, resolve
+from ddllm.config import default_config, flatten, resolve
 from ddllm.errors import UserError
 from ddllm.models.tasks import MultiLabel, Regression
 from ddllm.prepare import check_task
@@ -19,7 +19,7 @@ def test_defaults_are_valid_and_plain():
 
 
 def test_checked_keys_exist():
-    known = flat_keys(default_config())
+    known = flatten(default_config())
     assert set(POSITIVE) | set(NOT_NEGATIVE) | set(CHOICES) <= set(known)
     assert not set(POSITIVE) & set(NOT_NEGATIVE)
 
@@ -54,12 +54,19 @@ def test_what_must_be_positive(key):
         ({"distill.probe_texts": 9}, "is about a learned head"),
         ({"distill.initial_labels": "model", "distill.head": "learned", "distill.labels": "hard"}, "hard labels are those of the class"),
         ({"distill.teacher_share": 1.5}, "between 0 and 1"),
+        ({"distill.teacher": "runs/a | runs/a"}, "each run once"),
         ({"distill.adaptive_clip": 0.5}, "would clip every usual gradient"),
         ({"distill.attention_labels": "cl"}, r"did you mean cls\?"),
         ({"evaluate.selection_rates": ()}, "at least one rate"),
         ({"evaluate.selection_rates": (0.1, -1.0)}, "greater than 0"),
         ({"evaluate.selection_passes": ()}, "at least one number of passes"),
-        ({"evaluate.selection_passes": (1, 2.5)}, "must be whole"),
+        ({"evaluate.selection_passes": (1, 2.5)}, r"has 2\.5, but must have whole numbers"),
+        ({"evaluate.selection_rates": ("a",)}, "has 'a', but must have numbers"),
+        ({"evaluate.transfer": (1,)}, "must have names in quotation marks"),
+        ({"data.label_columns": (1, 2)}, "config.data.label_columns has 1, but must have names"),
+        ({"data.label_columns": ("tox", "tox")}, "config.data.label_columns is .* each name once"),
+        ({"data.label_names": ("neg,pos",)}, "each name once, in quotation marks"),
+        ({"finetune.epochs": float("inf")}, "config.finetune.epochs is inf, but must be a number that is finite"),
         ({"evaluate.selections": ("random", "k_center")}, r"config.evaluate.selections has 'k_center' \(did you mean k_centers\?\)"),
         ({"distill.initial": "k_center"}, r"config.distill.initial is 'k_center' \(did you mean k_centers\?\)"),
         ({"distill.gradient": "mix"}, r"did you mean mixed\?"),
@@ -92,6 +99,11 @@ def test_only_classes_can_be_balanced(task):
     config.distill.balanced = True
     with pytest.raises(UserError, match=f"config.distill.balanced asks .* but the task is {task.name}; set it to False"):
         check_task(config, task)
+
+
+def test_keys_cannot_be_added():
+    with pytest.raises(AttributeError, match="outer_steps"):
+        default_config().distill.outer_step = 3
 
 
 def test_arguments():

@@ -287,11 +287,48 @@ def test_bad_command_lines(line, message, capsys, monkeypatch, tmp_path):
 
 
 def test_a_folder_of_another_run(arguments, tmp_path, capsys):
-    assert main(arguments(mode="prepare")) == 0
+    assert main(arguments(mode="prepare", distill__outer_steps=11)) == 0
+    assert main(arguments(mode="distill")) == 0
     assert main(arguments(mode="prepare", distill__outer_steps=13)) == 2
     assert "distill.outer_steps is 12 there and 13 here" in capsys.readouterr().err
-    assert main(arguments(mode="evaluate")) == 2
+    assert main(arguments(tmp_path / "other", mode="evaluate")) == 2
     assert "--mode=distill first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"distill.teacher": "nowhere"}, "there is none in nowhere/finetune"),
+        ({"distill.initial": "nowhere.jsonl"}, "config.distill.initial: there is no file nowhere.jsonl"),
+        ({"distill.examples_per_class": 999}, "the class 'negative' has"),
+    ],
+)
+def test_mistakes_do_not_cost_a_fine_tuning(arguments, tmp_path, capsys, overrides, message):
+    assert main(arguments(**overrides)) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "run" / "finetune").exists()
+    # The same folder takes the command without the mistake.
+    assert main(arguments(mode="prepare")) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def get_config(a=None:", "config.py, line 1: SyntaxError: invalid syntax; correct it there."),
+        ("import nothere_at_all", "config.py, line 1: ModuleNotFoundError: No module named 'nothere_at_all'; correct it there."),
+        ("x = 1", "has no attribute 'get_config'"),
+        ("def get_config():\n    return {}", "get_config in {path} must return what ddllm.config.default_config() gives"),
+        ("c.distill.outer_steps = 'x'", "config.py, line 4: TypeError: Could not override field 'outer_steps'"),
+        ("c.distill.outer_step = 3", "config.py, line 4: outer_step is not a key (did you mean outer_steps?); all keys are listed in ddllm/config.py."),
+        ("c.data.length = foo", "config.py, line 4: NameError: name 'foo' is not defined; correct it there."),
+    ],
+)
+def test_mistakes_in_a_configuration_file(tmp_path, content, message):
+    path = tmp_path / "config.py"
+    body = f"from ddllm.config import default_config\ndef get_config():\n    c = default_config()\n    {content}\n    return c\n"
+    path.write_text(body if content.startswith("c.") else content)
+    # In a process of its own, as the command is: the library that runs such files remembers the last one.
+    found = subprocess.run([sys.executable, "-m", "ddllm.main", f"--config={path}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 2 and message.format(path=path) in found.stderr and found.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["quickstart", "quickstart_long", "ag_news", "imdb", "rotten_tomatoes", "sst2"])
@@ -380,6 +417,21 @@ def test_a_teacher_has_this_runs_classes_in_their_order(arguments, tmp_path, cap
     assert main(arguments(tmp_path / "one", **taught)) == 2
     assert "fine-tuned with another list of classes or head than this run" in " ".join(capsys.readouterr().err.split())
     assert main(arguments(tmp_path / "other", **taught, **turned)) == 0
+
+
+def test_several_teachers_give_their_mean_opinion(arguments, tmp_path, capsys):
+    for seed in (1, 2):
+        assert main(arguments(tmp_path / f"teacher{seed}", **{"mode": "finetune", "seed": seed})) == 0
+    folders = [str(tmp_path / f"teacher{seed}") for seed in (1, 2)]
+    learned = {}
+    for name, teacher in {"one": folders[0], "other": folders[1], "both": " | ".join(folders), "turned": "|".join(folders[::-1])}.items():
+        assert main(arguments(tmp_path / name, **{"mode": "distill", "distill.teacher": teacher})) == 0
+        learned[name] = load_distilled(tmp_path / name / "distilled").data.embeddings
+    apart = {name: np.abs(values - learned["both"]).max() for name, values in learned.items()}
+    assert apart["turned"] < 1e-5 < 1e-3 < min(apart["one"], apart["other"])
+    capsys.readouterr()
+    assert main(arguments(tmp_path / "run", **{"mode": "distill", "distill.teacher": f"{folders[0]}|{tmp_path / 'nowhere'}"})) == 2
+    assert f"there is none in {tmp_path / 'nowhere'}" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_set_from_another_split_says_so(arguments, tmp_path, capsys):

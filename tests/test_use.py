@@ -41,6 +41,8 @@ def test_reaches_what_the_run_reported(run, tiny_corpus, tmp_path):
     rows = {row["name"]: row for row in json.loads(run.workdir.results.read_text())["rows"]}
     assert accuracy == pytest.approx(rows["distilled"]["accuracy_mean"]) and len(set(predicted)) == 2
     assert trained.predict([]) == []
+    with pytest.raises(UserError, match="give a list of texts"):
+        trained.predict("a fine film")
     trained.save(tmp_path / "saved")
     saved = load_pretrained(str(tmp_path / "saved"))
     np.testing.assert_array_equal(saved.head["out"]["kernel"], trained.params["head"]["out"]["kernel"])

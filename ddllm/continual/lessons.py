@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from ddllm.config import suggest
-from ddllm.data.several import are_corpora, read_several, split_parts
+from ddllm.data.several import are_corpora, read_several
 from ddllm.data.tokens import PARTS, TokenCorpus, TokenSplit
 from ddllm.errors import UserError
 from ddllm.models.tasks import Classification
 from ddllm.prepare import Prepared
+from ddllm.values import split_parts
 
 PER_LESSON = 2  # classes of each task, where none are named
 

@@ -112,10 +112,11 @@ class BatchStream:
         """Row numbers of an epoch's texts, [batch, B]."""
         rng = np.random.default_rng([self.seed, epoch])
         batches, groups = self.batches_per_epoch, len(self._groups)
-        # How many texts of each group go into each batch; what does not divide goes round.
-        shares = np.full((batches, groups), self.batch_size // groups)
-        for extra in range(self.batch_size % groups):
-            shares[np.arange(batches), (np.arange(batches) + extra) % groups] += 1
+        # How many texts of each group go into each batch; what does not divide goes round, on from where the last epoch left it.
+        share, rest = divmod(self.batch_size, groups)
+        shares, first = np.full((batches, groups), share), (epoch * batches + np.arange(batches)) * rest
+        for extra in range(rest):
+            shares[np.arange(batches), (first + extra) % groups] += 1
         pieces: list[list[np.ndarray]] = [[] for _ in range(batches)]
         for group, rows in enumerate(self._groups):
             drawn = np.resize(rng.permutation(rows), shares[:, group].sum())

@@ -1,7 +1,7 @@
 """Texts and labels out of one local file: CSV, TSV, JSONL, JSON or Parquet, the text formats also gzipped.
 
 `read_file` hands on a `Table` of raw values with the place they come from, so that every later complaint can name it. CSV has no types: a
-label column that consists of integers is read as integers.
+label column that consists of integers is read as integers, unless one has leading zeros, as codes have.
 """
 
 import csv
@@ -199,7 +199,9 @@ def _table_of_rows(rows: list[list[str]], columns: Columns, path: Path) -> Table
 
 
 def _typed(labels: list[str], path: Path) -> list[Any]:
-    """Labels of a format without types: all integers, or else all numbers, or else strings; None where there is nothing."""
+    """Labels of a format without types: all integers, or else all numbers, or else strings (which codes such as 007 are); None where there is nothing."""
+    if any(re.fullmatch(r"-?0\d+", label) for label in labels):
+        return [label or None for label in labels]
     if all(re.fullmatch(r"(-?\d+)?", label) for label in labels):
         return [_integer(label, row, path) if label else None for row, label in enumerate(labels, 1)]
     if all(re.fullmatch(r"(-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)?", label) for label in labels):

@@ -105,7 +105,8 @@ def check_label(label: Any, row: int, where: str) -> str | int:
     if label is None or label == "" or (isinstance(label, float) and math.isnan(label)):
         raise UserError(f"{where}, row {row}: there is no label; remove the row or give it one.")
     if not isinstance(label, (int, str)):
-        raise UserError(f"{where}, row {row}: the label {label!r} is neither an integer nor a string ({type(label).__name__}).")
+        remedy = "; write it as one, or set config.data.task=regression to learn numbers" if isinstance(label, float) else ""
+        raise UserError(f"{where}, row {row}: the label {label!r} is neither an integer nor a string ({type(label).__name__}){remedy}.")
     if isinstance(label, str):
         check_unicode(label, "label", row, where)
     return label

@@ -16,11 +16,6 @@ from ddllm.errors import UserError
 from ddllm.runtime.progress import say
 
 
-def split_parts(named: str) -> list[str]:
-    """What stands between the |."""
-    return [part.strip() for part in str(named).split("|") if part.strip()]
-
-
 def are_corpora(parts: list[str]) -> bool:
     """Whether all are files, folders, or configurations with or without arguments."""
     return bool(parts) and all(Path(part.partition(":")[0]).exists() for part in parts)

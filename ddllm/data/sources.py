@@ -13,13 +13,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddllm.config import suggest
+from ddllm.config import default_config, suggest
 from ddllm.data.embedded import read_embedded
 from ddllm.data.files import SUFFIXES, Table, check_columns, file_kind, make_table, named_columns, read_file
 from ddllm.errors import UserError
 
 # What other people call these files.
-ALIASES = {"valid": "validation", "dev": "validation", "val": "validation", "training": "train"}
+ALIASES = {"valid": "validation", "dev": "validation", "val": "validation", "training": "train", "testing": "test"}
+ALIASES |= {name: name for name in ("train", "validation", "test")}
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,7 @@ def open_source(data: ConfigDict) -> Source:
     """
     name = data.source
     if name == "embedded":
-        if data.pair_column:
-            raise UserError(f"config.data.pair_column is {data.pair_column!r}, but the embedded corpus has single texts; leave it empty.")
+        _check_embedded(data)
         tables = read_embedded(data.seed)
         return Source("embedded Rotten Tomatoes", {split: partial(tables.__getitem__, split) for split in tables}, complete=True)
     path = Path(expanduser(name))
@@ -94,6 +94,23 @@ def open_source(data: ConfigDict) -> Source:
     if file_kind(path) or path.is_absolute() or name.startswith((".", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise UserError(f"there is no file or folder {name} (config.data.source).")
     return open_hub(data)
+
+
+def _check_embedded(data: ConfigDict) -> None:
+    """Raise `UserError` for a key about files: whoever sets one means other texts than those."""
+    usual = default_config().data
+    for key in ("label_columns", "pair_column", "subset"):
+        if data[key] != usual[key]:
+            raise UserError(
+                f"config.data.{key} is {data[key]!r}, but config.data.source is the embedded corpus of single texts with one label each; "
+                "leave it empty or set config.data.source."
+            )
+    for key in ("train", "validation", "test"):
+        if file_kind(Path(data[key])):
+            raise UserError(
+                f"config.data.{key} is {data[key]!r}, but config.data.source is the embedded corpus, which has its own splits; set config.data.source to "
+                "the file or the folder of files to learn from."
+            )
 
 
 def open_folder(folder: Path, data: ConfigDict) -> Source:
@@ -107,7 +124,7 @@ def open_folder(folder: Path, data: ConfigDict) -> Source:
     shards: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.is_file() and file_kind(path) and (shard := re.fullmatch(r"(.+?)(-\d+-of-\d+)?", path.name.split(".")[0])):
-            shards.setdefault(ALIASES.get(shard[1], shard[1]), []).append(path)
+            shards.setdefault(ALIASES.get(shard[1].lower(), shard[1]), []).append(path)
     if not shards:
         raise UserError(
             f"the folder {folder} has no data files; give one with a file for each split, such as train.jsonl (also {', '.join(SUFFIXES)})."
@@ -162,8 +179,13 @@ def _read_dataset(part: Any, where: str, data: ConfigDict) -> Table:
 
 
 def _read_shards(split: str, paths: list[Path], data: ConfigDict) -> Table:
-    if len(paths) > 1 and not all(re.search(r"-\d+-of-\d+\.", path.name) for path in paths):
+    found = [re.search(r"-(\d+)-of-(\d+)\.", path.name) for path in paths]
+    numbers = {int(shard[1]) for shard in found if shard}
+    if len(paths) > 1 and len(numbers) < len(paths):
         raise UserError(f"{paths[0].parent} has several files for the split {split}: {', '.join(path.name for path in paths)}; keep one.")
+    count = int(found[0][2]) if found[0] else 1
+    if found[0] and numbers not in (set(range(count)), set(range(1, count + 1))):
+        raise UserError(f"{paths[0].parent} has {len(paths)} of {count} files of the split {split}: {', '.join(path.name for path in paths)}; add the others.")
     tables = [read_file(path, *named_columns(data)) for path in paths]
     if len(tables) == 1:
         return tables[0]

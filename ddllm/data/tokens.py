@@ -7,7 +7,6 @@ that both are written in one move. A file that does not hold what it should is m
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from ddllm.data.splits import Corpus, Split
 from ddllm.errors import UserError
 from ddllm.runtime.progress import say
+from ddllm.runtime.storage import write_atomically
 
 FORMAT = 1  # to be raised whenever the same input gives other arrays
 TOKENIZER_FILES = (
@@ -223,15 +223,8 @@ def _write_cache(path: Path, splits: dict[str, TokenSplit], cut: dict[str, int])
     arrays = _names_and_arrays(splits)
     content = save(arrays, {"json": json.dumps({"cut": cut, "sha256": _checksum(arrays)})})
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed when whole, so that a run that was stopped half-way leaves nothing that looks like a cache.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _read_cache(path: Path) -> tuple[dict[str, TokenSplit], dict[str, int]] | None:

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddllm.data.corpus import read_examples
+from ddllm.data.tokens import TokenSplit
 from ddllm.distill import initialise
 from ddllm.distill.auxiliary import noise_attention, pretrained_labels
 from ddllm.distill.dataset import DistilledData, Recipe, group_names, raw_share
@@ -29,13 +30,32 @@ from ddllm.runtime.processes import from_first
 from ddllm.select.methods import SELECTIONS
 
 
+def picked_from(prepared: Prepared) -> TokenSplit | None:
+    """The texts among which config.distill.initial picks the first examples: those of train or of its own file; None for noise.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read.
+    """
+    config, tokens = prepared.config, prepared.tokens
+    initial = config.distill.initial
+    if initial in ("noise", "normal"):
+        return None
+    if initial == "real" or initial in SELECTIONS:
+        return tokens.train
+    try:
+        return read_examples(Path(initial), config.data, tokens.label_names, prepared.pretrained.folder, config.distill.length, tokens.task)
+    except UserError as error:
+        raise UserError(f"config.distill.initial: {error}") from None
+
+
 def first_data(prepared: Prepared) -> DistilledData:
     """The distilled data set before the first outer step, as config.distill.initial says."""
     config, tokens, classes = prepared.config.distill, prepared.tokens, prepared.classes
     words = np.asarray(prepared.pretrained.words)
     rng = np.random.default_rng([prepared.config.seed, 11])
     per_class, task = config.examples_per_class, prepared.learner.task
-    if config.initial in ("noise", "normal"):
+    split = picked_from(prepared)
+    if split is None:
         shape = (config.batches, classes * per_class // config.batches, config.length)
         embeddings, mask = initialise.noise_data(words, shape, rng, standard=config.initial == "normal")
         types = None if tokens.train.types is None else initialise.noise_types(shape)
@@ -43,14 +63,11 @@ def first_data(prepared: Prepared) -> DistilledData:
     else:
         method = "random" if config.initial == "real" else config.initial
         if method in SELECTIONS:
-            split = tokens.train
             # Single texts use all positions; of pairs, the second text must not be cut away.
             preferred = "at_most" if prepared.config.data.pair_column else "at_least"
             how = {preferred: config.length, "method": method, "features_nD": prepared.features if method != "random" else None}
             picked = from_first(lambda: initialise.pick_examples(split, classes, per_class, rng, **how))
         else:
-            folder = prepared.pretrained.folder
-            split = read_examples(Path(config.initial), prepared.config.data, tokens.label_names, folder, config.length, tokens.task)
             picked = initialise.pick_examples(split, classes, per_class, rng)
         embeddings, mask = initialise.real_data(words, split, picked, config.batches, config.length)
         types = initialise.real_types(split, picked, config.batches, config.length)

@@ -1,7 +1,8 @@
-"""A teacher for the outer loop: the model fine-tuned on all texts, whose opinion of a real text replaces or mends its label.
+"""A teacher for the outer loop: one or several models fine-tuned on all texts, whose opinion of a real text replaces or mends its label.
 
 A label is one bit of noisy evidence; the probabilities (or numbers) of a model that has seen every label are evidence already averaged (Hinton et al.,
-2015, arXiv 1503.02531). The gradient of the outer loss varies less with the batch, and labels that are wrong do less harm.
+2015, arXiv 1503.02531). The gradient of the outer loss varies less with the batch, and labels that are wrong do less harm. The mean opinion of several models,
+fine-tuned from other seeds, is nearer to the truth than that of each of them.
 
 Where outer steps come back to texts, a teacher is asked about each of them once, before the first step (`ask_ahead`); else batch by batch.
 """
@@ -38,40 +39,45 @@ RECURRENCE = 1.25  # times that a text comes, from which on it is worth asking a
 
 @dataclass(frozen=True)
 class Teacher:
-    """A fine-tuned model that gives batches their targets.
+    """Fine-tuned models that give batches their targets.
 
     Attributes:
-        params: {"body", "head"}, on the devices.
-        words: word table [V, D].
+        models: of each, {"body", "head"} and the word table [V, D], on the devices.
         learner: encoder and head.
         share: of the teacher in the targets, in [0, 1]; the rest is the label's.
         texts: sharding of batches.
         tokens: that a gradient would take at once on each device; 0: all (see models/parts.py).
     """
 
-    params: Tree
-    words: jax.Array
+    models: tuple[tuple[Tree, jax.Array], ...]
     learner: Learner
     share: float
     texts: NamedSharding
     tokens: int = 0
 
-    def logits(self, batch: Batch) -> jax.Array:
-        """What the teacher makes of a batch, [B, C], on every device."""
-        return self._logits(place(batch, self.texts), NamedSharding(self.texts.mesh, ALL))
+    def opinion(self, batch: Batch) -> jax.Array:
+        """What the models make of a batch in the mean, [B, C], on every device: probabilities, or standardised numbers of a regression."""
+        return self._opinion(place(batch, self.texts), NamedSharding(self.texts.mesh, ALL))
 
     def teach(self, batch: Batch) -> Batch:
-        """The batch with `targets` [B, C] that mix the teacher's opinion with the label: probabilities, or standardised numbers of a regression."""
+        """The batch with `targets` [B, C] that mix the opinion with the label."""
         placed = place(batch, self.texts)
-        return batch._replace(targets=_mix(self.learner.task, self._logits(placed), placed.labels, self.share))
+        return batch._replace(targets=_mix(self.learner.task, self._opinion(placed), placed.labels, self.share))
 
-    def _logits(self, placed: Batch, everywhere: NamedSharding | None = None) -> jax.Array:
-        return batch_logits(self.params, self.words, placed, self.learner, everywhere, self.tokens, self.texts.mesh.shape["data"])
+    def _opinion(self, placed: Batch, everywhere: NamedSharding | None = None) -> jax.Array:
+        shares = self.texts.mesh.shape["data"]
+        logits = [batch_logits(params, words, placed, self.learner, everywhere, self.tokens, shares) for params, words in self.models]
+        return _mean_opinion(self.learner.task, logits)
 
 
 @partial(jax.jit, static_argnums=0)
-def _mix(task: Task, logits_BC: jax.Array, labels_B: jax.Array, share: float) -> jax.Array:
-    return share * task.opinion(logits_BC, AS_THEY_STAND) + (1 - share) * task.targets(labels_B, logits_BC.shape[-1])
+def _mean_opinion(task: Task, logits: list[jax.Array]) -> jax.Array:
+    return sum(task.opinion(logits_BC, AS_THEY_STAND) for logits_BC in logits) / len(logits)
+
+
+@partial(jax.jit, static_argnums=0)
+def _mix(task: Task, opinion_BC: jax.Array, labels_B: jax.Array, share: float) -> jax.Array:
+    return share * opinion_BC + (1 - share) * task.targets(labels_B, opinion_BC.shape[-1])
 
 
 class TaughtStream:
@@ -109,13 +115,13 @@ def ask_ahead(teacher: Teacher, stream: BatchStream, steps: int) -> TaughtStream
 
         def compute(batch: Batch) -> np.ndarray:
             nonlocal done
-            logits_BC = np.asarray(teacher.logits(batch))
+            opinion_BC = np.asarray(teacher.opinion(batch))
             done += int(np.sum(batch.weight > 0))
             progress.update(done)
-            return logits_BC
+            return opinion_BC
 
-        logits_uC = compute_rows(texts, stream.batch_size, stream.buckets, teacher.learner.head.classes, compute)
-    targets_uC = np.asarray(_mix(teacher.learner.task, jnp.asarray(logits_uC), jnp.asarray(texts.labels), teacher.share))
+        opinion_uC = compute_rows(texts, stream.batch_size, stream.buckets, teacher.learner.head.classes, compute)
+    targets_uC = np.asarray(_mix(teacher.learner.task, jnp.asarray(opinion_uC), jnp.asarray(texts.labels), teacher.share))
     targets_nC = np.full((len(stream.split), targets_uC.shape[1]), np.nan, np.float32)
     targets_nC[used] = targets_uC
     return TaughtStream(stream, targets_nC)
@@ -139,6 +145,14 @@ def make_teacher(prepared: Prepared, folder: Path, open_metrics: Callable[[], Me
     return load_teacher(prepared, folder, prepared.config.distill.teacher_share)
 
 
+def none_there(folder: Path) -> UserError:
+    """For a folder of fine-tuning that is not there or holds nothing."""
+    return UserError(
+        f"config.distill.teacher asks for a model fine-tuned on all texts, but there is none in {folder}; "
+        "run the stage finetune first, or set config.distill.teacher to the working directory of a run that has, or to nothing."
+    )
+
+
 def load_teacher(prepared: Prepared, folder: Path, share: float) -> Teacher:
     """The best parameters that the stage finetune has found.
 
@@ -155,10 +169,7 @@ def load_teacher(prepared: Prepared, folder: Path, share: float) -> Teacher:
         own = folder / f"seed-{prepared.config.seed}"
         found = own if own.is_dir() else next(iter(sorted(folder.glob("seed-*"))), None)
         if found is None:
-            raise UserError(
-                f"config.distill.teacher asks for a model fine-tuned on all texts, but there is none in {folder}; "
-                "run the stage finetune first, or set config.distill.teacher to the working directory of a run that has, or to nothing."
-            )
+            raise none_there(folder)
         return restore_for_analysis(found)["best"]["params"]
 
     best = from_first(load)
@@ -168,5 +179,5 @@ def load_teacher(prepared: Prepared, folder: Path, share: float) -> Teacher:
         raise UserError(
             f"the fine-tuned model in {folder} has other layers or classes than this run's; set config.distill.teacher to another run."
         )
-    params, words = place_parameters((there, best.get("words", prepared.start.words)), prepared.mesh)
-    return Teacher(params, words, prepared.learner, share, NamedSharding(prepared.mesh, BATCH), prepared.tokens_at_once)
+    model = place_parameters((there, best.get("words", prepared.start.words)), prepared.mesh)
+    return Teacher((model,), prepared.learner, share, NamedSharding(prepared.mesh, BATCH), prepared.tokens_at_once)

@@ -24,6 +24,7 @@ from ddllm.models.heads import init_head
 from ddllm.models.learner import Learner
 from ddllm.prepare import Prepared
 from ddllm.report.results import metric_of
+from ddllm.values import split_parts
 
 Row = dict[str, Any]
 GRADIENT = 3  # forward passes that a gradient takes
@@ -66,7 +67,7 @@ def evaluate_compute(prepared: Prepared, distilled: Distilled, full: Row, own: R
 
     Returns:
         Rows {"cost", "flops", "flops_by_xla", "seconds", and "accuracy_mean" or what stands in its place}, of `TRAINING`, `FINETUNING` and `DISTILLING`;
-        the last includes a teacher's fine-tuning, and has "paid_after_flops" and "paid_after_seconds": trainings after which distilling and training
+        the last includes each teacher's fine-tuning, and has "paid_after_flops" and "paid_after_seconds": trainings after which distilling and training
         on the result has cost less than fine-tuning as often, None for never.
     """
     learner, data, recipe = prepared.learner, jax.tree.map(jnp.asarray, distilled.data), distilled.recipe
@@ -79,10 +80,11 @@ def evaluate_compute(prepared: Prepared, distilled: Distilled, full: Row, own: R
     distilling = None if plan is None else distillation_flops(prepared, distilled, plan, small, real)
     seconds = training_seconds(learner, recipe, prepared.start, data)
     took, cost = full.get("seconds"), distilled.card.get("distillation_seconds")
-    if plan is not None and distilling is not None and plan["teacher"]:
-        # A teacher has to be fine-tuned first; what it then says of real texts is in the outer loop's cost.
-        distilling += whole
-        cost = None if cost is None or took is None else cost + took
+    if plan is not None and distilling is not None:
+        # Teachers have to be fine-tuned first; what they then say of real texts is in the outer loop's cost.
+        teachers = len(split_parts(plan["teacher"]))
+        distilling += teachers * whole
+        cost = None if cost is None or (teachers and took is None) else cost + teachers * (took or 0.0)
     return [
         {
             "cost": TRAINING,
@@ -119,7 +121,7 @@ def distillation_flops(prepared: Prepared, distilled: Distilled, plan: Row, smal
     unrolled = small * (reached * STEP[plan["gradient"]] / GRADIENT + steps - reached) / steps
     outer = plan["heads"] * (unrolled + GRADIENT * plan["batch_size"] * real)
     drawn = plan["outer_steps"] * plan["batch_size"]
-    taught = bool(plan["teacher"]) * texts_asked(min(drawn, len(prepared.tokens.train)), drawn) * real
+    taught = len(split_parts(plan["teacher"])) * texts_asked(min(drawn, len(prepared.tokens.train)), drawn) * real
     heads = plan["validation_heads"] if not same_every_time(learner, distilled.recipe) else 1
     texts = min(plan["validation_texts"] or len(validation), len(validation))
     validations = heads * math.ceil(plan["outer_steps"] / plan["validate_every"])

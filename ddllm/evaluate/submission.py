@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddllm.data.files import Table, read_file
-from ddllm.data.labels import LabelNames, encode
+from ddllm.data.labels import LabelNames, encode, filled_rows
 from ddllm.data.splits import Split
 from ddllm.data.tokens import TokenSplit, load_tokenizer, tokenize_texts
 from ddllm.distill.dataset import DistilledData, Recipe, raw_rate
@@ -69,6 +69,9 @@ def read_sets(path: Path, label_names: tuple[str, ...], pairs: bool = False) -> 
         UserError: the file or a column is missing, a label is not among the names, or probabilities are none.
     """
     inputs = read_file(path, TEXT, TEXT, PAIR if pairs else "")
+    filled = sum(1 for _ in filled_rows(inputs))
+    if not filled or filled < len(inputs.texts):
+        raise UserError(f"{path} has {len(inputs.texts) - filled} rows without text; remove them." if filled else f"{path} has no texts.")
     # Classes that are called by numbers are meant by them.
     names = LabelNames(label_names, indexed=not all(re.fullmatch(r"-?\d+", name) for name in label_names))
     hard, soft = _column(path, LABEL), _column(path, SOFT)
@@ -83,11 +86,12 @@ def read_sets(path: Path, label_names: tuple[str, ...], pairs: bool = False) -> 
         raise UserError(
             f"{path} needs one of the columns {LABEL!r} (class names or numbers) and {SOFT!r} (lists, in the order {', '.join(label_names)})."
         )
-    split, empty = encode(Table(inputs.texts, hard, (), str(path), inputs.pairs), names, "train")
-    if empty:
-        raise UserError(f"{path} has {empty} rows without text; remove them.")
+    split, _ = encode(Table(inputs.texts, hard, (), str(path), inputs.pairs), names, "train")
     labels = Classification().store(split.labels, len(label_names), "hard") if labels is None else labels
     keys = _column(path, SET) or [None] * len(split)
+    for row, key in enumerate(keys, 1):
+        if not (key is None or isinstance(key, (str, int)) or (isinstance(key, float) and key.is_integer())):
+            raise UserError(f"{path}, row {row}: the {SET} {key!r} is neither a name nor a whole number.")
     return [
         TextSet(part.texts, labels[rows], part.pairs)
         for rows in (np.flatnonzero([found == key for found in keys]) for key in dict.fromkeys(keys))

@@ -20,7 +20,7 @@ from typing import Any
 from ddllm.artefact.base import Distilled
 from ddllm.artefact.folder import load_distilled
 from ddllm.config import resolve
-from ddllm.data.several import read_several, split_parts
+from ddllm.data.several import read_several
 from ddllm.distill.dataset import learned_parts
 from ddllm.errors import UserError
 from ddllm.merge.checks import ORDERS
@@ -32,6 +32,7 @@ from ddllm.run import Run
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
 from ddllm.runtime.workdir import SETS, TASKS
+from ddllm.values import split_parts
 
 OVER = {"union": UNION, "heads": HEADS}
 

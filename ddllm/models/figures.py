@@ -15,7 +15,11 @@ def compute_figure(name: str, labels: np.ndarray, predicted: np.ndarray) -> floa
     if name in ("f1_macro", "f1_micro"):
         from sklearn.metrics import f1_score
 
-        return float(f1_score(labels, predicted, average=name.removeprefix("f1_"), zero_division=0))  # pyright: ignore[reportArgumentType]
+        average = name.removeprefix("f1_")
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            # Taken for two classes, as scikit-learn takes one column, texts without the label would count as well.
+            labels, predicted, average = labels[:, 0], predicted[:, 0], "binary"
+        return float(f1_score(labels, predicted, average=average, zero_division=0))  # pyright: ignore[reportArgumentType]
     from scipy import stats
 
     if not np.isfinite(predicted).all() or np.ptp(labels) == 0 or np.ptp(predicted) == 0:

@@ -126,10 +126,6 @@ class Scorer:
         """Of the figure that is chosen by, where it has this value (see figures.py)."""
         return standard_error(self.metric, figure, self.texts)
 
-    def accuracy(self, params: Tree, words_VD: jax.Array | None = None) -> float:
-        """Share of the texts that are classified correctly, in [0, 1]."""
-        return compute_figure("accuracy", self.labels, self._decide(params, words_VD))
-
     def _decide(self, params: Tree, words_VD: jax.Array | None) -> np.ndarray:
         """Predictions in the labels' form; a class that is decided by numbers that are not finite is never the right one."""
         logits = self.logits(params, words_VD)

@@ -29,8 +29,7 @@ def privacy(run: Run) -> None:
     there = from_first(lambda: any(run.workdir.finetune.glob("seed-*")))
 
     def finetuned() -> tuple[Any, Any]:
-        model = run.finetuned(prepared)
-        return model.params, model.words
+        return run.finetuned(prepared).models[0]
 
     shadows = None
     if run.config.privacy.shadows:

@@ -97,10 +97,6 @@ class Progress:
         elif now - self._printed >= PLAIN_EVERY:
             self._print()
 
-    def note(self, text: str) -> None:
-        """Print a line above the bar."""
-        say(text)
-
     def seconds_left(self) -> float | None:
         """An estimate from the recent speed of this process; None before there is one."""
         if len(self._marks) < 2:

@@ -1,7 +1,8 @@
 """A run's working directory: where each stage's files lie, and that one folder holds one run; hands on paths.
 
-A folder belongs to the configuration it was first used with. The same configuration resumes there; another one is refused, so that files
-of two runs never mix. A lock keeps two processes out of one folder; the operating system drops it when the process ends, however it ends.
+A folder belongs to the configuration with which something was first computed there. The same configuration resumes; another one is refused, so
+that files of two runs never mix. A lock keeps two processes out of one folder; the operating system drops it when the process ends, however it
+ends.
 """
 
 import fcntl
@@ -29,7 +30,7 @@ FIGURES = ("continual.methods", "continual.seeds")
 WITHOUT_EFFECT = ("runtime.", *ANALYSES, *FIGURES, *STAGE_SWITCHES, "distill.checkpoint_every", "distill.checkpoints_kept")
 MOST_DIFFERENCES = 5
 LOCK = ".lock"
-CONFIG = "config.json"
+CONFIG, COMMANDS, TOKENS = "config.json", "commands.txt", "tokens"
 LOG, MEMBER = "log.txt", "member.json"  # what a sweep puts beside the files of each of its runs
 # What files held that a configuration only names, by `keep_origin`; the folder of another run is asked for these.
 ORIGIN, CORPUS, MODEL, CLASSES = "origin.json", "corpus", "pretrained model", "list of classes or head"
@@ -70,11 +71,13 @@ class Workdir:
                 )
             workdir = cls(path, _lock(path))
             try:
-                if config_path.exists():
+                if any(not _is_beginning(entry.name) for entry in path.iterdir()) and config_path.exists():
                     check_same_run(path, read_json(config_path), config)
                 else:
+                    # Nothing has been computed: a mistake in what was read may be mended and the command given once more.
+                    (path / ORIGIN).unlink(missing_ok=True)
                     write_json(config_path, config)
-                with open(path / "commands.txt", "a", encoding="utf-8") as file:
+                with open(path / COMMANDS, "a", encoding="utf-8") as file:
                     file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {command}\n")
             except BaseException:
                 workdir.close()
@@ -128,7 +131,7 @@ class Workdir:
     @property
     def tokens(self) -> Path:
         """Folder of the tokenised corpus."""
-        return self.path / "tokens"
+        return self.path / TOKENS
 
     @property
     def finetune(self) -> Path:
@@ -219,6 +222,10 @@ class Workdir:
 def _is_ours(name: str) -> bool:
     # Locks and parts of files are left behind when a start was killed before config.json was in place.
     return name in (LOCK, LOG, MEMBER) or name.startswith(".config.")
+
+
+def _is_beginning(name: str) -> bool:
+    return _is_ours(name) or name in (CONFIG, COMMANDS, ORIGIN, TOKENS)
 
 
 def _lock(path: Path) -> TextIO:

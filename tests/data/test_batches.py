@@ -123,6 +123,17 @@ def test_balanced_batches() -> None:
     assert {int(uneven.batch(step).labels.sum()) for step in range(20)} == {3, 4}
 
 
+@pytest.mark.parametrize("size", [32, 77, 90])
+def test_more_classes_than_a_batch_has_room_for_take_turns_through_the_epochs(size: int) -> None:
+    split = make_split(77 * 5)
+    split = TokenSplit(split.ids, split.lengths, np.arange(77 * 5, dtype=np.int32) % 77)
+    stream = BatchStream(split, size, 0, (40,), balanced=True)
+    drawn = np.zeros(77, int)
+    for step in range(7 * stream.batches_per_epoch):
+        drawn += np.bincount(stream.batch(step).labels, minlength=77)
+    assert np.ptp(drawn) <= 1
+
+
 def test_a_stream_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one text"):
         BatchStream(make_split(0), 8, 0, (40,))

@@ -81,6 +81,9 @@ def test_long_texts(tmp_path: Path, name: str) -> None:
         (["pos", "1"], ["pos", "1"]),
         (["pos", ""], ["pos", None]),
         (["1e3", "nan"], ["1e3", "nan"]),
+        (["0101", "101", ""], ["0101", "101", None]),
+        (["0", "10"], [0, 10]),
+        (["0.5", "1"], [0.5, 1.0]),
     ],
 )
 def test_types_of_csv_labels(tmp_path: Path, column: list[str], labels: list[object]) -> None:

@@ -39,6 +39,31 @@ def test_shards_are_joined_in_order_and_rivals_refused(tmp_path: Path, write: Wr
     assert source.read("train", "train", data(tmp_path)).texts == ["a", "b", "c"]
     with pytest.raises(UserError, match="several files for the split test: test.json, test.jsonl"):
         source.read("test", "test", data(tmp_path))
+    (tmp_path / "train-00001-of-00003.jsonl").unlink()
+    with pytest.raises(UserError, match="has 2 of 3 files of the split train: train-00000-of-00003.jsonl, .*; add the others"):
+        open_source(data(tmp_path)).read("train", "train", data(tmp_path))
+    write(tmp_path / "train-00000-of-00003.csv", rows("a"))
+    with pytest.raises(UserError, match="several files for the split train"):
+        open_source(data(tmp_path)).read("train", "train", data(tmp_path))
+
+
+def test_splits_are_known_by_names_in_capitals(tmp_path: Path, write: Write, data: Data) -> None:
+    for name in ("Train", "VALID", "Testing"):
+        write(tmp_path / f"{name}.jsonl", rows("a"))
+    assert sorted(open_source(data(tmp_path)).splits) == ["test", "train", "validation"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label_columns": ("a", "b")}, "config.data.label_columns is .*, but config.data.source is the embedded corpus"),
+        ({"pair_column": "b"}, "config.data.pair_column"),
+        ({"train": "mine.jsonl"}, "config.data.train is 'mine.jsonl', .*; set config.data.source to the file"),
+    ],
+)
+def test_files_are_not_mixed_with_the_embedded_corpus(data: Data, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_source(data("embedded", **changes))
 
 
 def test_files_of_their_own(tmp_path: Path, write: Write, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def test_the_probe_classifies_before_anything_is_trained(make_prepared, head, le
     prepared = make_prepared(head)
     first = first_data(prepared).head
     scorer = Scorer(prepared.learner, prepared.start.words, prepared.tokens.train, 16, prepared.buckets)
-    assert scorer.accuracy({"body": prepared.start.body, "head": first}) > least
+    assert scorer.figure({"body": prepared.start.body, "head": first}) > least
     again = probe_head(prepared, first, 144)
     np.testing.assert_allclose(again["out"]["kernel"], first["out"]["kernel"])
 

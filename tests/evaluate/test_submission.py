@@ -51,13 +51,21 @@ def test_reading(write):
         ({"text": "a", "label_probabilities": [0.5, 0.6]}, "row 1: label_probabilities is .* sum to 1, in the order negative, positive"),
         ({"text": "a", "label_probabilities": [1.5, -0.5]}, "not negative"),
         ({"text": "a", "label_probabilities": [1]}, "must be 2 numbers"),
-        ({"text": " ", "label": 1}, "no text in any of them"),
+        ({"text": " ", "label": 1}, "has no texts"),
+        ({"text": "a", "label": 1, "set": [1]}, r"row 1: the set \[1\] is neither a name nor a whole number"),
+        ({"text": "a", "label": 1, "set": float("nan")}, "the set nan is neither"),
         ({"texts": "a", "label": 1}, "no column 'text'"),
     ],
 )
 def test_what_cannot_be_meant_is_one_sentence(write, row, message):
     with pytest.raises(UserError, match=message):
         read_sets(write(row), NAMES)
+
+
+def test_a_file_with_a_header_alone(tmp_path):
+    (tmp_path / "texts.csv").write_text("text,label_probabilities\n")
+    with pytest.raises(UserError, match="texts.csv has no texts"):
+        read_sets(tmp_path / "texts.csv", NAMES)
 
 
 def test_sets_of_any_size_become_arrays_of_one_shape():

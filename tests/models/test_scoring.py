@@ -41,7 +41,7 @@ def test_accuracy_is_that_of_single_texts(tiny, words, split, sizes):
     scorer = Scorer(tiny[0], words, split, 6, (4, 8), mesh=mesh)
     expected = one_by_one(tiny, words, split)
     assert 0 < expected < 1
-    assert scorer.texts == 21 and scorer.accuracy(tiny[1]) == pytest.approx(expected)
+    assert scorer.texts == 21 and scorer.figure(tiny[1]) == pytest.approx(expected)
     assert {len(batch.ids.sharding.device_set) for batch in scorer.batches} == {devices}
 
 
@@ -53,7 +53,7 @@ def test_numbers_that_are_not_finite_are_never_right(tiny, words, split):
 
 def test_other_words_may_be_given(tiny, words, split):
     scorer = Scorer(tiny[0], jnp.zeros_like(words), split, 6, (8,))
-    assert scorer.accuracy(tiny[1], words) == pytest.approx(one_by_one(tiny, words, split))
+    assert scorer.figure(tiny[1], words) == pytest.approx(one_by_one(tiny, words, split))
 
 
 def test_a_fixed_part(tiny, words, split):

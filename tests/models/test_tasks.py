@@ -76,6 +76,11 @@ def test_figures():
     assert compute_figure("f1_macro", truth, predicted) == pytest.approx((6 / 7) / 2)
     sets = np.array([[1, 0], [1, 1]])
     assert compute_figure("f1_micro", sets, np.array([[1, 0], [0, 1]])) == pytest.approx(4 / 5)
+    # Of a single label, texts that rightly do without it count for nothing, as with several.
+    one = np.array([[1], [0], [0], [1]])
+    for name in ("f1_micro", "f1_macro"):
+        assert compute_figure(name, one, np.zeros_like(one)) == 0
+        assert compute_figure(name, one, np.array([[1], [0], [1], [0]])) == pytest.approx(1 / 2)
     line = np.array([1.0, 2.0, 3.0, 4.0])
     assert compute_figure("pearson", line, 3 - 2 * line) == pytest.approx(-1)
     assert compute_figure("spearman", line, np.exp(line)) == pytest.approx(1)

@@ -58,7 +58,7 @@ with Progress(40, "distill") as progress:
     for step in range(1, 41):
         progress.update(step, loss=0.4567, validation_accuracy=0.789)
         if step == 20:
-            progress.note("a note [in brackets]")
+            say("a note [in brackets]")
 say("done")
 """
 

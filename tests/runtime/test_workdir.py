@@ -24,6 +24,11 @@ def changed(**values):
     return config
 
 
+def begin(path: Path, config):
+    with Workdir.open(path, config, "") as workdir:
+        workdir.metrics.touch()
+
+
 def test_new_folder_keeps_the_configuration_and_the_commands(tmp_path: Path):
     for command in ("first", "second"):
         with Workdir.open(tmp_path / "runs" / "one", CONFIG, command) as workdir:
@@ -33,8 +38,16 @@ def test_new_folder_keeps_the_configuration_and_the_commands(tmp_path: Path):
     assert workdir.contents() == [("configuration", workdir.config)]
 
 
+def test_nothing_computed_is_no_run(tmp_path: Path):
+    with Workdir.open(tmp_path, CONFIG, "") as workdir:
+        workdir.keep_origin({"corpus": "a"})
+    with Workdir.open(tmp_path, changed(data__text_column="review"), "") as workdir:
+        assert read_json(workdir.config)["data"]["text_column"] == "review"
+        workdir.keep_origin({"corpus": "b"})
+
+
 def test_keys_without_effect_may_differ(tmp_path: Path):
-    Workdir.open(tmp_path, CONFIG, "").close()
+    begin(tmp_path, CONFIG)
     Workdir.open(tmp_path, changed(runtime__devices=3, distill__checkpoint_every=7, distill__checkpoints_kept=9), "").close()
     Workdir.open(tmp_path, changed(continual__methods=["recipe"], continual__seeds=4), "").close()
 
@@ -42,7 +55,7 @@ def test_keys_without_effect_may_differ(tmp_path: Path):
 def test_what_analyses_are_asked_for_may_differ(tmp_path: Path):
     earlier = copy.deepcopy(CONFIG)
     del earlier["privacy"]["shadows"]  # a key that came later
-    Workdir.open(tmp_path, earlier, "").close()
+    begin(tmp_path, earlier)
     Workdir.open(tmp_path, changed(privacy__shadows=8, privacy__texts=10, evaluate__transfer=["x"], evaluate__variation_draws=2), "").close()
     with pytest.raises(UserError, match=r"configuration: evaluate\.heads is 100 there and 7 here\. Use"):
         Workdir.open(tmp_path, changed(privacy__shadows=8, evaluate__heads=7), "")
@@ -51,14 +64,14 @@ def test_what_analyses_are_asked_for_may_differ(tmp_path: Path):
 def test_a_key_of_a_later_version_is_no_difference_at_its_default(tmp_path: Path):
     earlier = copy.deepcopy(CONFIG)
     del earlier["merge"]["tasks"], earlier["distill"]["second_moment"]
-    Workdir.open(tmp_path, earlier, "").close()
+    begin(tmp_path, earlier)
     Workdir.open(tmp_path, CONFIG, "").close()
     with pytest.raises(UserError, match=r"distill\.second_moment is 'absent' there and 0\.5 here"):
         Workdir.open(tmp_path, changed(distill__second_moment=0.5), "")
 
 
 def test_another_configuration_is_refused_by_its_keys(tmp_path: Path):
-    Workdir.open(tmp_path, CONFIG, "").close()
+    begin(tmp_path, CONFIG)
     with pytest.raises(UserError, match=r"distill\.outer_steps is 3000 there and 7 here\. Use another --workdir or remove the folder"):
         Workdir.open(tmp_path, changed(distill__outer_steps=7), "")
     lacking = copy.deepcopy(CONFIG)
