@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.corpora import data_options, write_alike
 from benchmarks.entries import Entry, by_setting, find_entry, note_devices, settings_of, write_entries
-from benchmarks.jobs import DATASETS, ROOT, Base, Job
+from benchmarks.jobs import DATASETS, DISTILLED, ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
 from ddllm.continual.checks import METHODS, STORAGE, TOKENS
 from ddllm.errors import UserError
@@ -27,6 +27,7 @@ JSON, MARKDOWN = ROOT / "results" / "CONTINUAL.json", ROOT / "results" / "CONTIN
 MEMORY = 100_000  # bytes
 TEXTS = {"train": 1.0, "validation": 0.1, "test": 0.25}  # of each split, as shares of --texts
 SETTING = ("dataset", "model", "storage", "examples_per_class", "after")
+LEARNED = ("distilled", "recipe", "update")
 MEASURES = ("accuracy", "average", "forgetting", "transfer")
 
 
@@ -136,11 +137,13 @@ def enter(rows: list[Entry], job: Job) -> None:
     results = read_results(job.member.folder / "results.json")
     apart = ("continual.methods", "continual.tasks")
     settings = {key: value for key, value in settings_of(results["config"], "full", "continual").items() if key not in apart}
-    settings |= {f"distill.{key}": results["config"]["distill"][key] for key in ("outer_steps", "length", "examples_per_class")}
+    # How is distilled matters to what is distilled; to all else only how much is stored.
+    how = {key: value for key, value in settings_of(results["config"], DISTILLED).items() if key.startswith("distill.")}
+    sizes = {f"distill.{key}": results["config"]["distill"][key] for key in ("outer_steps", "length", "examples_per_class")}
     for found in results["continual"]:
         key = {"dataset": job.dataset, "model": job.model, "method": found["method"], "after": found["after"]}
         key |= {"storage": results["config"]["continual"]["storage"], "examples_per_class": job.per_class}
-        row = find_entry(rows, key, settings, ("values",))
+        row = find_entry(rows, key, settings | sizes | (how if found["method"] in LEARNED else {}), ("values",))
         row["values"][str(job.seeds[0])] = {name: found[f"{name}_mean"] for name in MEASURES}
         row |= {part: found[part] for part in ("tasks", "bytes", "seconds", "texts", "note")}
         note_devices(row, job.seeds, results["environment"])

@@ -7,6 +7,7 @@
 | a recipe | --mode=distill,evaluate | the recipe's own, "distilled" for ours, "no_gains" for ours without them |
 """
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,7 @@ LOCAL = {
 # published, Maekawa et al.'s stays at chance there (0.50 to 0.55, with inner rates of 1e-2, 0.1 and 1 at first, and outer rates of 1e-2 and 0.1).
 TUNED = {("maekawa2023", EMBEDDED): ("initial=real", "initial_rate=0.1", "attention_weight=1.0")}
 
+PACKAGED = "--config.data.source=embedded"  # Rotten Tomatoes as a package has it, split by film
 UNTAUGHT = "--config.distill.teacher="  # instead of the fully fine-tuned model
 
 
@@ -64,9 +66,9 @@ class Job:
     def command(self) -> str:
         """What a person would type, without the folders of one machine."""
         apart = ("--workdir", "--distilled", "--sets", "--config.data.source", "--config.distill.teacher", "--config.continual.tasks")
-        kept = [part for part in self.member.line if part == UNTAUGHT or not part.startswith(apart)]
+        kept = [part for part in self.member.line if part in (UNTAUGHT, PACKAGED) or not part.startswith(apart)]
         given = self.member.config.model.name
-        return " ".join(["python -m ddllm.main", *kept]).replace(f"{ROOT}/", "").replace(f"model={given}", f"model={self.model}")
+        return shlex.join(["python", "-m", "ddllm.main", *kept]).replace(f"{ROOT}/", "").replace(f"model={given}", f"model={self.model}")
 
 
 def plan_jobs(
@@ -160,7 +162,7 @@ class Base:
 
     def _source(self) -> list[str]:
         if self.dataset == "rotten_tomatoes" and self.model == EMBEDDED:
-            return ["--config.data.source=embedded", "--config.data.validation=", "--config.data.test="]
+            return [PACKAGED, "--config.data.validation=", "--config.data.test="]
         if self.local is None or not (self.local / self.dataset).is_dir():
             return []
         keys = {"source": str(self.local / self.dataset), **LOCAL.get(self.dataset, {})}

@@ -6,6 +6,7 @@ Texts are taken from where the runs left them, so that finished runs can be judg
 import hashlib
 import json
 import math
+import re
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from ddllm.text.distilled_text import text_of
 from ddllm.text.judge import judge_texts, selected_texts
 from ddllm.text.likelihood import open_language_model
 from ddllm.text.routes import project
+from ddllm.text.stage import slug
 
 SELECTED = ("random", "k_centers")
 GIVEN = "--distilled="
@@ -70,8 +72,8 @@ class Reader:
 
 def file_of(job: Job, row: str) -> Path | None:
     """The file of texts behind a row of a run: what it wrote, or was given (of a projection, the distilled folder); None where there is none."""
-    if row.startswith("text ("):
-        return job.member.folder / "text" / row.removeprefix("text (").removesuffix(")") / TEXT
+    if found := re.fullmatch(r"(?:(.+), )?text \((.+)\)", row):
+        return job.member.folder / "text" / slug(found[1] or "") / found[2] / TEXT
     return next((Path(part.removeprefix(GIVEN)) for part in job.member.line if part.startswith(GIVEN)), None)
 
 

@@ -22,10 +22,11 @@ from benchmarks.jobs import DISTILLED, ROOT, UNTAUGHT, Base, Job
 from benchmarks.options import listed, make_parser, numbers, read_options, work_through
 from benchmarks.readability import Reader, markdown_curve, told
 from benchmarks.table import REDRAWN, begin_section, figure, share_of_full, summarise
-from ddllm.main import exit_status
+from ddllm.main import exit_status, parse
 from ddllm.report.results import read_results
 from ddllm.runtime.storage import read_json
-from ddllm.text.checks import ROUTE_NAMES
+from ddllm.text.checks import NEEDS_DISTILLED, ROUTE_NAMES
+from ddllm.text.stage import slug
 
 JSON, MARKDOWN = ROOT / "results" / "TEXT.json", ROOT / "results" / "TEXT.md"
 PUBLISHED = "dilm_synthetic"  # below --data
@@ -159,8 +160,13 @@ def plan(
             if from_distilled or goes == "relearn":
                 line.append(f"--distilled={distilled.member.folder / 'distilled'}")
             job = base.job(f"text-{route}{mark}", count, (seed,), line, f"recipe=ddllm,examples={count}")
-            parts.append(Part(job, {"projected": "projected", f"text ({goes})": "text"}, LEARNED, route, taught))
-            file = job.member.folder / "text" / goes / "text.jsonl"
+            # Rows and texts of a set that is given begin with its name (see ddllm/text/stage.py).
+            name = parse(job.member.line).name
+            called = f"{name}, " if name else ""
+            below = slug(name) if goes in NEEDS_DISTILLED else ""
+            rows = {f"{called}projected": "projected", f"{called if below else ''}text ({goes})": "text"}
+            parts.append(Part(job, rows, LEARNED, route, taught))
+            file = job.member.folder / "text" / below / goes / "text.jsonl"
             for place in (base, *away):
                 parts.append(Part(scoring(place, f"as-text-{route}{mark}", count, seed, file, PLAIN), {PLAIN: "text"}, TUNED, route, taught))
     return parts
@@ -204,8 +210,8 @@ def cells_of(cells: list[Entry], part: Part) -> dict[str, Entry]:
 def made_by(part: Part) -> dict[str, Any]:
     """The sections of a configuration that say how a file of plain texts was made, where a run here made it."""
     given = next((option.partition("=")[2] for option in part.job.member.line if option.startswith("--distilled=")), "")
-    run = Path(given).parent.parent.parent / "config.json"
-    return {name: read_json(run)[name] for name in ("distill", "text")} if part.names.get(PLAIN) and run.exists() else {}
+    run = next((above / "config.json" for above in Path(given).parents if (above / "config.json").is_file()), None)
+    return {name: read_json(run)[name] for name in ("distill", "text")} if part.names.get(PLAIN) and run else {}
 
 
 def enter(cells: list[Entry], part: Part) -> None:

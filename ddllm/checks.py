@@ -157,7 +157,7 @@ def validate(config: ConfigDict) -> None:
         raise UserError(f"config.distill.teacher_share is {distill.teacher_share!r}, but must lie between 0 and 1.")
     if not PurePath(distill.initial).suffix:
         check_choice("distill.initial", distill.initial, INITIAL, ", or a file with text and label")
-    _validate_inner_loop(distill)
+    validate_inner_loop(distill)
     if 0 < distill.adaptive_clip <= 1:
         raise UserError(
             f"config.distill.adaptive_clip is {distill.adaptive_clip!r}, which would clip every usual gradient; make it greater than 1, or 0 for none."
@@ -209,7 +209,8 @@ def _validate_selections(evaluate: ConfigDict) -> None:
         raise UserError("config.evaluate.selection_passes needs at least one number of passes, and they must be greater than 0.")
 
 
-def _validate_inner_loop(distill: ConfigDict) -> None:
+def validate_inner_loop(distill: ConfigDict) -> None:
+    """Raise `UserError` for values of config.distill that do not fit the number of its inner steps."""
     steps = distill.batches * distill.passes
     reached, what = distill.truncate or steps, "steps of config.distill.truncate" if distill.truncate else "inner steps (batches x passes)"
     if distill.truncate > steps:

@@ -13,6 +13,7 @@ directory, by default runs/<config's name>, and the same command there goes on w
 """
 
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from ddllm.config import default_config, flatten, suggest
 from ddllm.data.files import SUFFIXES
 from ddllm.errors import UserError
 from ddllm.runtime.huge_pages import start_with_huge_pages
+from ddllm.text.checks import ROUTE_NAMES
 
 STAGE_NAMES = (
     "prepare",
@@ -130,8 +132,8 @@ def parse(arguments: list[str]) -> Command:
     name = str(values["name"].value) or name_of(Path(distilled)) if distilled else ""
     if values["name"].value and not distilled:
         raise UserError("--name names the rows of another's result; give its file with --distilled.")
-    if name.split(",")[0].strip() in OWN:
-        raise UserError(f"--name is {name!r}, as rows of the run itself are called; choose another one.")
+    if name.split(",")[0].strip() in (*OWN, *ROUTE_NAMES):
+        raise UserError(f"--name is {name!r}, as rows or folders of the run itself are called; choose another one.")
     folder = Path("runs") / config.name
     # A merged set is no run of the configuration's own.
     folder = folder.with_name(f"{folder.name}-merged") if "merge" in names else folder
@@ -154,7 +156,8 @@ def _take_sets(config: ConfigDict, sets: list[str], names: list[str], distilled:
 
 def name_of(path: Path) -> str:
     """What rows of a file are called: its name without the ending; for a run's folder "distilled", what the run's is called."""
-    path = path.absolute().parent if path.name == "distilled" else path
+    path = path.resolve() if path.name in ("", "..") else path.absolute()
+    path = path.parent if path.name == "distilled" else path
     name = Path(path.name.removesuffix(".gz"))
     return name.stem if name.suffix in SUFFIXES else path.name
 
@@ -175,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
         from ddllm.stages import open_run, run_stages
 
         with ending_together(), guard_storage(command.folder):
-            typed = " ".join(["python -m ddllm.main", *arguments])
+            typed = " ".join(["python -m ddllm.main", *map(shlex.quote, arguments)])
             run = open_run(command.config, command.folder, typed, command.distilled, command.name)
             with run.workdir:
                 run_stages(run, command.stages)

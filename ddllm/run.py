@@ -19,15 +19,13 @@ from ddllm.errors import UserError
 from ddllm.models.multi_head import MultiHead, activate_head
 from ddllm.prepare import Prepared
 from ddllm.prepare import prepare as prepare_parts
-from ddllm.report.results import add_lists, add_rows, read_results
+from ddllm.report.results import OWN_NAME, add_lists, add_rows, read_results
 from ddllm.runtime.devices import describe_environment, set_up, user_cache
 from ddllm.runtime.metrics import Metrics
 from ddllm.runtime.processes import check_same, from_first, is_first, join
 from ddllm.runtime.progress import say
 from ddllm.runtime.workdir import CLASSES, CORPUS, MODEL, Workdir
 from ddllm.values import split_parts
-
-OWN_NAME = "distilled"  # of a run's own data set
 
 
 @dataclass

@@ -22,6 +22,7 @@ from ddllm.distill.probe import own_labels, probe_head
 from ddllm.distill.shaping import Shaping
 from ddllm.distill.truncation import Truncation
 from ddllm.errors import UserError
+from ddllm.models.encoder import Tree
 from ddllm.models.heads import init_head
 from ddllm.models.learner import Start
 from ddllm.prepare import Prepared
@@ -86,14 +87,26 @@ def first_data(prepared: Prepared) -> DistilledData:
         types=types,
         labels=None if labels is None else task.store(labels, len(tokens.label_names), config.labels),
     )
+    return complete(prepared, data, head)
+
+
+def complete(prepared: Prepared, data: DistilledData, head: Tree) -> DistilledData:
+    """A data set of examples with labels and rates, and everything else that config.distill asks for, before the first outer step.
+
+    Args:
+        prepared: data and model.
+        data: the examples.
+        head: what a learned head is before it is a probe (config.distill.probe_texts).
+    """
+    config = prepared.config.distill
     if config.head == "learned":
         if config.probe_texts:
-            # Every process computes it, since the parameters are common; see `first_auxiliary`.
+            # Every process computes it, since the parameters are common; see `beside_examples`.
             probed = jax.tree.map(np.asarray, probe_head(prepared, head, config.probe_texts))
             head = from_first(lambda: probed)
         data = data.replace(head=head)
         if config.initial_labels == "model":
-            own = own_labels(prepared.learner, prepared.start, head, embeddings, mask, config.labels, types)
+            own = own_labels(prepared.learner, prepared.start, head, data.embeddings, data.mask, config.labels, data.types)
             data = data.replace(labels=from_first(lambda: own))
     if config.inner_optimizer == LEARNED_MOMENTUM:
         data = data.replace(momentum=np.full(data.steps, raw_share(config.initial_momentum), np.float32))

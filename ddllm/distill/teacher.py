@@ -72,7 +72,7 @@ class Teacher:
 
 @partial(jax.jit, static_argnums=0)
 def _mean_opinion(task: Task, logits: list[jax.Array]) -> jax.Array:
-    return sum(task.opinion(logits_BC, AS_THEY_STAND) for logits_BC in logits) / len(logits)
+    return jnp.mean(jnp.stack([task.opinion(logits_BC, AS_THEY_STAND) for logits_BC in logits]), axis=0)
 
 
 @partial(jax.jit, static_argnums=0)

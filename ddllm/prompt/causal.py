@@ -88,7 +88,7 @@ def load_causal(folder: Path) -> tuple[Any, Any]:
 
     try:
         with quiet_transformers():
-            options: Any = {"local_files_only": True}
+            options: Any = {"local_files_only": True, "trust_remote_code": False}
             tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
             model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype="float32", use_safetensors=True, **options)
     except Exception as error:  # Many kinds, for a damaged file as for an unknown architecture.

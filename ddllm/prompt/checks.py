@@ -48,9 +48,12 @@ def check_template(template: str) -> None:
     if not template:
         return
     try:
-        fields = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+        parts = [(name, how, spec) for _, name, spec, how in Formatter().parse(template) if name is not None]
     except ValueError as error:
         raise UserError(f"config.prompt.template is {template!r}, which is not a template ({error}); write {{{{ for a brace.") from None
+    fields = [name for name, _, _ in parts]
+    if formatted := [name for name, how, spec in parts if how or spec]:
+        raise UserError(f"config.prompt.template formats {{{formatted[0]}}} (with : or !), but everything there is text; write {{{formatted[0]}}} alone.")
     unknown = [name for name in fields if name not in FIELDS]
     if unknown:
         raise UserError(f"config.prompt.template has {{{unknown[0]}}}; what can stand in braces is {{text}}, {{pair}} and {{label}}.")

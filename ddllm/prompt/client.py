@@ -82,19 +82,20 @@ class Client:
     Args:
         prompt: config.prompt.
         answers: where what is spent is kept.
-        sleep: waits so many seconds.
+        sleep: waits so many seconds; left out, until then or until `stop`.
 
     Raises:
         UserError: the key or the address cannot be meant; and from `post`, when the server cannot be reached, refuses the key, is never done, or limits are
             reached.
     """
 
-    def __init__(self, prompt: ConfigDict, answers: Answers, sleep: Callable[[float], None] = time.sleep):
+    def __init__(self, prompt: ConfigDict, answers: Answers, sleep: Callable[[float], Any] | None = None):
         import httpx2
 
         self._url, self._retries, self._variable = prompt.base_url.rstrip("/"), prompt.retries, prompt.key_variable
         self._limits = Limits(prompt.max_requests, prompt.price_per_million, prompt.max_cost)
-        self._answers, self._sleep = answers, sleep
+        self._stopped = threading.Event()
+        self._answers, self._sleep = answers, sleep or self._stopped.wait
         self._lock = threading.Lock()
         self._open_requests, self._open_tokens = 0, 0.0
         try:
@@ -104,6 +105,10 @@ class Client:
         key = read_key(self._variable)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx2.Client(headers=headers, timeout=prompt.timeout, trust_env=False, follow_redirects=False)
+
+    def stop(self) -> None:
+        """Let no request be tried again, and nobody wait any longer."""
+        self._stopped.set()
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """What the server answers to a request, which has "choices".
@@ -140,7 +145,7 @@ class Client:
                     self._answers.put(self._dialect_key(path, model), list(dialect))
                 return answer
             failed += 1
-            if failed > self._retries:
+            if failed > self._retries or self._stopped.is_set():
                 raise UserError(
                     f"{self._url}/{path} failed {failed} times, the last time with {trouble}; answers so far are kept, start the same command again later "
                     "(see config.prompt.retries, .timeout and .parallel)."

@@ -82,7 +82,7 @@ def convert_gguf(file: Path) -> Path:
     temporary = Path(tempfile.mkdtemp(prefix=".convert-", dir=cache))
     try:
         with quiet_transformers(), redirect_stderr(StringIO()):  # a bar that nothing else silences
-            source: Any = {"gguf_file": file.name, "local_files_only": True}
+            source: Any = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
             read: Any = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype="float32", **source)
             if hasattr(read.config, "quantization_config"):
                 del read.config.quantization_config

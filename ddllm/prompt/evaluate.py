@@ -115,8 +115,9 @@ def make_prefixes(config: ConfigDict, questions: Questions, sources: list[Source
         for source in sources:
             runs: list[str] = []
             shown: Examples = []
-            seeds = range(config.seed, config.seed + (config.seeds if source.drawn else 1))
-            orders = config.orders if source.drawn else config.orders * config.seeds
+            drawn = source.drawn(per_class)
+            seeds = range(config.seed, config.seed + (config.seeds if drawn else 1))
+            orders = config.orders if drawn else config.orders * config.seeds
             for seed in seeds:
                 examples = source.draw(per_class, seed)
                 if examples is not None:
@@ -124,7 +125,7 @@ def make_prefixes(config: ConfigDict, questions: Questions, sources: list[Source
                     runs += [questions.template.prefix(order) for order in orders_of(examples, orders, seed)]
             if runs:
                 known = count_known(shown)
-                notes = ["the same examples in every run, in other orders"] * (not source.drawn)
+                notes = ["the same examples in every run, in other orders"] * (not drawn)
                 notes += [f"{known} of its texts occur in the test split"] * (known > 0)
                 found.append(Prefixes(source.name, per_class, runs, "; ".join(notes), known))
             else:

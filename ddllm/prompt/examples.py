@@ -31,12 +31,12 @@ class Source:
     Attributes:
         name: in results.
         draw: (k, seed) to k examples of each class, class by class; None where there are not so many.
-        drawn: whether seeds give other examples.
+        drawn: whether seeds give other examples, when k of each class are drawn.
     """
 
     name: str
     draw: Callable[[int, int], Examples | None]
-    drawn: bool
+    drawn: Callable[[int], bool]
 
 
 def open_sources(prepared: Prepared, train: Split, names: Sequence[str], texts: Path, own: Callable[[], Distilled | Path]) -> list[Source]:
@@ -56,6 +56,9 @@ def open_sources(prepared: Prepared, train: Split, names: Sequence[str], texts: 
     for name in names:
         if name == OWN:
             found = own()
+            if not isinstance(found, Path) and prepared.config.data.pair_column and found.data.types is None:
+                say(f"  {OWN}: the data set does not say which positions are of a pair's second text: left out")
+                continue
             sources.append(
                 from_file(prepared, found, OWN) if isinstance(found, Path) else from_sets(OWN, [distilled_examples(prepared, found)], prepared.classes)
             )
@@ -80,7 +83,7 @@ def from_selection(prepared: Prepared, train: Split, name: str) -> Source:
         picked = pick_for_seeds(prepared, name, count, [seed])[seed]
         return [Example(train.texts[row], label, train.pairs[row] if train.pairs else "") for label, rows in enumerate(picked) for row in rows]
 
-    return Source(name, draw, name not in DETERMINISTIC)
+    return Source(name, draw, lambda count: name not in DETERMINISTIC)
 
 
 def from_file(prepared: Prepared, file: Path, name: str) -> Source:
@@ -108,18 +111,25 @@ def from_sets(name: str, sets: list[Examples], classes: int) -> Source:
         return [group[place] for group in groups for place in np.sort(rng.permutation(len(group))[:count])]
 
     most = max(sum(example.label == label for example in made) for made in sets for label in range(classes))
-    return Source(name, draw, len(sets) > 1 or most > 1)
+    return Source(name, draw, lambda count: len(sets) > 1 or most > count)
 
 
 def distilled_examples(prepared: Prepared, distilled: Distilled) -> Examples:
-    """The nearest tokens of a distilled data set's embeddings, as text; classes are those that the labels favour."""
+    """The nearest tokens of a distilled data set's embeddings, as text; classes are those that the labels favour.
+
+    Of pairs, the positions of the second type are the second text's.
+    """
     data = distilled.data
     tokenizer, words_VD = load_tokenizer(prepared.pretrained.folder), np.asarray(prepared.pretrained.words)
     length, hidden = data.embeddings.shape[2:]
     masks_NT = np.asarray(data.mask).reshape(-1, length) > 0
     ids_NT = nearest_ids(np.asarray(data.embeddings).reshape(-1, hidden), words_VD, tokenizer).reshape(masks_NT.shape)
     labels_N = np.asarray(data.labels).reshape(len(ids_NT), -1).argmax(axis=1)
-    return [Example(decode(tokenizer, ids[mask]), int(label)) for ids, mask, label in zip(ids_NT, masks_NT, labels_N, strict=True)]
+    second_NT = np.zeros(masks_NT.shape, bool) if data.types is None else np.asarray(data.types).reshape(masks_NT.shape) > 0.5
+    return [
+        Example(decode(tokenizer, ids[mask & ~second]), int(label), decode(tokenizer, ids[mask & second]))
+        for ids, mask, second, label in zip(ids_NT, masks_NT, second_NT, labels_N, strict=True)
+    ]
 
 
 def count_in_test(prepared: Prepared, tokenizer: Any, examples: Examples) -> int:

@@ -34,12 +34,10 @@ class Sequences:
     Attributes:
         ids: tokens of each sequence, no two of one prompt alike.
         targets: for each prompt, those of its C continuations.
-        owners: number of each sequence's prompt.
     """
 
     ids: list[list[int]]
     targets: list[list[Target]]
-    owners: list[int]
 
     @property
     def common(self) -> int:
@@ -62,11 +60,15 @@ def arrange(tokenizer: Any, prompts: Sequence[str], continuations: Sequence[str]
     whole = _encode(tokenizer, [prompt + continuation for prompt in prompts for continuation in continuations])
     ids: list[list[int]] = []
     targets: list[list[Target]] = []
-    owners: list[int] = []
+    begin = [token] if (token := _begin(tokenizer)) is not None else []
     for number, prompt in enumerate(plain):
+        # A prompt that is no token needs a beginning, which its continuations then stand behind.
+        before = [] if prompt else begin
+        prompt = prompt or begin
         rows: dict[tuple[int, ...], int] = {}
         found = []
-        for continuation, full in zip(continuations, whole[number * count : (number + 1) * count], strict=True):
+        for continuation, whole_row in zip(continuations, whole[number * count : (number + 1) * count], strict=True):
+            full = [*before, *whole_row]
             # Where the tokenizer joins the prompt's end with the continuation, the joint token counts as the continuation's.
             start = next((place for place, (one, other) in enumerate(zip(prompt, full, strict=False)) if one != other), min(len(prompt), len(full)))
             if start == len(full) or not start:
@@ -75,10 +77,9 @@ def arrange(tokenizer: Any, prompts: Sequence[str], continuations: Sequence[str]
             if seen not in rows:
                 rows[seen] = len(ids)
                 ids.append(list(seen))
-                owners.append(number)
             found.append(Target(rows[seen], start - 1, tuple(full[start:])))
         targets.append(found)
-    return Sequences(ids, targets, owners)
+    return Sequences(ids, targets)
 
 
 def whole_texts(tokenizer: Any, texts: Sequence[str]) -> Sequences:
@@ -102,7 +103,7 @@ def whole_texts(tokenizer: Any, texts: Sequence[str]) -> Sequences:
         if not text.strip() or not row:
             raise UserError(f"{text!r} has no token for the language model, so that it cannot be scored; leave empty texts out.")
     ids = [[begin, *row[:-1]] for row in rows]
-    return Sequences(ids, [[Target(number, 0, tuple(row))] for number, row in enumerate(rows)], list(range(len(rows))))
+    return Sequences(ids, [[Target(number, 0, tuple(row))] for number, row in enumerate(rows)])
 
 
 def _begin(tokenizer: Any) -> int | None:
@@ -112,9 +113,7 @@ def _begin(tokenizer: Any) -> int | None:
 def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     rows = [list(row) for row in tokenizer(texts, add_special_tokens=True)["input_ids"]]
     end = tokenizer.eos_token_id
-    # Some tokenizers close a text, which a prompt must not be; all need a beginning, be it that of an empty text.
+    # Some tokenizers close a text, which a prompt must not be.
     ended = end is not None and tokenizer("a")["input_ids"][-1] == end
-    begin = _begin(tokenizer)
-    rows = [row[:-1] if ended else row for row in rows]
-    return [row if row or begin is None else [begin] for row in rows]
+    return [row[:-1] if ended else row for row in rows]
 

@@ -71,6 +71,9 @@ class ServerModel:
                 done(1)
         except Refused as error:
             raise UserError(f"the server no longer answers as it did at first ({error}); set config.prompt.ask to another way than {self.way[0]}.") from None
+        except BaseException:
+            self._client.stop()
+            raise
         finally:
             workers.shutdown(cancel_futures=True)
         return np.array([self._answers.get(key) for key in keys], np.float64).reshape(len(prompts), len(continuations))

@@ -112,13 +112,13 @@ def load_soft_model(name: str, template: Template) -> tuple[SoftModel, Path]:
     return SoftModel(config, jax.tree.map(jnp.asarray, params), load_tokenizer(folder), template, short_name(name)), folder
 
 
-def to_arrays(sequences: Sequences, numbers: Sequence[int], labels: np.ndarray, rows: int) -> Questions:
-    """Some prompts as arrays, their sequences filled up with further ones to `rows`."""
+def to_arrays(sequences: Sequences, numbers: Sequence[int], labels: np.ndarray, rows: int, most: int) -> Questions:
+    """Some prompts as arrays, their sequences filled up with further ones to `rows`, and to a multiple of `STEP` positions, `most` at most."""
     targets = [sequences.targets[number] for number in numbers]
     used = sorted({target.row for found in targets for target in found})
     place_of = {row: place for place, row in enumerate(used)}
     longest = max(len(sequences.ids[row]) for row in used)
-    ids = np.zeros((rows, -(-longest // STEP) * STEP), np.int32)
+    ids = np.zeros((rows, min(-(-longest // STEP) * STEP, most)), np.int32)
     for row, place in place_of.items():
         ids[place, : len(sequences.ids[row])] = sequences.ids[row]
     shape = (len(targets), len(targets[0]), max(len(target.tokens) for found in sequences.targets for target in found))
@@ -153,7 +153,7 @@ def score_texts(model: SoftModel, prompt_PD: jax.Array, questions: Sequence[str]
 
     def run(numbers: list[int]) -> None:
         full = (numbers * batch_size)[:batch_size]  # the last batch repeats its texts
-        arrays = to_arrays(sequences, full, np.zeros(batch_size), rows)
+        arrays = to_arrays(sequences, full, np.zeros(batch_size), rows, model.config.positions - prompt_PD.shape[0])
         scores_nC[numbers] = np.asarray(score(model.config, model.params, prompt_PD, arrays))[: len(numbers)]
 
     if not title:
@@ -221,7 +221,7 @@ def learn_soft(
         rows = np.random.default_rng([seed, 53, index]).integers(len(train), size=size)
         pairs = train.pairs or [""] * len(train)
         sequences = model.arrange([model.question(train.texts[row], pairs[row]) for row in rows], config.soft_tokens)
-        return to_arrays(sequences, range(size), train.labels[rows], size * rows_of_text(sequences))
+        return to_arrays(sequences, range(size), train.labels[rows], size * rows_of_text(sequences), model.config.positions - config.soft_tokens)
 
     def advance(state: SoftState, index: int) -> tuple[SoftState, dict[str, jax.Array]]:
         prompt, memory, value, agreement = move(state.prompt, state.optimizer, model.params, batch(index))

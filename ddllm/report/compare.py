@@ -101,6 +101,10 @@ def compare_configs(configs: dict[str, dict[str, Any]]) -> Shown:
     """The keys whose values are not the same everywhere."""
     flat = {name: dict(flatten(config)) for name, config in configs.items()}
     keys = list(dict.fromkeys(key for config in flat.values() for key in config))
-    differing = [key for key in keys if len({tell(config.get(key)) for config in flat.values()}) > 1]
-    lines = [(key, *(tell(config.get(key)) for config in flat.values())) for key in differing]
+    lines = []
+    for key in keys:
+        values = [config.get(key) for config in flat.values()]
+        if any(value != values[0] for value in values[1:]):
+            told = [tell(value) for value in values]
+            lines.append((key, *(told if len(set(told)) > 1 else map(str, values))))  # numbers that differ in their last digits alone
     return Shown("config", "What differs", ("key", *configs), lines, [] if lines else ["The configurations are the same."])

@@ -1,12 +1,13 @@
 """The page's figures: results with intervals, learning curves, learned rates, what variations change, and the map; each a function from rows to a `Plot`."""
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from ddllm.report.results import FULL, metric_of
+from ddllm.report.results import FULL, OWN_NAME, metric_of
 from ddllm.report.svg import (
     ACCENT,
     GOOD,
@@ -203,8 +204,8 @@ def kind_of(group: str) -> str:
     return {"kernel": "kernels", "bias": "biases", "scale": "scales"}.get(last, "tables")
 
 
-def draw_changes(rows: list[Row]) -> Plot | None:
-    """What variations of training change, in points against the recipe."""
+def draw_changes(rows: list[Row], name: str = OWN_NAME) -> Plot | None:
+    """What variations of training on a data set of that name change, in points against the recipe, which is the first row."""
     found = [row for row in rows if row.get("change") is not None][1:]
     if not found:
         return None
@@ -219,7 +220,9 @@ def draw_changes(rows: list[Row]) -> Plot | None:
     axes.set_ylim(len(found) - 0.4, -0.6)
     axes.set_xlabel("points gained or lost against the recipe")
     told = "; ".join(f"{row['variation']} {row['change']:+.1f}" for row in found)
-    return finish(figure, "changes", "Trained otherwise than the recipe says", "On the same test texts as the recipe's row.", f"{told}.")
+    title = "Trained otherwise than the recipe says" + (f": {name}" if name != OWN_NAME else "")
+    mark = "" if name == OWN_NAME else "-" + re.sub(r"\W+", "-", name)
+    return finish(figure, f"changes{mark}", title, "On the same test texts as the recipe's row.", f"{told}.")
 
 
 def draw_map(chart: dict[str, Any]) -> Plot:

@@ -18,7 +18,7 @@ from ddllm.errors import UserError
 from ddllm.report.analyses import LAYOUTS, make_tables
 from ddllm.report.facts import describe_card, describe_size, make_tiles, other_lists
 from ddllm.report.figures import draw_changes, draw_curves, draw_map, draw_rates, draw_results
-from ddllm.report.results import read_results
+from ddllm.report.results import OWN_NAME, read_results
 from ddllm.report.svg import Plot
 from ddllm.report.table import make_cells, make_headings, make_notes, make_title
 from ddllm.runtime.metrics import read_metrics
@@ -98,9 +98,17 @@ def make_plots(results: dict[str, Any], metrics: list[dict[str, Any]], distilled
         draw_curves({"": metrics}, [], "loss", "loss", "Outer loss", LOSS),
         draw_curves({"": metrics}, results["rows"], "validation_", "validation", "While distilling", VALIDATION),
         draw_learned_rates(distilled, groups) if distilled is not None else None,
-        draw_changes(results.get("robustness", [])),
+        *(draw_changes(rows, name) for name, rows in by_name(results.get("robustness", [])).items()),
     ]
     return [plot for plot in drawn if plot is not None]
+
+
+def by_name(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of several data sets, apart."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row.get("name", OWN_NAME), []).append(row)
+    return found
 
 
 def draw_learned_rates(distilled: Any, groups: list[str]) -> Plot:

@@ -22,6 +22,7 @@ from ddllm.runtime.storage import read_json, write_json
 
 Row = dict[str, Any]
 FULL = "full"
+OWN_NAME = "distilled"  # of a run's own data set
 ACCURACY = "accuracy"
 REQUIRED = ("name", "examples_per_class", "runs", "seconds", "percent_of_full")
 CORRELATIONS = ("pearson", "spearman")

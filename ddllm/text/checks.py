@@ -54,5 +54,7 @@ def validate_text(text: ConfigDict, per_class: int) -> None:
             f"config.text.fluency_candidates is {text.fluency_candidates}, fewer than config.text.candidates={text.candidates}, which are taken of them; "
             "raise the one or lower the other."
         )
+    if text.start and route_names(text) == ["splice"]:
+        raise UserError("config.text.start is a set to begin with, but config.text.route=splice begins with real sentences; leave one of them out.")
     if text.start and not Path(text.start).is_dir():
         raise UserError(f"config.text.start is {text.start!r}, but there is no such folder; give a distilled folder, or another route's text.")

@@ -125,7 +125,8 @@ def describe_examples(prepared: Prepared, text: DistilledText) -> list[dict[str,
     """text.jsonl as rows: text, label, soft_label (what its loss compares the prediction with) and ids without padding."""
     task, names = prepared.learner.task, prepared.tokens.label_names
     labels = np.asarray(text.data.labels).reshape(-1, text.data.labels.shape[-1])
-    targets = np.asarray(jax.nn.softmax(jnp.asarray(labels))) if text.recipe.labels == "soft" and task.one_class else labels
+    soft = {"classification": jax.nn.softmax, "multilabel": jax.nn.sigmoid}.get(task.name) if text.recipe.labels == "soft" else None
+    targets = np.asarray(soft(jnp.asarray(labels))) if soft else labels
     texts = text_of(prepared, text)
     rows, masks = (np.asarray(array).reshape(len(texts), -1) for array in (text.ids, text.data.mask))
     return [
@@ -153,7 +154,8 @@ def load_text(folder: Path) -> DistilledText:
         ids = _fill(rows, distilled.data.mask)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / TEXT} does not fit its folder ({error}); make the text again.") from None
-    return DistilledText(ids, distilled.data, distilled.recipe, {"route": distilled.card.get("route", "")})
+    notes = {key: distilled.card[key] for key in ("route", "distillation_seconds") if key in distilled.card}
+    return DistilledText(ids, distilled.data, distilled.recipe, notes)
 
 
 def _fill(rows: Sequence[Sequence[int]], mask_MNT: np.ndarray) -> np.ndarray:

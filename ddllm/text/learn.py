@@ -9,8 +9,10 @@ import jax
 import numpy as np
 
 from ddllm.artefact.base import Distilled
+from ddllm.checks import validate_inner_loop
 from ddllm.data.batches import BatchStream
 from ddllm.data.tokens import load_tokenizer
+from ddllm.distill.bodies import gather_bodies
 from ddllm.distill.dataset import BESIDE, DistilledData, Recipe, learned_parts
 from ddllm.distill.learn import learn as run_outer_loop
 from ddllm.distill.memory import check_memory
@@ -18,6 +20,7 @@ from ddllm.distill.outer_step import OuterStep
 from ddllm.distill.plan import first_data, make_outer_step, recipe_of, take_recipe
 from ddllm.distill.shaping import Shaping
 from ddllm.distill.teacher import Teacher
+from ddllm.errors import UserError
 from ddllm.prepare import Prepared
 from ddllm.runtime.metrics import Metrics
 from ddllm.text.projection import TableIndex, index_table
@@ -32,11 +35,19 @@ class Desk:
         folder: of its checkpoints, from which it goes on after it was stopped.
         metrics: opens the file that figures go to.
         teacher: loads what gives real texts their targets, once work is to be done; None: their labels do without.
+        bodies: folder of partly fine-tuned bodies that outer steps may start from (see distill/bodies.py).
+        name: of the set that texts are made of, in the figures' names; empty for the run's own.
     """
 
     folder: Path
     metrics: Callable[[], Metrics]
     teacher: Callable[[], Teacher] | None = None
+    bodies: Path | None = None
+    name: str = ""
+
+    def named(self, work: str) -> str:
+        """What figures of some work are called."""
+        return f"{work} of {self.name}" if self.name else work
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,9 @@ def plan_texts(prepared: Prepared, distilled: Distilled | None = None) -> tuple[
     Args:
         prepared: data and model.
         distilled: what to begin with, which then brings its own recipe; None: what config.distill begins with.
+
+    Raises:
+        UserError: config.distill asks for something that so many inner steps do not have.
     """
     config = prepared.config.copy_and_resolve_references()
     distill, text = config.distill, config.text
@@ -67,12 +81,18 @@ def plan_texts(prepared: Prepared, distilled: Distilled | None = None) -> tuple[
     if dropped:
         distill.attention_labels, distill.feature_labels, distill.direction_labels, distill.gains = "none", False, False, False
     distill.passes = text.passes or distill.passes
+    if distilled is not None:
+        data, recipe = distilled.data.replace(**dict.fromkeys(dropped)), distilled.recipe
+        take_recipe(distill, data, recipe)
+    try:
+        validate_inner_loop(distill)
+    except UserError as error:
+        where = f"the set in {text.start}" if text.start and distilled is not None else f"config.text.passes={text.passes}"
+        raise UserError(f"with {where}, {error}") from None
+    prepared = replace(prepared, config=config)
     if distilled is None:
-        prepared = replace(prepared, config=config)
         return prepared, first_data(prepared), recipe_of(distill)
-    data, recipe = distilled.data.replace(**dict.fromkeys(dropped)), distilled.recipe
-    take_recipe(distill, data, recipe)
-    return replace(prepared, config=config), data, recipe
+    return prepared, data, recipe
 
 
 def learned_beside(data: DistilledData, recipe: Recipe) -> dict[str, Any]:
@@ -109,13 +129,14 @@ def learn(
     scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
 
     def make_step(unfinished: bool) -> OuterStep:
-        step = make_outer_step(prepared, data, shaping=shaping, more=more)
+        others = gather_bodies(prepared, desk.bodies or desk.folder / "bodies", desk.metrics) if unfinished else ()
+        step = make_outer_step(prepared, data, others=others, shaping=shaping, more=more)
         if unfinished:
             # A shaping feeds the inner loop with other parts than are learned.
             check_memory(prepared, step, data, tuple(jax.eval_shape(step.final, learned)))
         return step
 
-    where = desk.folder / name.replace(" ", "-"), desk.metrics, name
+    where = desk.folder / name.replace(" ", "-"), desk.metrics, desk.named(name)
     best, figures = run_outer_loop(prepared, learned, stream, scorer, *where, make_step, desk.teacher)
     return Found(best, figures | {"outer_steps": config.outer_steps})
 

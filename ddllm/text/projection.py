@@ -200,7 +200,7 @@ def _rank(queries_QD: jax.Array, rows_VD: jax.Array, bias_V: jax.Array, k: int, 
             (rows, bias), start = chunk
             # In full precision on every device: what is nearest should not depend on it.
             scores = jnp.dot(queries_BD, rows.T, precision=jax.lax.Precision.HIGHEST) + bias[None]
-            ids, scores = _best(scores, k)
+            ids, scores = _best(scores, min(k, CHUNK))
             return _merge(best, (ids + start, scores), k), None
 
         nothing = jnp.zeros((block, k), jnp.int32), jnp.full((block, k), -jnp.inf)

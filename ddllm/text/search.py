@@ -30,6 +30,7 @@ from ddllm.models.scoring import real_loss
 from ddllm.prepare import Prepared
 from ddllm.runtime.checkpoints import Checkpoints
 from ddllm.runtime.loop import Loop, keep_best, no_best
+from ddllm.runtime.progress import say
 from ddllm.text.distilled_text import FREE, DistilledText, frame_of, make_text
 from ddllm.text.fluency import Bigrams, Causal
 from ddllm.text.learn import Desk, allowed_by, plan_texts
@@ -142,7 +143,7 @@ class Search:
         helping = [exchanges[place] for place in np.argsort(losses, kind="stable") if losses[place] < loss]
         joint = [exchange(ids, helping[:count]) for count in _doublings(len(helping))]
         joint_losses = self.losses(joint) if joint else np.empty(0)
-        texts, found = [*singles, *joint], np.concatenate([losses, joint_losses])
+        texts, found = [*singles, *joint], np.nan_to_num(np.concatenate([losses, joint_losses]), nan=np.inf)
         lowest = int(np.argmin(found))
         better = found[lowest] < loss
         new = SearchState(
@@ -220,6 +221,8 @@ def search(
     prepared, data, recipe = plan_texts(prepared, distilled)
     config, distill = prepared.config.text, prepared.config.distill
     distill.heads = 1  # the same one in every round, so that losses can be compared
+    if distill.pool or distill.bodies:
+        say("  a search compares losses from the pretrained model alone: config.distill.pool and config.distill.bodies are left out")
     frame, allowed = frame_of(prepared, data.mask), allowed_by(prepared)
     first = snap(data.embeddings, index_table(prepared.start.words, config.metric, allowed), frame)
     train_texts = prepared.tokens.train
@@ -255,7 +258,7 @@ def search(
 
     metrics = desk.metrics()
     every = min(distill.validate_every, max(config.rounds // 10, 1))
-    loop = Loop(NAME, config.rounds, every, 1, checkpoints, metrics, prepared.metric)
+    loop = Loop(desk.named(NAME), config.rounds, every, 1, checkpoints, metrics, prepared.metric)
     try:
         state, seconds = loop.run(state, advance, validate)
     finally:

@@ -14,7 +14,7 @@ import numpy as np
 from ddllm.artefact.base import Distilled
 from ddllm.distill import initialise
 from ddllm.distill.dataset import DistilledData, group_names
-from ddllm.distill.plan import beside_examples, recipe_of
+from ddllm.distill.plan import complete, recipe_of
 from ddllm.models.heads import init_head
 from ddllm.prepare import Prepared
 from ddllm.runtime.processes import from_first
@@ -62,7 +62,8 @@ def choose(prepared: Prepared, rows: np.ndarray, desk: Desk) -> np.ndarray:
         desk: where to work.
     """
     config = prepared.config.copy_and_resolve_references()
-    # As many steps as there will be, each with all of the pool.
+    # As many steps as there will be, each with all of the pool, and none as it might be otherwise.
+    config.distill.robust = ()
     config.distill.passes, config.distill.order, config.distill.inner_optimizer = config.distill.batches * config.distill.passes, "learned", "sgd"
     prepared = replace(prepared, config=config)
     data = real_sentences(prepared, [rows], len(rows), 1)
@@ -101,5 +102,4 @@ def real_sentences(prepared: Prepared, picked: list[np.ndarray], batches: int, p
         rate=config.initial_rate,
         labels=prepared.learner.task.store(labels, len(prepared.tokens.label_names), config.labels),
     )
-    data = data.replace(head=head) if config.head == "learned" else data
-    return data.replace(**beside_examples(prepared, data))
+    return complete(prepared, data, head)

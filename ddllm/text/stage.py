@@ -9,7 +9,8 @@ from typing import Any
 from ddllm.config import resolve
 from ddllm.evaluate.texts import evaluate_text
 from ddllm.prepare import Prepared
-from ddllm.run import OWN_NAME, Run, load_scored, record
+from ddllm.report.results import OWN_NAME
+from ddllm.run import Run, load_scored, record
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
 from ddllm.runtime.storage import write_atomically, write_json
@@ -40,7 +41,7 @@ def text(run: Run) -> None:
         if start is not None:
             run.keep_origin({f"distilled data set for the text {PurePath(below, name)}": str(start.checksum)})
         teacher = partial(run.teacher, prepared) if config.distill.teacher else None
-        desk = Desk(run.workdir.text_work / below, run.metrics, teacher)
+        desk = Desk(run.workdir.text_work / below, run.metrics, teacher, run.workdir.bodies, run.name if below else "")
         made = write_text(name, prepared, start, desk, run.workdir.text / below / name, resolve(config))
         record(run, score(prepared, made, mark + ("projected" if name == "project" else f"text ({name})"), judge))
 

@@ -1,5 +1,6 @@
 """What a tokenizer's vocabulary holds, as masks for token projection, and what learned embeddings have in common with the table's rows."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -56,7 +57,8 @@ def token_names(tokenizer: Any, size: int | None = None) -> list[str | None]:
 def is_unused(name: str) -> bool:
     """Whether a token stands for nothing: BERT's [unused…], T5's <extra_id_…>, madeupword… of fairseq, and the like."""
     inner = name.strip("[]<>|").lower()
-    return any(inner.startswith(kind) for kind in ("unused", "extra_id", "madeupword", "reserved", "dummy")) and inner != name.lower()
+    marked = any(inner.startswith(kind) for kind in ("unused", "extra_id", "reserved", "dummy")) and inner != name.lower()
+    return marked or re.fullmatch(r"madeupword\d+", inner) is not None
 
 
 def starts_word(tokenizer: Any, size: int | None = None) -> np.ndarray:
