@@ -25,7 +25,7 @@ from ddllm.text.distilled_text import text_of
 from ddllm.text.judge import judge_texts, selected_texts
 from ddllm.text.likelihood import open_language_model
 from ddllm.text.routes import project
-from ddllm.text.stage import slug
+from ddllm.text.stage import folder_name
 
 SELECTED = ("random", "k_centers")
 GIVEN = "--distilled="
@@ -73,7 +73,7 @@ class Reader:
 def file_of(job: Job, row: str) -> Path | None:
     """The file of texts behind a row of a run: what it wrote, or was given (of a projection, the distilled folder); None where there is none."""
     if found := re.fullmatch(r"(?:(.+), )?text \((.+)\)", row):
-        return job.member.folder / "text" / slug(found[1] or "") / found[2] / TEXT
+        return job.member.folder / "text" / (folder_name(found[1]) if found[1] else "") / found[2] / TEXT
     return next((Path(part.removeprefix(GIVEN)) for part in job.member.line if part.startswith(GIVEN)), None)
 
 

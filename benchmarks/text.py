@@ -26,7 +26,7 @@ from ddllm.main import exit_status, parse
 from ddllm.report.results import read_results
 from ddllm.runtime.storage import read_json
 from ddllm.text.checks import NEEDS_DISTILLED, ROUTE_NAMES
-from ddllm.text.stage import slug
+from ddllm.text.stage import folder_name
 
 JSON, MARKDOWN = ROOT / "results" / "TEXT.json", ROOT / "results" / "TEXT.md"
 PUBLISHED = "dilm_synthetic"  # below --data
@@ -163,7 +163,7 @@ def plan(
             # Rows and texts of a set that is given begin with its name (see ddllm/text/stage.py).
             name = parse(job.member.line).name
             called = f"{name}, " if name else ""
-            below = slug(name) if goes in NEEDS_DISTILLED else ""
+            below = folder_name(name) if goes in NEEDS_DISTILLED else ""
             rows = {f"{called}projected": "projected", f"{called if below else ''}text ({goes})": "text"}
             parts.append(Part(job, rows, LEARNED, route, taught))
             file = job.member.folder / "text" / below / goes / "text.jsonl"

@@ -29,7 +29,6 @@ from ddllm.config import default_config, flatten, suggest
 from ddllm.data.files import SUFFIXES
 from ddllm.errors import UserError
 from ddllm.runtime.huge_pages import start_with_huge_pages
-from ddllm.text.checks import ROUTE_NAMES
 
 STAGE_NAMES = (
     "prepare",
@@ -132,8 +131,8 @@ def parse(arguments: list[str]) -> Command:
     name = str(values["name"].value) or name_of(Path(distilled)) if distilled else ""
     if values["name"].value and not distilled:
         raise UserError("--name names the rows of another's result; give its file with --distilled.")
-    if name.split(",")[0].strip() in (*OWN, *ROUTE_NAMES):
-        raise UserError(f"--name is {name!r}, as rows or folders of the run itself are called; choose another one.")
+    if name.split(",")[0].strip() in OWN:
+        raise UserError(f"--name is {name!r}, as rows of the run itself are called; choose another one.")
     folder = Path("runs") / config.name
     # A merged set is no run of the configuration's own.
     folder = folder.with_name(f"{folder.name}-merged") if "merge" in names else folder

@@ -14,6 +14,7 @@ from ddllm.artefact.folder import save_distilled
 from ddllm.config import default_config
 from ddllm.distill.plan import first_data, recipe_of
 from ddllm.errors import UserError
+from ddllm.prompt.examples import distilled_examples
 from ddllm.report.analyses import markdown_analyses
 from ddllm.report.results import read_results
 from ddllm.report.table import markdown_table
@@ -114,6 +115,9 @@ def test_pairs(make_run, tmp_path):
     names = [row["label"] for row in rows]
     assert np.mean([one == other for one, other in zip(predicted, names, strict=True)]) == pytest.approx(row["accuracy_mean"])
     assert row["accuracy_mean"] > 0.75 and row["f1_macro_mean"] == pytest.approx(f1_score(names, predicted, average="macro"))
+    # In prompts the second text stands where the second type is.
+    for example, kinds in zip(distilled_examples(run.prepared, trained.distilled), types.reshape(-1, types.shape[-1]), strict=True):
+        assert example.text and bool(example.pair) == (kinds == 1).any()
     # One class is much larger, so that the table has both.
     assert "| accuracy, % | macro F1, % |" in markdown_table(read_results(run.workdir.results))
     # Types reach the inner loop: without them another model comes out.

@@ -5,7 +5,7 @@ from pathlib import Path
 from ddllm.artefact.base import Distilled
 from ddllm.prompt.evaluate import evaluate_prompts
 from ddllm.run import Run, load_scored, record
-from ddllm.text.stage import slug
+from ddllm.text.stage import folder_name
 
 
 def prompt(run: Run) -> None:
@@ -15,6 +15,6 @@ def prompt(run: Run) -> None:
         return run.distilled if run.distilled is not None and run.distilled.is_file() else load_scored(run)[1]
 
     # Texts of a set with a name of its own lie in a folder of that name (see text/stage.py).
-    texts = run.workdir.text / slug(run.name) if run.distilled is not None and run.distilled.is_dir() else run.workdir.text
+    texts = run.workdir.text / folder_name(run.name) if run.distilled is not None and run.distilled.is_dir() else run.workdir.text
     rows = evaluate_prompts(run.prepared, run.workdir.prompt, texts, own, run.metrics)
     record(run, [], {"prompt": rows})

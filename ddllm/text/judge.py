@@ -34,13 +34,16 @@ REFERENCE = 200  # real sentences at least, in sets as large as that of the text
 def measure(sets: Sequence[Sequence[str]], judge: LanguageModel) -> dict[str, float]:
     """The figures above of one or several sets of texts: of all texts together, but for distinct_n, which depends on a set's size: mean over the sets.
 
+    Blank texts, as sentences of characters that the encoder does not know read, are left out.
+
     Raises:
-        UserError: there is no text, one is empty, or one is too long for the judge.
+        UserError: there is no text, a set has none, or one is too long for the judge.
     """
-    sets = [[tidy(text) for text in texts] for texts in sets]
-    together = [text for texts in sets for text in texts]
-    if not together or not all(map(len, sets)):
+    filled = [[tidy(text) for text in texts if text.strip()] for texts in sets]
+    if not any(filled) or not all(map(len, sets)):
         raise UserError("there is no text to judge; give at least one.")
+    sets = [texts for texts in filled if texts]
+    together = [text for texts in sets for text in texts]
     losses, tokens = judge.losses(together)
     figures = {
         "perplexity": math.exp(losses.sum() / tokens.sum()),

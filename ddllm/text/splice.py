@@ -61,14 +61,13 @@ def choose(prepared: Prepared, rows: np.ndarray, desk: Desk) -> np.ndarray:
         rows: numbers of the training texts in the pool.
         desk: where to work.
     """
-    config = prepared.config.copy_and_resolve_references()
+    data, config = real_sentences(prepared, [rows], len(rows), 1), prepared.config.copy_and_resolve_references()
     # As many steps as there will be, each with all of the pool, and none as it might be otherwise.
     config.distill.robust = ()
     config.distill.passes, config.distill.order, config.distill.inner_optimizer = config.distill.batches * config.distill.passes, "learned", "sgd"
     prepared = replace(prepared, config=config)
-    data = real_sentences(prepared, [rows], len(rows), 1)
     steps = config.distill.passes
-    data = data.replace(rates=data.rates[:1].repeat(steps, axis=0), order=np.zeros((steps, len(rows)), np.float32))
+    data = data.replace(rates=data.rates[:1].repeat(steps, axis=0), order=np.zeros((steps, len(rows)), np.float32), momentum=None)
     learned = learned_beside(data, recipe_of(config.distill))
     found = learn(prepared, data, learned, desk, "text pool")
     shares_P = np.asarray(jax.nn.softmax(found.learned["order"], axis=-1)).mean(axis=0)

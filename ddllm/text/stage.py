@@ -14,7 +14,7 @@ from ddllm.run import Run, load_scored, record
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
 from ddllm.runtime.storage import write_atomically, write_json
-from ddllm.text.checks import NEEDS_DISTILLED, route_names
+from ddllm.text.checks import NEEDS_DISTILLED, ROUTE_NAMES, route_names
 from ddllm.text.distilled_text import DistilledText, text_of
 from ddllm.text.judge import judge_texts, tell
 from ddllm.text.learn import Desk
@@ -37,13 +37,18 @@ def text(run: Run) -> None:
         record(run, score(own[0], project(*own), f"{called}projected", judge))
     for name in names:
         prepared, start = begun or (own if name in NEEDS_DISTILLED else None) or (run.prepared, None)
-        below, mark = (slug(run.name), called) if start is not None and not begun and called else ("", "")
+        below, mark = (folder_name(run.name), called) if start is not None and not begun and called else ("", "")
         if start is not None:
             run.keep_origin({f"distilled data set for the text {PurePath(below, name)}": str(start.checksum)})
         teacher = partial(run.teacher, prepared) if config.distill.teacher else None
         desk = Desk(run.workdir.text_work / below, run.metrics, teacher, run.workdir.bodies, run.name if below else "")
         made = write_text(name, prepared, start, desk, run.workdir.text / below / name, resolve(config))
         record(run, score(prepared, made, mark + ("projected" if name == "project" else f"text ({name})"), judge))
+
+
+def folder_name(name: str) -> str:
+    """Of the texts of a set with a name of its own, beside those of the run's own routes."""
+    return slug(name) + "-set" * (slug(name) in ROUTE_NAMES)
 
 
 def slug(name: str) -> str:

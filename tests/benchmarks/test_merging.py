@@ -8,7 +8,9 @@ import pytest
 from benchmarks import continual, heads, merging
 from benchmarks.jobs import Base
 from benchmarks.options import in_rounds
+from ddllm.config import resolve
 from ddllm.data.corpus import load_corpus
+from ddllm.runtime.storage import write_json
 
 
 @pytest.fixture
@@ -49,6 +51,21 @@ def test_tasks_in_turn_are_one_run_of_each_seed(base):
     figures = {"average": 0.5, "forgetting": 0.25, "transfer": -0.25}
     rows = [common | {"method": name, "values": {"0": {"accuracy": value, **figures}}} for name, value in (("finetune", 0.4), ("joint", 0.8))]
     assert "| finetune | 40.0 (1) | 50.0 | 50.0 | 25.0 | -25.0 | 70 |" in continual.markdown(rows)
+
+
+def test_seeds_of_another_recipe_are_not_averaged(base, tmp_path):
+    rows = []
+    for seed, gains in ((0, True), (1, False)):
+        job = continual.plan(base, ("recipe", "joint"), seed, 90, "int8", 1, 0, smoke=False)
+        config = resolve(job.member.config)
+        config["distill"]["gains"] = gains
+        measured = {f"{name}_mean": 0.5 for name in continual.MEASURES} | {"tasks": 2, "bytes": 7, "seconds": 1.0, "texts": 9, "note": "n"}
+        environment = {"cpu": "some", "backend": "cpu"}
+        job.member.folder.mkdir(parents=True)
+        found = [measured | {"method": name, "after": 2} for name in ("recipe", "joint")]
+        write_json(job.member.folder / "results.json", {"config": config, "environment": environment, "rows": [], "continual": found})
+        continual.enter(rows, job)
+    assert {row["method"]: sorted(row["values"]) for row in rows} == {"recipe": ["1"], "joint": ["0", "1"]}
 
 
 def test_data_sets_in_turn_are_read_from_folders_alike(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The table of results: which runs it asks for, what a finished run enters, and when figures are thrown away."""
 
+import shlex
 import statistics
 
 import pytest
@@ -8,6 +9,7 @@ from benchmarks import options, table
 from benchmarks.jobs import Base, plan_jobs
 from ddllm.config import resolve
 from ddllm.main import main as command
+from ddllm.main import parse
 from ddllm.members import FINISHED
 from ddllm.report.results import add_rows
 from ddllm.runtime.storage import read_json, write_json
@@ -223,6 +225,14 @@ def test_the_commands_of_the_table_are_commands(jobs, capsys):
     [full] = jobs(seeds=(0,), names=("full",), per_class=(1,)).values()
     assert command([*full.member.line, "--config.distill.outer_steps=0"]) == 2
     assert "config.distill.outer_steps is 0" in capsys.readouterr().err
+
+
+def test_a_command_of_an_entry_can_be_pasted(tmp_path):
+    base = Base.below(tmp_path, "rotten_tomatoes", "embedded", None)
+    line = shlex.split(base.selecting(("random", "k_centers"), 1, (0, 1)).command)
+    assert line[:3] == ["python", "-m", "ddllm.main"]
+    config = parse(line[3:]).config
+    assert config.data.source == "embedded" and config.evaluate.selections == ("random", "k_centers")
 
 
 @pytest.mark.parametrize(

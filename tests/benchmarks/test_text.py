@@ -8,11 +8,13 @@ from benchmarks import text
 from benchmarks.entries import settings_of
 from benchmarks.jobs import Base
 from benchmarks.options import in_rounds
-from benchmarks.readability import Reader
+from benchmarks.readability import Reader, file_of
 from ddllm.config import resolve
+from ddllm.main import parse
 from ddllm.report.results import add_rows
 from ddllm.runtime.storage import write_json
 from ddllm.text.judge import measure
+from ddllm.text.stage import folder_name
 
 ENVIRONMENT = {"texts": {"rows": {"train": 90, "validation": 9, "test": 30}}, "cpu": "some", "backend": "cpu"}
 
@@ -114,10 +116,31 @@ def test_what_is_projected_is_one_cell_whether_routes_have_gains(tmp_path):
     base, cells = Base.below(tmp_path / "work", "sst2", "embedded", tmp_path / "data"), []
     for seed, route in ((0, "search"), (1, "search+gains")):
         *_, part, _ = text.plan(base, [], ["projected", "text"], [5], [route], seed, [0, 1], [], taught=False)
-        finish(part, {"name": "projected", "accuracy_mean": 0.5 + seed / 10, "head": "zero"})
+        finish(part, {"name": next(iter(part.names)), "accuracy_mean": 0.5 + seed / 10, "head": "zero"})
         text.enter(cells, part)
     [cell] = [cell for cell in cells if cell["name"] == "projected"]
     assert cell["values"] == {"0": 0.5, "1": 0.6}
+
+
+def test_rows_and_texts_of_a_given_set_have_its_name(tmp_path):
+    base = Base.below(tmp_path / "work", "sst2", "embedded", tmp_path / "data")
+    made = text.plan(base, [], ["distilled", "projected", "text"], [5], ["relearn", "search"], 0, [0], [], taught=False)
+    _, relearn, plain, search, _ = made
+    run, name = relearn.job.member, made[0].job.member.folder.name
+    assert relearn.names == {f"{name}, projected": "projected", f"{name}, text (relearn)": "text"}
+    assert search.names == {f"{name}, projected": "projected", "text (search)": "text"}
+    file = run.folder / "text" / name / "relearn" / "text.jsonl"
+    assert f"--distilled={file}" in plain.job.member.line
+    assert file_of(relearn.job, f"{name}, text (relearn)") == file
+    assert file_of(search.job, "text (search)") == search.job.member.folder / "text" / "search" / "text.jsonl"
+    assert file_of(relearn.job, f"{name}, projected") == made[0].job.member.folder / "distilled"
+    # As the stage calls them.
+    command = parse(run.line)
+    assert f"{command.name}, projected" in relearn.names and folder_name(command.name) == name
+    cells = []
+    finish(relearn, *({"name": row, "accuracy_mean": 0.6, "head": "zero"} for row in relearn.names))
+    text.enter(cells, relearn)
+    assert {cell["name"]: cell["values"] for cell in cells} == {"projected": {"0": 0.6}, "text": {"0": 0.6}}
 
 
 def test_cells_keep_apart_what_is_trained_in_another_way(parts):
@@ -132,9 +155,9 @@ def test_cells_keep_apart_what_is_trained_in_another_way(parts):
         own = {"name": "text (search)", "accuracy_mean": accuracy, "head": "zero", "tokens": 50, "read_again": 0.5}
         redrawn = {"name": "text (search), redrawn heads", "accuracy_mean": 0.5, "head": "redrawn"}
         again = {"name": "text (search), read again", "accuracy_mean": 0.55, "head": "zero"}
-        projected = {"name": "projected", "accuracy_mean": 0.5, "head": "zero"}
+        projected = {"name": f"distilled-5-seed{seed}, projected", "accuracy_mean": 0.5, "head": "zero"}
         enter(f"sst2-embedded/text-search-5-seed{seed}", projected, own, redrawn, again)
-    enter("sst2-embedded/text-splice-5-seed0", {"name": "projected", "accuracy_mean": 0.52, "head": "zero"})
+    enter("sst2-embedded/text-splice-5-seed0", {"name": "distilled-5-seed0, projected", "accuracy_mean": 0.52, "head": "zero"})
     enter("sst2-embedded/as-text-search-5-seed0", {"name": "plain_text", "accuracy_mean": 0.65})
     enter("sst2-embedded/dilm-5-seed0", {"name": "dilm", "accuracy_mean": 0.6, "accuracies": [0.5, 0.7], "sets": 2})
     enter("sst2-embedded/select-5-seed0+1", *({"name": name, "accuracy_mean": 0.6, "accuracies": [0.5, 0.7]} for name in text.REAL))

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from ddllm.errors import UserError
-from ddllm.prompt.sequences import END_OF_TEXT, Target, whole_texts
+from ddllm.prompt.sequences import END_OF_TEXT, Target, arrange, whole_texts
 
 
 def make_tokenizer(*special, opened=False, **names):
@@ -31,6 +31,14 @@ def test_a_text_begins_as_documents_did(tokenizer, begin):
     first = tokenizer.get_vocab()["a"]
     assert sequences.ids == [[begin, first + 1], [begin]]
     assert sequences.targets == [[Target(0, 0, (first + 1, first + 2))], [Target(1, 0, (first + 2,))]]
+
+
+def test_a_prompt_that_is_no_token_begins_as_a_text_does():
+    tokenizer = make_tokenizer("<s>", "</s>", bos_token="<s>", eos_token="</s>")
+    begin, first = 0, tokenizer.get_vocab()["a"]
+    sequences = arrange(tokenizer, ["", "a"], [" good", " film"])
+    assert sequences.ids == [[begin], [first]]
+    assert sequences.targets == [[Target(row, 0, (first + 1,)), Target(row, 0, (first + 2,))] for row in (0, 1)]
 
 
 def test_what_has_no_beginning():

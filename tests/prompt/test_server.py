@@ -1,6 +1,10 @@
 """A server's answers against the model's own, everything that can go wrong on the way, and limits that hold over all starts."""
 
 import importlib.util
+import os
+import signal
+import threading
+import time
 from email.utils import formatdate
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,6 +63,33 @@ def test_the_model_s_own_scores(folder, opened, tmp_path, way):
         backend.close()
         np.testing.assert_array_equal(opened(server).score(PROMPTS, LABELS), scores)
         assert len(server.requests) == sent, "answers that are kept were asked for again"
+
+
+def test_nobody_waits_on_after_an_interrupt(folder, tmp_path):
+    config = default_config().prompt
+    with FakeServer(folder, ("first",)) as server:
+        config.update({"base_url": server.url, "model": "tiny", "parallel": 2, "timeout": 0.3})
+        answers = Answers(tmp_path / "answers.jsonl")
+        client = Client(config, answers)
+        backend = open_server(config, "tiny", answers, LABELS, client)
+        waiting = threading.Event()
+
+        def wait(seconds, wait=client._sleep):
+            waiting.set()
+            wait(15)
+
+        client._sleep = wait
+        server.faults = [429] * 20
+
+        def interrupt(count):
+            if count:
+                return
+            threading.Thread(target=lambda: (waiting.wait(5), os.kill(os.getpid(), signal.SIGINT)), daemon=True).start()
+
+        begun = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            backend.score(PROMPTS, LABELS, interrupt)
+        assert waiting.is_set() and time.monotonic() - begun < 12
 
 
 def test_a_shifted_echo_is_noticed(folder, opened):

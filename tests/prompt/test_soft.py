@@ -7,6 +7,7 @@ import pytest
 from ddllm.config import default_config
 from ddllm.data.splits import Split
 from ddllm.errors import UserError
+from ddllm.prompt.sequences import arrange
 from ddllm.prompt.soft import learn_or_load, load_soft_model, score_texts
 from ddllm.prompt.templates import Template
 from ddllm.runtime.metrics import Metrics
@@ -37,6 +38,20 @@ def test_scores_are_those_of_transformers(soft):
                 log_TV = torch.log_softmax(theirs(inputs_embeds=inputs).logits[0], dim=-1)
             wanted = sum(float(log_TV[3 + place - 1, ids[place]]) for place in range(len(before), len(ids)))
             assert score == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_text_may_reach_to_the_last_position(make_decoder):
+    model, _ = load_soft_model(str(make_decoder("gpt2")), TEMPLATE)
+    prompt = jnp.zeros((10, 16))
+    words = next(count for count in range(128, 0, -1) if longest(model, "film " * count) == model.config.positions - 10)
+    assert np.isfinite(score_texts(model, prompt, [model.question("film " * words)], 2)).all()
+    with pytest.raises(UserError, match="does not fit"):
+        score_texts(model, prompt, [model.question("film " * (words + 1))], 2)
+
+
+def longest(model, text):
+    """Tokens of the longest sequence of a question."""
+    return max(len(ids) for ids in arrange(model.tokenizer, [model.question(text)], TEMPLATE.continuations).ids)
 
 
 class Stopped(Exception):

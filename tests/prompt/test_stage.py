@@ -97,6 +97,28 @@ def test_examples_that_are_test_texts_are_told(make_run, tiny_corpus, tmp_path):
     assert mixed["texts_in_test"] == 2 and mixed["note"] == "2 of its texts occur in the test split"
 
 
+def test_a_named_set_stands_in_prompts_by_its_own_texts(make_run, tmp_path):
+    run = make_run(examples=("text",), per_class=(1,), texts=4)
+    run.distilled, run.name = tmp_path, "other one"
+    for folder, word in (("project", "own"), ("other-one/relearn", "theirs")):
+        written = run.workdir.path / "text" / folder / "text.jsonl"
+        written.parent.mkdir(parents=True)
+        written.write_text("".join(json.dumps({"text": word, "label": label}) + "\n" for label in ("negative", "positive")))
+    prompt(run)
+    begun = json.loads((run.workdir.prompt / "prompts.json").read_text())
+    shown = [text for row in begun for text in row["runs"]]
+    assert any("theirs" in text for text in shown) and not any("own" in text for text in shown)
+
+
+def test_all_of_a_set_are_the_same_examples_in_every_run(make_run, tmp_path):
+    file = tmp_path / "four.jsonl"
+    file.write_text("".join(json.dumps({"text": f"{word} film", "label": label}) + "\n" for label in ("negative", "positive") for word in ("a", "the")))
+    run = make_run(examples=(str(file),), per_class=(1, 2), texts=4)
+    prompt(run)
+    notes = {row["examples_per_class"]: row["note"] for row in read_results(run.workdir.results)["prompt"] if row["variation"] == "four"}
+    assert "the same examples in every run" not in notes[1] and "the same examples in every run" in notes[2]
+
+
 def test_what_is_missing(make_run, tiny_corpus, tmp_path):
     for name, changes, message in (
         ("a", {"examples": ("distilled",)}, "run --mode=distill first"),

@@ -36,6 +36,8 @@ def test_prompts_are_filled_in():
         (("x", ("a", "b"), "{text}: {label}!"), "end with"),
         (("x", ("a", "b"), "{txt}: {label}"), "what can stand in braces"),
         (("x", ("a", "b"), "{text}: {label"), "is not a template"),
+        (("x", ("a", "b"), "{text:d}: {label}"), "write {text} alone"),
+        (("x", ("a", "b"), "{text!r}: {label}"), "write {text} alone"),
         (("x", ("a", "b"), "{text} {pair}: {label}"), "single ones"),
         (("x", ("a", "b"), "{text}: {label}", (), True), "come in pairs"),
     ],

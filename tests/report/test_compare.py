@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ddllm.compare import main
-from ddllm.report.compare import gather
+from ddllm.report.compare import compare_configs, gather
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,6 +21,11 @@ def test_what_is_beside_what(make_folder):
     assert found["differences"].cells == [("distill.length", "12", "16")]
     assert [plot.name for plot in found["plots"]] == ["comparison", "loss", "validation"]
     assert "distilled in two 81.0" in found["plots"][0].description
+
+
+def test_numbers_that_differ_in_their_last_digits_are_different():
+    configs = {name: {"distill": {"initial_rate": rate, "length": 4}} for name, rate in (("one", 0.00012341), ("two", 0.00012344))}
+    assert compare_configs(configs).cells == [("distill.initial_rate", "0.00012341", "0.00012344")]
 
 
 def test_the_command(make_folder, tmp_path, capsys):

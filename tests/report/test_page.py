@@ -10,7 +10,7 @@ import pytest
 
 from ddllm.errors import UserError
 from ddllm.report.figures import draw_changes, draw_comparison, draw_curves, draw_map, draw_rates, draw_results, kind_of, wilson
-from ddllm.report.page import gather, write_page
+from ddllm.report.page import gather, make_plots, write_page
 from ddllm.report.svg import UNSEEN, VARIABLES
 
 EMPTY = {"meta", "link", "br", "input", "img", "hr"}
@@ -126,6 +126,14 @@ def test_names_in_figures_are_shown_as_they_are(draw):
     page = Reader(draw().svg)
     shown = ["".join(data.split()).removeprefix(UNSEEN) for tag, data in page.texts if tag == "text"]
     assert [name for name in shown if name in NAMES] == NAMES
+
+
+def test_what_varied_sets_lose_is_shown_for_each_apart():
+    both = (("the recipe", 0.0), ("rates doubled", -1.0))
+    rows = [{"name": name, "variation": what, "change": change} for name in ("distilled", "a b") for what, change in both]
+    plots = make_plots({"rows": [], "robustness": rows}, [], None, [])
+    assert [(plot.name, plot.description) for plot in plots] == [("changes", "rates doubled -1.0."), ("changes-a-b", "rates doubled -1.0.")]
+    assert plots[1].title.endswith(": a b")
 
 
 def test_rates_have_powers_of_ten():

@@ -30,7 +30,8 @@ def test_figures_are_of_all_texts_together(judge):
     # Sets share the likelihood, and each has repetitions of its own.
     apart = measure([texts, ["a good film a good film", "a film"]], judge)
     assert apart["distinct_2"] == pytest.approx((6 / 8 + 4 / 6) / 2) and apart["perplexity"] != pytest.approx(figures["perplexity"])
-    for empty in ([], [[]], [["a film"], []]):
+    assert measure([[*texts, " "], [""]], judge) == figures
+    for empty in ([], [[]], [["a film"], []], [[" "]]):
         with pytest.raises(UserError, match="no text to judge"):
             measure(empty, judge)
 

@@ -44,6 +44,13 @@ def test_the_nearest_are_those_of_plain_search(arrays, metric, k) -> None:
         np.testing.assert_allclose(found.scores, scores, atol=2e-5)
 
 
+def test_more_may_be_asked_for_than_are_searched_at_once(arrays) -> None:
+    queries, table = arrays
+    found, k = nearest(queries, table, CHUNK + 3), CHUNK + 3
+    np.testing.assert_allclose(found.scores, by_hand(queries, table, k, "cosine", None)[1], atol=2e-5)
+    assert all(len(set(row)) == k for row in np.asarray(found.ids).tolist())
+
+
 def test_shapes_are_kept_and_an_index_serves_inside_a_program(arrays) -> None:
     queries, table = arrays
     index = index_table(table)

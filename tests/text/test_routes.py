@@ -10,6 +10,7 @@ from ddllm.artefact.folder import load_distilled
 from ddllm.distill import memory
 from ddllm.main import main
 from ddllm.models.pretrained import load_pretrained
+from ddllm.runtime.metrics import read_metrics
 from ddllm.text.checks import ROUTE_NAMES
 from ddllm.text.distilled_text import FREE, frame_of, make_text, read_again
 from ddllm.text.learn import plan_texts
@@ -57,13 +58,38 @@ def test_each_set_has_its_own_text(all_routes, make_line, tmp_path, capsys):
     line = make_line(tmp_path / "run", "text", text__route="project")
     for one in sets:
         assert main([*line, f"--distilled={one}"]) == 0
-        ours, theirs = load_distilled(tmp_path / "run" / "text" / one.name / "project").data, load_distilled(one).data
+        ours, theirs = load_distilled(tmp_path / "run" / "text" / f"{one.name}-set" / "project").data, load_distilled(one).data
         np.testing.assert_array_equal(ours.embeddings, theirs.embeddings)
     rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
     assert {row["name"] for row in rows if not row["name"].endswith("heads")} == {f"{one.name}, projected" for one in sets}
     capsys.readouterr()
     assert main([*line, f"--distilled={sets[0]}", f"--name={sets[1].name}"]) == 2
-    assert "another distilled data set for the text straight_through/project" in " ".join(capsys.readouterr().err.split())
+    assert "another distilled data set for the text straight_through-set/project" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"distill__order": "learned", "distill__batches": 2},
+        {"distill__inner_optimizer": "learned_momentum"},
+        {"distill__robust": "('examples','passes')"},
+        {"distill__head": "learned", "distill__probe_texts": 20, "distill__initial_labels": "model", "distill__pool": 1},
+    ],
+)
+def test_sentences_are_spliced_by_any_recipe(make_line, tmp_path, changes):
+    assert main(make_line(tmp_path / "run", text__route="splice", **changes)) == 0
+    assert (tmp_path / "run" / "bodies").exists() == ("distill__pool" in changes)
+    card = load_distilled(tmp_path / "run" / "text" / "splice").card
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    assert {row["distillation_seconds"] for row in rows} == {card["distillation_seconds"]} and card["distillation_seconds"] > 0
+
+
+def test_texts_of_two_sets_keep_their_figures_apart(all_routes, make_line, tmp_path):
+    line = make_line(tmp_path / "run", "text", text__route="relearn")
+    for name in ("one", "two"):
+        assert main([*line, f"--distilled={all_routes / 'text' / 'splice'}", f"--name={name}"]) == 0
+    stages = [each["stage"] for each in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert stages.count("text relearn of one") == stages.count("text relearn of two") > 0
 
 
 @pytest.mark.parametrize("route", ["mixture", "search"])
@@ -111,6 +137,8 @@ def test_mistakes_are_one_sentence(make_line, tiny_corpus, tmp_path, capsys):
             ({"text__route": "relearn"}, "run --mode=distill first"),
             ({"text__route": "splice", "text__pool": 1}, "config.text.pool is 1"),
             ({"distill__length": 2}, "has no room for text"),
+            ({"text__route": "splice", "text__start": tmp_path / "plain"}, "begins with real sentences"),
+            ({"text__route": "mixture", "text__passes": 2, "distill__passes": 3, "distill__segments": 3}, "with config.text.passes=2, config.distill.seg"),
         ]
     ):
         assert main(make_line(tmp_path / str(number), **changes)) == 2

@@ -48,6 +48,22 @@ def test_a_search_never_loses_and_goes_on_where_it_was_stopped(prepared, tmp_pat
     np.testing.assert_array_equal(text.ids, again.ids)
 
 
+def test_a_loss_that_is_not_a_number_is_the_highest(prepared, tmp_path, monkeypatch):
+    found = []
+    search(prepared, None, Desk(tmp_path, lambda: Metrics(None)), found.append)
+    real = Search.losses
+
+    def losses(self, texts):
+        values = real(self, texts)
+        return np.where(np.arange(len(values)) == 0, np.nan, values) if len(texts) > 1 else values
+
+    monkeypatch.setattr(Search, "losses", losses)
+    again = []
+    search(prepared, None, Desk(tmp_path / "again", lambda: Metrics(None)), again.append)
+    assert float(again[-1].loss) < float(again[0].loss) + 1e-9 and np.isfinite(float(again[-1].loss))
+    assert any(int(np.sum(np.asarray(one.ids) != np.asarray(other.ids))) for one, other in zip(again, again[1:], strict=False))
+
+
 def test_fluency_is_that_of_a_language_model(prepared, tmp_path):
     size = len(prepared.pretrained.words)
     bigrams = Bigrams.of(prepared.tokens.train, size)

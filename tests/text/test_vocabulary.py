@@ -35,8 +35,8 @@ def test_special_tokens_and_rows_without_a_token_are_left_out(tiny_model) -> Non
 
 
 def test_unused_tokens_are_known_by_their_names() -> None:
-    assert all(is_unused(name) for name in ("[unused0]", "<extra_id_12>", "<|reserved_7|>"))
-    assert not any(is_unused(name) for name in ("unused", "reserved", "good", "[CLS]"))
+    assert all(is_unused(name) for name in ("[unused0]", "<extra_id_12>", "<|reserved_7|>", "madeupword0000"))
+    assert not any(is_unused(name) for name in ("unused", "reserved", "madeupwords", "good", "[CLS]"))
 
 
 def test_tokens_that_start_a_word() -> None:
