@@ -68,7 +68,7 @@ class Job:
         apart = ("--workdir", "--distilled", "--sets", "--config.data.source", "--config.distill.teacher", "--config.continual.tasks")
         kept = [part for part in self.member.line if part in (UNTAUGHT, PACKAGED) or not part.startswith(apart)]
         given = self.member.config.model.name
-        return shlex.join(["python", "-m", "ddllm.main", *kept]).replace(f"{ROOT}/", "").replace(f"model={given}", f"model={self.model}")
+        return " ".join(["python -m ddllm.main", *map(quoted, kept)]).replace(f"{ROOT}/", "").replace(f"model={given}", f"model={self.model}")
 
 
 def plan_jobs(
@@ -111,6 +111,11 @@ def plan_jobs(
                         if chosen:
                             jobs.append(base.selecting(chosen, count, tuple(seeds)))
     return jobs
+
+
+def quoted(part: str) -> str:
+    """A part of a command as a person would write it in a shell: lists of names, which have quotation marks, in double ones."""
+    return f'"{part}"' if "'" in part and not set(part) & set('"$`\\!') else shlex.quote(part)
 
 
 @dataclass(frozen=True)
