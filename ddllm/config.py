@@ -184,11 +184,12 @@ def default_config() -> ConfigDict:
     prompt.soft_validations = 4
     config.merge = merge = ConfigDict()
     merge.sets = ()  # distilled folders that the stage merge makes one of; set by --sets A,B
-    # auto (join where the sets have as many steps, else interleave) | concatenate | interleave | join (of one task, unchanged)
+    # auto (as `order` says) | concatenate | interleave | join (of one task, unchanged)
     # | union (of different classes) | heads (a head for each set) | relearn (parts learned again) | fewer (learned again with fewer examples)
     # | update (one set, changed by new texts); see ddllm/merge/stage.py
     merge.how = "auto"
-    # concatenate | interleave | join: how the steps of the sets stand where `how` does not say; auto: as above, but interleave for fewer and update
+    # concatenate | interleave | join: how the steps of the sets stand where `how` does not say; auto: join where the sets have as many steps, else
+    # interleave, as always for fewer and update
     merge.order = "auto"
     # texts (config.data's, or those of tasks) | sets (their own examples, without data) | nothing; auto: texts where `how` learns or tasks are named
     merge.learn_on = "auto"

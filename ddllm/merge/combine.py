@@ -29,6 +29,8 @@ from ddllm.errors import UserError
 from ddllm.merge.align import ONE
 from ddllm.models.encoder import Tree
 
+ADVICE = "set config.merge.how or, where that names no way, config.merge.order (in continual learning config.continual.way) to"
+
 
 def choose_way(sets: Sequence[Distilled]) -> str:
     """`join` where the sets can be joined, which keeps more of their accuracy than taking turns (results/MERGING.md); else `interleave`."""
@@ -43,7 +45,7 @@ def combine(sets: list[DistilledData], recipe: Recipe, way: str, classes: int = 
         recipe: theirs, but for passes and order.
         way: one of the table above.
         classes: over how many classes examples are dealt out; they stay together in joined batches.
-        weights: how much each set counts in the means of joined batches; left out, all count alike.
+        weights: how much each set counts in the means of joined batches and of learned heads; left out, all count alike.
 
     Raises:
         UserError: the sets have other numbers of steps than the way can put together.
@@ -52,7 +54,7 @@ def combine(sets: list[DistilledData], recipe: Recipe, way: str, classes: int = 
         return join_batches(sets, recipe, classes, weights or [1] * len(sets))
     if recipe.order == "shuffled":
         if way == "concatenate":
-            raise UserError("sets with a shuffled order cannot be trained on one after the other; set config.merge.order to interleave or join.")
+            raise UserError(f"sets with a shuffled order cannot be trained on one after the other; {ADVICE} interleave or join.")
         passes = sets[0].steps // sets[0].mask.shape[0]
         steps = [(number, step) for part in range(passes) for number, s in enumerate(sets) for step in _of_pass(s, part)]
     else:
@@ -127,9 +129,9 @@ def join_batches(sets: list[DistilledData], recipe: Recipe, classes: int, weight
     sizes = _sizes(sets)
     if len(sizes) > 1:
         listed = ", ".join(f"{batches} batches in {steps} steps" for batches, steps in sorted(sizes))
-        raise UserError(f"only sets of as many inner batches and steps can be joined, and these have {listed}; set config.merge.order to interleave.")
+        raise UserError(f"only sets of as many inner batches and steps can be joined, and these have {listed}; {ADVICE} interleave.")
     if recipe.order == "learned":
-        raise UserError("sets with a learned order cannot be joined batch by batch; set config.merge.order to interleave.")
+        raise UserError(f"sets with a learned order cannot be joined batch by batch; {ADVICE} interleave.")
     [(batches, steps)] = sizes
     counts = np.array([s.mask.shape[1] for s in sets])
     scales = np.asarray(weights) / np.sum(weights) * counts.sum() / counts
@@ -153,7 +155,7 @@ def join_batches(sets: list[DistilledData], recipe: Recipe, classes: int, weight
     if sets[0].gains is not None:
         rows = steps if any(not same_in_all_steps(s.gains) for s in sets) else 1
         changes["gains"] = np.average([step_gains(s.gains, rows) for s in sets], axis=0, weights=weights).astype(np.float32)
-    data = sets[0].replace(order=None, head=merge_heads(sets), **changes)
+    data = sets[0].replace(order=None, head=merge_heads(sets, weights), **changes)
     return data, replace(recipe, passes=steps // batches)
 
 
@@ -167,19 +169,21 @@ def merge_gains(sets: list[DistilledData], steps: list[tuple[int, int]]) -> np.n
     return np.stack([each[number][step] for number, step in steps])
 
 
-def merge_heads(sets: list[DistilledData], first: bool = False) -> Tree | None:
-    """A learned head for the merged set: the mean of the sets' heads, or the first one's; outputs that a set does not have are left to the others."""
+def merge_heads(sets: list[DistilledData], weights: Sequence[int] = (), first: bool = False) -> Tree | None:
+    """A learned head for the merged set: the (weighted) mean of the sets' heads, or the first one's; outputs that a set does not have are left to the others."""
     heads = [s.head for s in sets if s.head is not None]
     if not heads:
         return None
+    counts = np.asarray(weights or [1] * len(heads), np.float64)  # all sets have learned heads, or none has
     kernels, biases = (np.stack([np.asarray(head["out"][part]) for head in heads]) for part in ("kernel", "bias"))
     there = np.any(kernels != 0, axis=1) | (biases != 0)  # [set, C]
     if first:
         there = there & (np.cumsum(there, axis=0) == 1)
-    shares = there / np.maximum(there.sum(axis=0, keepdims=True), 1)
+    shares = there * counts[:, None]
+    shares = shares / np.maximum(shares.sum(axis=0, keepdims=True), 1)
     out = {"kernel": np.sum(shares[:, None] * kernels, axis=0), "bias": np.sum(shares * biases, axis=0)}
     dense = [head["dense"] for head in heads if "dense" in head]
-    mean = [jax.tree.map(lambda *leaves: np.mean(leaves[:1] if first else leaves, axis=0), *dense)] if dense else []
+    mean = [jax.tree.map(lambda *leaves: leaves[0] if first else np.average(leaves, axis=0, weights=counts), *dense)] if dense else []
     merged = {"out": out, **({"dense": mean[0]} if mean else {})}
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), merged)
 

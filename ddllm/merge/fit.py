@@ -4,7 +4,7 @@ from typing import Any
 
 from ddllm.artefact.base import Distilled
 from ddllm.errors import UserError
-from ddllm.models.tasks import Classification, read_task
+from ddllm.models.tasks import Classification, Regression, read_task
 
 # Parts of a head that its kind and start do not depend on.
 DRAWN = ("redrawn", "learned")
@@ -29,6 +29,11 @@ def check_sets(sets: list[Distilled], folders: list[str], task: bool = True) -> 
         if not task:
             continue
         kind, theirs = read_task(first.card), read_task(other.card)
+        if isinstance(kind, Regression) and isinstance(theirs, Regression) and kind != theirs:
+            raise UserError(
+                f"{pair} count their labels from other means in other deviations ({kind.mean:g} ± {kind.deviation:g} and {theirs.mean:g} ± "
+                f"{theirs.deviation:g}, those of their training texts); only sets of one corpus with the same training texts can be merged."
+            )
         if kind != theirs:
             raise UserError(
                 f"{pair} have labels of other kinds ({_told(first)} and {_told(other)}); sets are merged by config.merge.how=heads "

@@ -100,7 +100,7 @@ def merge_sets(
     aligned, recipe = align(sets, classes, shapes_of(pretrained, learner), weights)
     data, recipe = combine(aligned, recipe, way, classes.task.groups(len(classes.names)) if over == SAME else 1, weights)
     if over != SAME and data.head is not None:
-        data = data.replace(head=merge_heads(aligned))
+        data = data.replace(head=merge_heads(aligned, weights))
     length = max(d.card.get("preprocessing", {}).get("text_length", 0) for d in sets)
     card = describe_base(pretrained, learner, length, sets[0].pairs)
     seconds = [float(d.card["distillation_seconds"]) for d in sets if "distillation_seconds" in d.card]

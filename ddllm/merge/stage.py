@@ -4,7 +4,7 @@
 
 | how | what comes out | learned again on |
 |---|---|---|
-| `auto`: `join` where sets have as many steps, else `interleave` | all sets of one task | nothing |
+| `auto`: as config.merge.order says, or else `join` where sets have as many steps and `interleave` where not | all sets of one task | nothing |
 | `concatenate`, `interleave`, `join` | all sets of one task, in an order (combine.py) | nothing |
 | `union` | sets of different classes, in one head | nothing |
 | `heads` | sets of different classifications, a head for each | nothing, or config.merge.tasks |
@@ -23,11 +23,11 @@ from ddllm.config import resolve
 from ddllm.data.several import read_several
 from ddllm.distill.dataset import learned_parts
 from ddllm.errors import UserError
-from ddllm.merge.checks import ORDERS
+from ddllm.merge.checks import WAYS
 from ddllm.merge.combine import choose_way
 from ddllm.merge.relearn import Work, relearn_on_sets, relearn_on_tasks, relearn_on_texts, update, without_texts
 from ddllm.merge.sets import HEADS, SAME, UNION, Merged, merge_sets, reduce_set
-from ddllm.models.pretrained import load_pretrained
+from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.run import Run
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
@@ -48,24 +48,24 @@ def merge(run: Run) -> None:
     if not folders:
         raise UserError("there is nothing to merge; give the distilled folders as --sets A,B.")
     sets = from_first(lambda: [load_distilled(folder) for folder in folders])
-    merged = merge_as_asked(run, sets, folders)
+    merged, pretrained = merge_as_asked(run, sets, folders)
     if is_first():
-        merged.save(run.workdir.distilled, run.prepared.pretrained, run.config.distill.storage, config=resolve(run.config))
+        merged.save(run.workdir.distilled, pretrained, run.config.distill.storage, config=resolve(run.config))
         data = merged.data
         say(f"merged into {data.examples} examples in {data.steps} inner steps: {run.workdir.distilled}")
 
 
-def merge_as_asked(run: Run, sets: list[Distilled], folders: list[str]) -> Merged:
-    """The merged set that config.merge describes; checkpoints of what is learned lie in the working directory."""
+def merge_as_asked(run: Run, sets: list[Distilled], folders: list[str]) -> tuple[Merged, Pretrained]:
+    """The merged set that config.merge describes, and its encoder; checkpoints of what is learned lie in the working directory."""
     config, distill = run.config.merge, run.config.distill
     work = Work(run.workdir.path / "merge", run.metrics, config.outer_steps or distill.outer_steps, config.variants)
-    way = config.how if config.how in ORDERS else config.order
+    way = config.how if config.how in WAYS else config.order
     if way == "auto":
         way = "interleave" if config.how in ("fewer", "update") else choose_way(sets)
     begun = {SETS: " ".join(str(one.checksum) for one in sets)}
     if config.how == "update":
         run.keep_origin(begun)
-        return update(run.prepared, sets[0], folders[0], way, config.old_share, work)
+        return update(run.prepared, sets[0], folders[0], way, config.old_share, work), run.prepared.pretrained
     source = config.learn_on
     if source == "auto":
         source = "texts" if config.how in ("relearn", "fewer") or config.tasks else "nothing"
@@ -80,15 +80,15 @@ def merge_as_asked(run: Run, sets: list[Distilled], folders: list[str]) -> Merge
     if source != "nothing":
         run.keep_origin(begun)
     if source == "sets":
-        return relearn_on_sets(without_texts(run.config, pretrained, merged), merged, sets, parts, work)
+        return relearn_on_sets(without_texts(run.config, pretrained, merged), merged, sets, parts, work), pretrained
     if config.tasks:
         corpora = read_several(split_parts(config.tasks), run.config.data, pretrained.folder, run.workdir.tokens, "merge.tasks")
         run.keep_origin({TASKS: " ".join(corpus.fingerprint for corpus in corpora)})
-        return relearn_on_tasks(without_texts(run.config, pretrained, merged), merged, corpora, parts, work)
+        return relearn_on_tasks(without_texts(run.config, pretrained, merged), merged, corpora, parts, work), pretrained
     if own:
         tokens = run.prepared.tokens
         pairs = bool(run.config.data.pair_column)
         merged.as_distilled().check_data("the merged set", merged.learner.task.name, tokens.name, tokens.label_names, run.prepared.learner.task.name, pairs)
         teacher = run.teacher() if distill.teacher else None
-        return relearn_on_texts(run.prepared, merged, parts, work, teacher)
-    return merged
+        return relearn_on_texts(run.prepared, merged, parts, work, teacher), pretrained
+    return merged, pretrained

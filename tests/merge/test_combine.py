@@ -70,6 +70,21 @@ def test_sets_of_the_same_shape_take_turns_in_a_fixed_order(layerless, make_set)
         np.testing.assert_array_equal(data.rates[4 + place], sets[number].data.rates[2 + batch])
 
 
+def test_learned_heads_joined_one_after_the_other_count_alike(layerless, make_set):
+    _, params = layerless
+    rng = np.random.default_rng(5)
+    sets = []
+    for seed in range(3):
+        head = {"out": {"kernel": rng.standard_normal((8, 3)).astype(np.float32), "bias": rng.standard_normal(3).astype(np.float32)}}
+        one = make_set(seed)
+        sets.append(replace(one, data=one.data.replace(head=head)))
+    at_once, _ = merge(sets, "join", params)
+    pair, recipe = merge(sets[:2], "join", params)
+    then, _ = merge([replace(sets[0], data=pair, recipe=recipe), sets[2]], "join", params, weights=[2, 1])
+    assert_close(at_once.head, jax.tree.map(lambda *parts: np.mean(parts, axis=0), *(one.data.head for one in sets)))
+    assert_close(then.head, at_once.head)
+
+
 def test_a_joined_step_is_the_mean_of_the_steps(layerless, make_set):
     learner, params = layerless
     sets = [make_set(seed, passes=1, length=4 + seed) for seed in (1, 2)]
@@ -173,6 +188,13 @@ def test_sets_that_do_not_fit(make_set, change, message):
         check_sets([first, replace(second, card=second.card | change)], ["one", "two"])
     with pytest.raises(UserError, match="inner optimizer"):
         check_sets([first, replace(second, recipe=replace(second.recipe, optimizer="adam"))], ["one", "two"])
+
+
+def test_numbers_counted_from_other_means_are_named(make_set):
+    first, second = (replace(one, card=one.card | {"task": {"name": "regression", "mean": mean, "deviation": 2.0}}) for one, mean in ((make_set(1), 1.0), (make_set(2), 1.5)))
+    check_sets([first, first], ["one", "two"])
+    with pytest.raises(UserError, match=r"one and two count their labels from other means .*\(1 ± 2 and 1.5 ± 2"):
+        check_sets([first, second], ["one", "two"])
 
 
 def test_directions_that_one_set_lacks_are_zero(tiny, make_set):

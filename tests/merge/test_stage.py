@@ -70,6 +70,17 @@ def test_merged_folders_are_like_any_other(line, sets, tmp_path):
         assert (merged.data.examples, merged.data.steps) == (examples, steps) and merged.data.mask.shape[2] == 6
         assert [s["name"] for s in merged.card["merged"]["sets"]] == ["set0", "set1"]
     assert load_distilled(tmp_path / "join" / "distilled").recipe.order == "fixed"
+    assert main(line(tmp_path / "asked", "merge", sets[:2], merge__order="interleave")) == 0
+    assert load_distilled(tmp_path / "asked" / "distilled").data.steps == 4, "auto does as config.merge.order says"
+
+
+def test_what_needs_no_texts_needs_no_corpus(line, sets, tmp_path):
+    nowhere = {"data.source": tmp_path / "nowhere"}
+    assert main(line(tmp_path / "auto", "merge", sets[:2], **nowhere)) == 0
+    on_sets = {"merge.how": "relearn", "merge.learn_on": "sets", "merge.order": "join"}
+    assert main(line(tmp_path / "again", "merge", sets[:2], **on_sets, **nowhere)) == 0
+    rates = [load_distilled(tmp_path / name / "distilled").data.rates for name in ("auto", "again")]
+    assert not np.allclose(*rates, atol=1e-4), "nothing was learned on the sets"
 
 
 def test_sets_that_come_one_after_the_other_count_alike(line, sets, tmp_path):
