@@ -47,7 +47,8 @@ def train(folder: str | Path, model: Any = None, seed: int = 0) -> tuple[Any, An
         The model, in evaluation mode, and its tokenizer. With mean pooling it has one more layer, which computes the mean (see `fold_mean`).
 
     Raises:
-        ValueError: the folder was changed, is of a newer schema, belongs to other weights, or has a task or an optimizer that is not known here.
+        ValueError: the folder was changed, is of a newer schema, belongs to other weights, or has a task or an optimizer that is not known here; or
+            transformers cannot run its head.
     """
     card, arrays = read(Path(folder))
     products = card.get("products", "float32")
@@ -120,6 +121,8 @@ def _load_model(card: dict[str, Any], model: Any, attention: bool) -> tuple[Any,
         given: Any = model.eval()
         if given.config.num_labels != len(names):
             raise ValueError(f"the model is for {given.config.num_labels} classes, but the data set has {len(names)}: {', '.join(names)}.")
+        if hasattr(given.config, "ddllm_layers"):
+            raise ValueError("the model has a further layer, by which ddllm pools the mean, and which is not trained on: give its folder as model instead.")
         if attention:
             given.set_attn_implementation("eager")
         return given, AutoTokenizer.from_pretrained(given.name_or_path), True
@@ -142,7 +145,36 @@ def _load_model(card: dict[str, Any], model: Any, attention: bool) -> tuple[Any,
     )
     logging.set_verbosity(level)
     tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=card["preprocessing"]["text_length"])
-    return loaded.eval(), tokenizer, not any("pooler" in name for name in found["missing_keys"])
+    pooled = not any("pooler" in name for name in found["missing_keys"])
+    if hasattr(loaded.config, "ddllm_layers"):
+        pooled = _drop_pooling(loaded, folder)
+    for key in ("ddllm_layers", "ddllm_head"):  # what they say of the base is not true of what is trained from it
+        if hasattr(loaded.config, key):
+            delattr(loaded.config, key)
+    return loaded.eval(), tokenizer, pooled
+
+
+def _drop_pooling(model: Any, folder: Path) -> bool:
+    """Take away the layer by which a checkpoint of ddllm's pools the mean (see `fold_mean`); whether a BERT's own pooler was kept beside it."""
+    del _layers(model)[-1]
+    _count_layers(model)
+    file = folder / "classifier_head.safetensors"
+    kept = load(file.read_bytes()) if file.is_file() else {}
+    if _family(model) != "bert" or "pooler.dense.weight" not in kept:
+        return False
+    with torch.no_grad():
+        for part in ("weight", "bias"):
+            getattr(model.base_model.pooler.dense, part).copy_(torch.from_numpy(np.array(kept[f"pooler.dense.{part}"])))
+    return True
+
+
+def _layers(model: Any) -> Any:
+    base = model.base_model
+    return base.transformer.layer if hasattr(base, "transformer") else base.encoder.layer
+
+
+def _count_layers(model: Any) -> None:
+    setattr(model.config, "n_layers" if hasattr(model.base_model, "transformer") else "num_hidden_layers", len(_layers(model)))
 
 
 def _find_folder(name: str, revision: str | None) -> Path:
@@ -158,7 +190,11 @@ def _find_folder(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["config.json", "model*.safetensors", "*.index.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json"]
-    return Path(snapshot_download(name, revision=revision, allow_patterns=[*wanted, "added_tokens.json", "*.model"], ignore_patterns=["*/*"]))
+    wanted += ["added_tokens.json", "*.model", "classifier_head.safetensors"]
+    folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))
+    if not any(folder.glob("model*.safetensors")):  # an older repository; transformers reads nothing but tensors from it
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=["pytorch_model*.bin"], ignore_patterns=["*/*"]))
+    return folder
 
 
 def _fingerprint(folder: Path) -> str:
@@ -229,7 +265,7 @@ def _groups(model: Any, head: dict[str, Any]) -> list[tuple[str, list[torch.nn.P
     short, mpnet = hasattr(base, "transformer"), base.config.model_type == "mpnet"
     if mpnet:  # the layers share its bias by distance
         groups.insert(0, ("embeddings", [base.encoder.relative_attention_bias.weight]))
-    for index, layer in enumerate(base.transformer.layer if short else base.encoder.layer):
+    for index, layer in enumerate(_layers(model)):
         if short:
             attention, up, down = layer.attention, layer.ffn.lin1, layer.ffn.lin2
             projections, out, norms = (attention.q_lin, attention.k_lin, attention.v_lin), attention.out_lin, (layer.sa_layer_norm, layer.output_layer_norm)
@@ -385,9 +421,7 @@ def fold_mean(model: Any, mean: torch.nn.Linear) -> None:
     transformers has no class that pools the mean, but its attention does where all scores are equal. The layer's values are the logits times a large
     number, beside which the residual vanishes; a still larger one makes both normalisations all but constant factors. Logits agree to about 1e-5.
     """
-    base, config = model.base_model, model.config
-    short = hasattr(base, "transformer")
-    layers = base.transformer.layer if short else base.encoder.layer
+    short, layers = hasattr(model.base_model, "transformer"), _layers(model)
     _check_can_fold(model, mean)
     classes, width = mean.weight.shape
     layer, last = copy.deepcopy(layers[-1]), layers[-1]
@@ -409,7 +443,7 @@ def fold_mean(model: Any, mean: torch.nn.Linear) -> None:
         bias[-1], bias[-2] = size, -size
         norm.weight[: classes + 1] = largest * (2 / width) ** 0.5
     layers.append(layer)
-    setattr(config, "n_layers" if short else "num_hidden_layers", len(layers))
+    _count_layers(model)
     head = _head_modules(model, _family(model))
     for module in head.values():
         module.weight.zero_()

@@ -72,7 +72,7 @@ def make_folder(folder, pretrained, head="mean", start="zero", task=None, rates=
         **more,
     )
     names = (*NAMES, *NAMES)[:outputs]
-    base = describe_base(pretrained, learner, 12, "types" in parts)
+    base = describe_base(pretrained, learner, min(12, encoder.positions), "types" in parts)
     save_distilled(folder, data, recipe, names, storage, drawn=drawn_parts(learner, pretrained), **base)
     return folder
 
@@ -145,12 +145,63 @@ def test_every_family(checkpoint, tmp_path, family, head):
     compare(make_folder(tmp_path / "folder", pretrained, **options), pretrained)
 
 
-def test_the_mean_of_an_mpnet_is_refused(checkpoint, tmp_path):
+def test_the_mean_of_an_mpnet_is_refused(checkpoint, tmp_path, capsys):
     from ddllm.pytorch import train
 
     folder = make_folder(tmp_path / "folder", checkpoint("mpnet"))
     with pytest.raises(ValueError, match="cannot pool the mean of an MPNet"):
         train(folder)
+    assert "from train_pytorch import" not in (folder / "README.md").read_text()
+    load_distilled(folder).train().save(tmp_path / "saved")
+    assert "transformers cannot run the head" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_a_base_that_ddllm_saved_with_mean_pooling(checkpoint, tmp_path, family):
+    from ddllm.pytorch import train
+
+    first = checkpoint(family)
+    load_distilled(make_folder(tmp_path / "first", first)).train().save(tmp_path / "base")
+    base = load_pretrained(str(tmp_path / "base"))
+    assert base.config.layers == first.config.layers
+    for head in ("mean", family):
+        folder = make_folder(tmp_path / head, base, head=head, start="fixed" if head == "mean" else "zero", rates="tensor")
+        model = compare(folder, base)
+        assert model.config.num_hidden_layers == base.config.layers + (head == "mean") and not hasattr(model.config, "ddllm_layers")
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    with pytest.raises(ValueError, match="give its folder as model"):
+        train(folder, loaded)
+
+
+def test_an_older_repository_on_the_hub(checkpoint, tmp_path, monkeypatch):
+    """One with pytorch_model.bin alone: both read it."""
+    import fnmatch
+    import shutil
+
+    import huggingface_hub
+    from safetensors.torch import load_file
+
+    repository, cache = checkpoint().folder, tmp_path / "cache"
+    torch.save(load_file(repository / "model.safetensors"), repository / "pytorch_model.bin")
+    (repository / "model.safetensors").unlink()
+
+    def download(name, revision=None, allow_patterns=(), ignore_patterns=()):
+        cache.mkdir(exist_ok=True)
+        for file in repository.iterdir():
+            if any(fnmatch.fnmatch(file.name, pattern) for pattern in allow_patterns):
+                shutil.copy(file, cache)
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    base = load_pretrained("owner/old")
+    folder = make_folder(tmp_path / "folder", base)
+    shutil.rmtree(cache)
+    from ddllm.pytorch import train
+
+    texts = ["the good plot"]
+    model, tokenizer = train(folder)
+    found = model(**tokenizer(texts, return_tensors="pt")).logits.detach().numpy()
+    np.testing.assert_allclose(found, load_distilled(folder).train().logits(texts), rtol=0, atol=1e-4)
 
 
 def test_a_loaded_model_is_trained_in_place(checkpoint, tmp_path):
