@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddllm.artefact.base import Distilled
+from ddllm.artefact.base import Distilled, runs_in_transformers
 from ddllm.artefact.folder import load_distilled
 from ddllm.checks import LARGEST_SEED
 from ddllm.data.batches import compute_rows, length_buckets
@@ -32,6 +32,7 @@ from ddllm.models.parts import choose_tokens
 from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.models.save import save_pretrained
 from ddllm.models.scoring import batch_logits
+from ddllm.runtime.progress import say
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
 
@@ -89,11 +90,16 @@ class Trained:
         return self.learner.task.tell(self.logits(texts, batch_size), self.distilled.label_names) if texts else []
 
     def save(self, folder: str | Path) -> None:
-        """Write an ordinary Hugging Face checkpoint, which `transformers.pipeline` runs; see models/save.py for what mean pooling becomes."""
+        """Write an ordinary Hugging Face checkpoint, which `transformers.pipeline` runs; see models/save.py for what mean pooling becomes.
+
+        Says so where transformers cannot run the head (mean pooling of an MPNet, or of very many classes).
+        """
         learner, names = self.learner, self.distilled.label_names
         names = learner.task.output_names(names) if isinstance(learner.task, MultiHead) else names
         params = self.params | {"head": learner.task.export_head(self.params["head"])}
         save_pretrained(folder, self.pretrained, params, self.pretrained.words, learner.head, names, learner.task.problem)
+        if not runs_in_transformers(learner):
+            say(f"  transformers cannot run the head in {folder}, which pools the mean; ddllm can")
 
 
 def train(folder: str | Path, model: str | None = None, seed: int = 0) -> Trained:

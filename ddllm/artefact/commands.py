@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ddllm.artefact.base import Distilled
 from ddllm.artefact.card import FIGURES, base_name, score_sentence
-from ddllm.artefact.folder import load_distilled
+from ddllm.artefact.folder import FILES, load_distilled
 from ddllm.artefact.rows import TEXT
 from ddllm.runtime.progress import say
 
@@ -51,7 +51,7 @@ def facts(folder: Path, distilled: Distilled) -> Iterator[tuple[str, str]]:
         yield score["name"], f"{FIGURES.get(score['figure'], score['figure'])} {score_sentence(score)} on {where}"
     if not card["scores"]:
         yield "scores", "none yet; --mode=evaluate measures them"
-    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    size = sum((folder / name).stat().st_size for name in FILES if (folder / name).is_file())
     yield "size", f"{size / 1000:,.0f} kB, embeddings as {card['storage']}"
     versions = card.get("versions", {})
     yield "written by", f"ddllm {versions.get('ddllm', 'before 0.1')} in schema {card['schema']} or older" if not versions else f"ddllm {versions['ddllm']}"

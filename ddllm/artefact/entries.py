@@ -30,14 +30,20 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_text(value: Any) -> bool:
+    # Half of a pair of UTF-16's, which JSON can name alone, can be neither shown nor written.
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
 def _are(is_one: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and all(map(is_one, value))
 
 
 OBJECT: Meant = lambda value: isinstance(value, dict), "an object"
-TEXT: Meant = lambda value: isinstance(value, str), "a text"
+TEXT: Meant = _is_text, "a text"
 COUNT: Meant = lambda value: type(value) is int and value > 0, "a whole number above 0"
-NUMBER: Meant = _is_number, "a number"
+NUMBER: Meant = lambda value: _is_number(value) and -np.inf < value < np.inf, "a finite number"
+POSITIVE: Meant = lambda value: _is_number(value) and 0 <= value < np.inf, "a finite number, not below 0"
 NAMES: Meant = lambda value: _are(TEXT[0])(value) and len(value) > 0, "a list of names"
 OBJECTS: Meant = _are(OBJECT[0]), "a list of objects"
 
@@ -50,9 +56,9 @@ NEEDED: dict[str, Meant] = {
     "head": OBJECT,
     "head.kind": _one_of(tuple(HEADS)),
     "head.classes": COUNT,
-    "head.deviation": (lambda value: _is_number(value) and 0 <= value < np.inf, "a number, not below 0"),
+    "head.deviation": POSITIVE,
     "head.start": _one_of(CHOICES["distill.head"]),
-    "head.seed": (lambda value: type(value) is int, "a whole number"),
+    "head.seed": (lambda value: type(value) is int and 0 <= value < 2**32, "a whole number of at most 32 bits"),
     "preprocessing": OBJECT,
     "preprocessing.text_length": COUNT,
     "scores": OBJECTS,
@@ -80,7 +86,7 @@ OPTIONAL: dict[str, Meant] = {
 }
 IN_PART: dict[str, Meant] = {"texts": OBJECTS, "sets": COUNT}
 IN_TEXTS: dict[str, Meant] = {"corpus": TEXT, "label_names": NAMES}
-IN_SCORE: dict[str, Meant] = {"name": TEXT, "figure": TEXT, "mean": NUMBER, "deviation": NUMBER, "runs": COUNT, "texts": COUNT}
+IN_SCORE: dict[str, Meant] = {"name": TEXT, "figure": TEXT, "mean": NUMBER, "deviation": POSITIVE, "runs": COUNT, "texts": COUNT}
 
 
 def check_card(card: Card, where: str | Path) -> None:

@@ -3,7 +3,7 @@
     distilled.safetensors   embeddings (in the bits of config.distill.storage), masks, labels, rates, and what else the recipe has
     recipe.json             everything needed to train on them, and a checksum of every other file but the card
     text.jsonl              readable rows: the nearest tokens of each position, labels, similarities (see rows.py)
-    examples.parquet        the same rows, which `datasets.load_dataset(folder)` opens
+    examples.parquet        the same rows, which `datasets.load_dataset` opens
     train_pytorch.py        a copy of ddllm/pytorch.py: trains on the folder with PyTorch alone
     README.md               the card, for people and for a hub (see card.py)
 
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from ddllm.artefact.base import ALWAYS, SOMETIMES, Distilled, check_arrays, check_dealt, describe_loss
+from ddllm.artefact.base import ALWAYS, SOMETIMES, Distilled, check_arrays, check_dealt, check_head, describe_loss
 from ddllm.artefact.card import render_card
 from ddllm.artefact.entries import check_card
 from ddllm.artefact.rows import PARQUET, TEXT, encode_rows, plain_rows
@@ -50,6 +50,8 @@ def save_distilled(
     **card: Any,
 ) -> None:
     """Write the folder, whole or not at all; an earlier distilled data set in its place is replaced, its scores kept where the arrays are the same.
+
+    What else lies in that folder stays there, and where nothing would change, nothing is written.
 
     Args:
         folder: where to.
@@ -91,8 +93,7 @@ def save_distilled(
         "versions": _versions(),
         **card,
     }
-    files |= {RECIPE: _encode(text), CARD: render_card(text, sum(map(len, files.values()))).encode()}
-    _replace(folder, files)
+    _replace(folder, files | _tell(text, sum(map(len, files.values()))))
 
 
 def add_scores(folder: Path, scores: list[dict[str, Any]]) -> None:
@@ -106,7 +107,7 @@ def add_scores(folder: Path, scores: list[dict[str, Any]]) -> None:
     names = {score["name"] for score in scores}
     text["scores"] = [score for score in text["scores"] if score["name"] not in names] + scores
     size = sum((folder / name).stat().st_size for name in text["files"] if (folder / name).is_file())
-    for name, content in ((CARD, render_card(text, size).encode()), (RECIPE, _encode(text))):
+    for name, content in _tell(text, size).items():
         with write_atomically(folder / name) as temporary:
             temporary.write_bytes(content)
 
@@ -137,10 +138,11 @@ def load_distilled(folder: str | Path) -> Distilled:
     unknown = [name for name in arrays if not name.startswith(("head.", DRAWN))]
     if unknown:
         raise UserError(f"{folder / ARRAYS} holds {', '.join(unknown)}, which no recipe has; get the folder again.")
-    head = unflatten_dict({name.removeprefix("head."): value for name, value in arrays.items() if name.startswith("head.")}, sep=".") or None
-    data = DistilledData(head=head, **parts)
+    data = DistilledData(**parts)
     check_arrays(folder, data, recipe, card)
-    return Distilled(data, recipe, card)
+    head = {name.removeprefix("head."): np.asarray(value, np.float32) for name, value in arrays.items() if name.startswith("head.")}
+    check_head(folder, head, data, card)
+    return Distilled(data.replace(head=unflatten_dict(head, sep=".") or None), recipe, card)
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
             )
     try:
         card = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{folder / RECIPE} is not valid JSON ({error}); get the folder again.") from None
     return migrate(card, str(folder))
 
@@ -213,12 +215,19 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _encode(text: dict[str, Any]) -> bytes:
-    return (json.dumps(text, indent=1, ensure_ascii=False) + "\n").encode()
+def _tell(text: dict[str, Any], size: int) -> dict[str, bytes]:
+    """The card and recipe.json; the card says how large the folder is, of which `size` bytes are other files'."""
+    recipe = (json.dumps(text, indent=1, ensure_ascii=False) + "\n").encode()
+    size += len(recipe)
+    size += len(render_card(text, size).encode())
+    return {CARD: render_card(text, size).encode(), RECIPE: recipe}
 
 
 def _replace(folder: Path, files: dict[str, bytes]) -> None:
-    """A folder with these files and no others, moved into place when it is whole."""
+    """A folder with these files, moved into place when it is whole, and behind a link where there is one; files that are not ours move along."""
+    folder = folder.resolve()
+    if all((folder / name).is_file() and (folder / name).read_bytes() == content for name, content in files.items()):
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     replaced = fresh.with_name(f"{fresh.name}.replaced")
@@ -229,8 +238,12 @@ def _replace(folder: Path, files: dict[str, bytes]) -> None:
         if folder.exists():
             folder.rename(replaced)
         os.replace(fresh, folder)
+        if replaced.exists():
+            for entry in sorted(replaced.iterdir()):
+                if entry.name not in files:
+                    entry.rename(folder / entry.name)
+            shutil.rmtree(replaced, ignore_errors=True)
     finally:
         if replaced.exists() and not folder.exists():
             replaced.rename(folder)
-        for leftover in (fresh, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)

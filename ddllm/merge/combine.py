@@ -170,7 +170,7 @@ def merge_gains(sets: list[DistilledData], steps: list[tuple[int, int]]) -> np.n
 
 
 def merge_heads(sets: list[DistilledData], weights: Sequence[int] = (), first: bool = False) -> Tree | None:
-    """A learned head for the merged set: the (weighted) mean of the sets' heads, or the first one's; outputs that a set does not have are left to the others."""
+    """A learned head for the merged set: the (weighted) mean of the heads, or the first one; outputs that a set does not have are left to the others."""
     heads = [s.head for s in sets if s.head is not None]
     if not heads:
         return None

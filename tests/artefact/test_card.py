@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import DatasetCard
 
-from ddllm.artefact.card import render_card
-from ddllm.artefact.folder import read_recipe
+from ddllm.artefact.card import known_to_torch, render_card
+from ddllm.artefact.folder import FILES, read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +28,8 @@ def test_says_what_was_measured(run):
     assert f"{100 * redrawn['accuracy_mean']:.1f} ± {100 * redrawn['accuracy_std']:.1f} (2 runs) | 20 |" in text
     front = DatasetCard(text).data
     assert front.configs[0]["data_files"] == [{"split": "train", "path": "examples.parquet"}] and "dataset-distillation" in front.tags
+    size = sum((run.workdir.distilled / name).stat().st_size for name in FILES)
+    assert f" {size / 1000:.0f} kB in all" in text and size - (run.workdir.distilled / "README.md").stat().st_size > 4000
     scores = read_recipe(run.workdir.distilled)["scores"]
     assert scores[0]["corpus"] == run.prepared.tokens.fingerprint and scores[0]["head"] == "zero" and scores[1]["runs"] == 2
 
@@ -38,7 +40,28 @@ def test_names_from_a_corpus_stay_text(run):
     assert "<script>" not in text and "\n# c" not in text and r"\<script\>" in text
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+def test_what_cannot_work_is_left_out(run):
+    card = read_recipe(run.workdir.distilled)
+    assert card["transformers"] and render_card(card, 1000).count("```python") == 3
+    unable = render_card(card | {"transformers": False}, 1000)
+    assert "train_pytorch import" not in unable and "--mode=train" not in unable and "transformers cannot run its head" in unable
+    lion = render_card(card | {"recipe": card["recipe"] | {"optimizer": "scale_by_lion(b1=0.9)"}}, 1000)
+    assert "train_pytorch import" not in lion and "--mode=train" in lion and "does not know its inner optimizer, scale\\_by\\_lion(b1=0.9)." in lion
+
+
+def test_the_card_knows_which_optimizers_pytorch_knows():
+    pytest.importorskip("torch")
+    from ddllm.pytorch import make_optimizer
+
+    for text in ("sgd", "sgd(momentum=0.5)", "trace(decay=0.5, nesterov=True)", "nesterov", "learned_momentum", "adam(b1=0.8)", "adamw(weight_decay=0.1)"):
+        assert known_to_torch(text) and make_optimizer(text)
+    for text in ("scale_by_lion(b1=0.9)", "adam(weight_decay=0.1)", "rmsprop", "adamw(b1=0.8, mu_dtype='float32')"):
+        assert not known_to_torch(text)
+        with pytest.raises(ValueError, match="is not known"):
+            make_optimizer(text)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
 def test_snippets_run_as_they_stand(run, tmp_path, number):
     pytest.importorskip("torch")
     folder = tmp_path / "folder"
@@ -49,12 +72,14 @@ def test_snippets_run_as_they_stand(run, tmp_path, number):
         command = [sys.executable, *snippet.split()[1:]]
     else:
         command = [sys.executable, "-c", snippet]
-    environment = {"PYTHONPATH": f"{folder}:{ROOT}" if number else str(folder), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PATH": ""}
+    environment = {"PYTHONPATH": f"{folder}:{ROOT}" if number in (1, 2) else str(folder), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PATH": ""}
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr
     if number == 0:
         assert set(json.loads(done.stdout.replace("'", '"'))) == {"negative", "positive"}
     elif number == 1:
         assert done.stdout.strip() in ("['negative']", "['positive']")
+    elif number == 2:
+        assert (tmp_path / "MODEL" / "model.safetensors").exists() and "the checkpoint is in ../MODEL" in done.stderr
     else:
-        assert (folder / "MODEL" / "model.safetensors").exists() and "the checkpoint is in MODEL" in done.stderr
+        assert "'label': 'negative'" in done.stdout

@@ -42,7 +42,10 @@ def test_verify(run, capsys, tmp_path):
     stated["mean"] -= 0.0002
     with pytest.raises(ScoreDiffers, match=r"0.21 points away \(0.20 are allowed\)"):
         verify_distilled(prepared, distilled, "it")
-    stated["deviation"] = 0.01
+    stated["deviation"] = 1e9
+    with pytest.raises(ScoreDiffers):  # a single run has none
+        verify_distilled(prepared, distilled, "it")
+    stated |= {"deviation": 0.01, "runs": 2}
     stated["corpus"] = "another"
     assert "other ones than the card's 48" in verify_distilled(prepared, distilled, "it")
     distilled.card["scores"] = []

@@ -26,8 +26,8 @@ BASE = {
 def folder(tmp_path):
     rng = np.random.default_rng(0)
     head = {"out": {"kernel": rng.standard_normal((4, 2)).astype(np.float32), "bias": np.zeros(2, np.float32)}}
-    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in ((2, 2, 3, 4), (2, 2, 3), (2, 2, 2), (4, 1))]
-    data = DistilledData(*arrays, head=head)
+    embeddings, labels, rates = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 2, 3, 4), (2, 2, 2), (4, 1)))
+    data = DistilledData(embeddings, np.ones((2, 2, 3), np.float32), labels, rates, head=head)
     save_distilled(tmp_path / "out", data, Recipe("soft", "sgd", 2), ("bad", "good"), **BASE, note="kept")
     return tmp_path / "out", data
 
@@ -205,9 +205,34 @@ def test_what_else_lies_there(folder):
 
 def test_is_replaced_whole(folder):
     path, data = folder
-    save_distilled(path, data.replace(head=None), Recipe("soft", "sgd", 2), ("bad", "good"), **BASE)
+    card = BASE | {"head": BASE["head"] | {"start": "zero"}}
+    save_distilled(path, data.replace(head=None), Recipe("soft", "sgd", 2), ("bad", "good"), **card)
     assert load_distilled(path).data.head is None
     assert [entry.name for entry in path.parent.iterdir()] == ["out"]
+
+
+def test_what_is_not_ours_stays(folder):
+    path, data = folder
+    (path / "MODEL").mkdir()
+    (path / "MODEL" / "config.json").write_text("{}")
+    (path / "notes.txt").write_text("mine")
+    before = {entry: entry.stat().st_mtime_ns for entry in path.iterdir()}
+    save_distilled(path, data, Recipe("soft", "sgd", 2), ("bad", "good"), **BASE, note="kept")
+    assert {entry: entry.stat().st_mtime_ns for entry in path.iterdir()} == before, "nothing had changed"
+    save_distilled(path, data.replace(labels=data.labels + 1), Recipe("soft", "sgd", 2), ("bad", "good"), **BASE)
+    np.testing.assert_array_equal(load_distilled(path).data.labels, data.labels + 1)
+    assert (path / "MODEL" / "config.json").read_text() == "{}" and (path / "notes.txt").read_text() == "mine"
+    assert [entry.name for entry in path.parent.iterdir()] == ["out"]
+
+
+def test_a_link_stays_one(folder, tmp_path):
+    path, data = folder
+    (tmp_path / "elsewhere").mkdir()
+    place = path.rename(tmp_path / "elsewhere" / "set")
+    path.symlink_to(place)
+    save_distilled(path, data.replace(labels=data.labels + 1), Recipe("soft", "sgd", 2), ("bad", "good"), **BASE)
+    assert path.is_symlink() and [entry.name for entry in place.parent.iterdir()] == ["set"]
+    np.testing.assert_array_equal(load_distilled(place).data.labels, data.labels + 1)
 
 
 def test_does_not_replace_other_folders(folder, tmp_path):
@@ -227,9 +252,10 @@ def test_missing_and_damaged_files(folder, tmp_path):
     (path / ARRAYS).write_bytes(content)
     with pytest.raises(UserError, match="checksum"):
         load_distilled(path)
-    (path / RECIPE).write_text("{")
-    with pytest.raises(UserError, match="not valid JSON"):
-        load_distilled(path)
+    for text in ("{", "[" * 100_000):
+        (path / RECIPE).write_text(text)
+        with pytest.raises(UserError, match="not valid JSON"):
+            load_distilled(path)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +275,15 @@ def test_missing_and_damaged_files(folder, tmp_path):
         (lambda arrays, card: card["recipe"].update(optimizer="__import__('os').getpid()"), "inner optimizer .* named arguments"),
         (lambda arrays, card: card["recipe"].update(optimizer="learned_momentum"), "do not fit"),
         (lambda arrays, card: arrays["rates"].fill(np.nan), "rates .* not finite"),
+        (lambda arrays, card: arrays["head.out.kernel"].fill(np.nan), "the head .* not finite"),
+        (lambda arrays, card: arrays["mask"][1, 0].fill(0), "leaves an example no position"),
+        (lambda arrays, card: arrays.update({name: arrays[name][:, :0].copy() for name in ("embeddings", "mask", "labels")}), "do not fit"),
+        (lambda arrays, card: arrays.update({name: arrays[name][:, :, :0].copy() for name in ("embeddings", "mask")}), "do not fit"),
+        (lambda arrays, card: [arrays.pop(f"head.out.{part}") for part in ("kernel", "bias")], "holds no arrays of a head, but .* must hold out.bias"),
+        (lambda arrays, card: card["head"].update(start="zero"), r"holds out.bias \(2,\), out.kernel \(4, 2\), but by recipe.json it must hold no arrays"),
+        (lambda arrays, card: arrays.update({"head.out.kernel": np.zeros((3, 2), np.float32)}), r"out.kernel \(3, 2\), but .* out.kernel \(4, 2\)"),
+        (lambda arrays, card: arrays.update({"head.out": np.zeros(2, np.float32)}), r"holds out \(2,\), out.bias"),
+        (lambda arrays, card: card["head"].update(kind="bert"), "must hold dense.bias"),
     ],
 )
 def test_arrays_that_cannot_be_meant(folder, change, message):
@@ -291,6 +326,8 @@ def test_what_recipe_json_has_to_say(folder, place):
         ({"head": BASE["head"] | {"colour": "red"}}, "says head.colour, which no head has"),
         ({"head": BASE["head"] | {"kind": "foo"}}, "head.kind .* is 'foo', but must be one of bert"),
         ({"head": BASE["head"] | {"start": "foo"}}, "head.start .* is 'foo', but must be one of redrawn"),
+        ({"head": BASE["head"] | {"seed": 2**70}}, "head.seed .* must be a whole number of at most 32 bits"),
+        ({"label_names": ["\ud800", "good"]}, "label_names .* must be a list of names"),
         ({"head": None}, "head in .* is None, but must be an object"),
         ({"base_model": BASE["base_model"] | {"name": 3}}, "base_model.name .* is 3"),
         ({"products": "foo"}, "products .* is 'foo', but must be one of float32"),
@@ -301,7 +338,9 @@ def test_what_recipe_json_has_to_say(folder, place):
         ({"task": HEADS | {"heads": ["x", "x"]}}, "do not share out"),
         ({"scores": None}, "scores .* is None, but must be a list of objects"),
         ({"scores": [SCORE, {"name": "x"}]}, "score 2 of .* says no figure"),
-        ({"scores": [SCORE | {"mean": "0.9"}]}, "mean in score 1 of .* is '0.9', but must be a number"),
+        ({"scores": [SCORE | {"mean": "0.9"}]}, "mean in score 1 of .* is '0.9', but must be a finite number"),
+        ({"scores": [SCORE | {"mean": float("nan")}]}, "mean in score 1 .* is nan, but must be a finite number"),
+        ({"scores": [SCORE | {"deviation": float("inf")}]}, "deviation in score 1 .* is inf, but must be a finite number"),
         ({"recipe": {"labels": "soft", "optimizer": "sgd", "passes": 2.0}}, "recipe.passes .* is 2.0"),
         ({"learning_rates": [0.1]}, "learning_rates"),
         ({"preprocessing": "none"}, "no preprocessing"),
@@ -319,7 +358,7 @@ def test_what_recipe_json_cannot_mean(folder, change, message):
 
 def test_heads_may_have_classes_of_the_same_name(folder):
     path, _ = folder
-    rewrite(path, lambda arrays, card: card.update(label_names=["good", "good"], task=HEADS, scores=[SCORE | {"mean": float("nan")}]))
+    rewrite(path, lambda arrays, card: card.update(label_names=["good", "good"], task=HEADS))
     assert load_distilled(path).label_names == ("good", "good")
 
 

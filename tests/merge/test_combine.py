@@ -191,7 +191,8 @@ def test_sets_that_do_not_fit(make_set, change, message):
 
 
 def test_numbers_counted_from_other_means_are_named(make_set):
-    first, second = (replace(one, card=one.card | {"task": {"name": "regression", "mean": mean, "deviation": 2.0}}) for one, mean in ((make_set(1), 1.0), (make_set(2), 1.5)))
+    tasks = ({"task": {"name": "regression", "mean": mean, "deviation": 2.0}} for mean in (1.0, 1.5))
+    first, second = (replace(one, card=one.card | task) for one, task in zip((make_set(1), make_set(2)), tasks, strict=True))
     check_sets([first, first], ["one", "two"])
     with pytest.raises(UserError, match=r"one and two count their labels from other means .*\(1 ± 2 and 1.5 ± 2"):
         check_sets([first, second], ["one", "two"])
