@@ -58,7 +58,7 @@ def audit(
 
     @cache
     def references() -> References:
-        return train_references(prepared, victims, rate, passes)
+        return train_references(prepared, distilled.data, victims, rate, passes)
 
     parts: dict[str, Callable[[], Rows]] = {
         "distilled": lambda: attack_distilled(prepared, distilled, victims, references().difficulty(victims))

@@ -1,10 +1,12 @@
 """Models trained on random real examples: what a distilled set's attacks stand beside, and what tells how hard a text is in any case."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ddllm.distill.dataset import DistilledData
 from ddllm.evaluate.selection import draw_selection, pick_for_seeds, train_passes
 from ddllm.evaluate.small import head_keys
 from ddllm.models.encoder import Tree
@@ -12,7 +14,7 @@ from ddllm.models.learner import Learner
 from ddllm.prepare import Prepared
 from ddllm.privacy.lira import confidences, mean_where, offline_scores, standardise
 from ddllm.privacy.membership import Victims, attack_rows, loss_scores, losses_of, text_logits, text_losses
-from ddllm.runtime.progress import Progress
+from ddllm.runtime.progress import Progress, say
 
 Row = dict[str, Any]
 
@@ -44,11 +46,10 @@ class References:
         return mean_where(self.losses_Km, unseen_Km), self.losses_Kn.mean(axis=0)
 
 
-def train_references(prepared: Prepared, victims: Victims, rate: float, passes: int) -> References:
-    """Train on config.privacy.heads draws of as many random real examples as there are distilled ones."""
-    config = prepared.config
-    batches, per_class = config.distill.batches, config.distill.examples_per_class
-    seeds = range(config.privacy.heads)
+def train_references(prepared: Prepared, distilled: DistilledData, victims: Victims, rate: float, passes: int) -> References:
+    """Train on config.privacy.heads draws of as many random real examples as there are distilled ones, or of a few more, so that classes have as many."""
+    per_class = -(-distilled.examples // prepared.classes)
+    batches, seeds = math.gcd(per_class, distilled.embeddings.shape[0]), range(prepared.config.privacy.heads)
     picked = pick_for_seeds(prepared, "random", per_class, seeds)
     learner, trained, losses_Km, logits_KnC = replace(prepared.learner, start="redrawn"), [], [], []
     with Progress(len(seeds), "privacy: random real examples") as progress:
@@ -66,8 +67,11 @@ def train_references(prepared: Prepared, victims: Victims, rate: float, passes: 
 
 
 def attack_random(prepared: Prepared, victims: Victims, references: References) -> list[Row]:
-    """Against training on random real examples: on training texts that they are not among, and on these examples themselves."""
+    """Against training on random real examples: on training texts that they are not among, where there are any, and on these examples themselves."""
     seen = np.isin(victims.rows, np.concatenate(references.picked))
+    if seen.all():
+        say("  random real examples: all training texts that are asked about are among them, so that none is left to attack")
+        return _attack_examples(prepared, victims, references)
     rest = replace(victims, members=victims.members.take(~seen), rows=victims.rows[~seen], easy_m=victims.easy_m[~seen])
     losses_m, losses_n = references.losses_Km.mean(axis=0)[~seen], references.losses_Kn.mean(axis=0)
     note = references.note + "; members are other training texts"

@@ -12,6 +12,7 @@ from ddllm.errors import UserError
 from ddllm.privacy.audit import audit
 from ddllm.privacy.checks import validate_privacy
 from ddllm.privacy.membership import attack_distilled, attack_full, choose_victims, text_losses
+from ddllm.privacy.references import attack_random, train_references
 from ddllm.report.results import read_results
 from ddllm.stages import load_scored, privacy
 
@@ -80,6 +81,25 @@ def test_the_stage(distilled_run, capsys):
     before = distilled_run.workdir.privacy.read_bytes()
     privacy(distilled_run)
     assert distilled_run.workdir.privacy.read_bytes() == before and read_results(distilled_run.workdir.results)["privacy"] == results["privacy"]
+
+
+def test_real_examples_are_as_many_as_distilled_ones(distilled_run):
+    prepared, distilled = load_scored(distilled_run)
+    victims, data = choose_victims(prepared, 20, 0), distilled.data
+    twice = data.replace(**{name: np.concatenate([array, array]) for name, array in data.batches.items()})
+    for given in (data, twice):
+        references = train_references(prepared, given, victims, 0.1, 1)
+        assert {len(rows) for rows in references.picked} == {given.examples}
+    assert twice.examples == 2 * data.examples
+
+
+def test_where_no_other_training_text_is_left(distilled_run, capsys):
+    prepared, distilled = load_scored(distilled_run)
+    victims = choose_victims(prepared, 4, 0)
+    references = train_references(prepared, distilled.data, victims, 0.1, 1)
+    rows = attack_random(prepared, victims, replace(references, picked=[victims.rows] * len(references.picked)))
+    assert rows and all("random real examples themselves" in row["attack"] for row in rows)
+    assert "none is left to attack" in capsys.readouterr().err
 
 
 def test_a_start_that_was_killed_goes_on(distilled_run, tmp_path, monkeypatch):
