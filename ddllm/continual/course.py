@@ -19,8 +19,9 @@ are chosen on those of all lessons so far, to their advantage. Word tables are n
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ from ddllm.artefact.base import Distilled
 from ddllm.continual.alone import train_alone
 from ddllm.continual.ewc import anchor, fisher_diagonal
 from ddllm.continual.exemplars import Exemplars
-from ddllm.continual.keep import as_recipe, distil_lesson, kept_bytes, of_lesson, train_recipe, update_memory
+from ddllm.continual.keep import as_recipe, distil_lesson, kept_bytes, of_lesson, seconds_of, train_recipe, update_memory
 from ddllm.continual.lessons import Lesson
 from ddllm.data.batches import BatchStream, length_buckets
 from ddllm.data.tokens import join_splits
@@ -49,6 +50,7 @@ WITH_RECIPE = ("recipe", "update")
 WITH_SETS = ("distilled", *WITH_RECIPE)
 ALONE = {"random_alone": "random", "herding_alone": "herding"}  # by which method they choose texts
 WITH_TEXTS = ("random", "herding", *ALONE)
+T = TypeVar("T")
 ALIKE = "first"  # what the first lesson is for all methods that fine-tune: the same
 
 
@@ -80,27 +82,30 @@ class Course:
     def run(self, method: str, finished: Callable[[int, dict[str, Any]], None]) -> None:
         """Go through all lessons by one method and hand over, after each, its number and its figures.
 
-        Figures are "accuracies" (on each lesson so far), "accuracy" (on all their texts), "bytes" of memory and "seconds".
+        Figures are "accuracies" (on each lesson so far), "accuracy" (on all their texts), "bytes" of memory and "seconds": what
+        fine-tuning and distilling took in all starts together, also where another method has done it before, and the time of everything else.
         """
         memory = Memory(self, method)
         params: Tree | None = None
         for number, lesson in enumerate(self.lessons):
-            began = time.monotonic()
+            trained = self.prepared
             if method in WITH_RECIPE:
-                memory.learn(lesson, number, None)
-                trained, params = train_recipe(self.prepared, memory.recipe(number))
+                seconds = memory.learn(lesson, number, None)
+                whole = memory.recipe(number)
+                (trained, params), took = timed(partial(train_recipe, self.prepared, whole))
+                # What a merged set has learned is counted beside what its parts have.
+                took += seconds_of(whole) - sum(map(seconds_of, memory.sets)) if whole is not memory.sets[0] else 0.0
             elif method in ALONE:
-                memory.learn(lesson, number, None)
-                trained, params = self.prepared, self.train_on_memory(memory, number)
+                seconds = memory.learn(lesson, number, None)
+                params, took = timed(partial(self.train_on_memory, memory, number))
             else:
-                trained, params = self.prepared, self.fine_tune(method, number, memory, params)
-                memory.learn(lesson, number, params)
-            jax.block_until_ready(params)
-            seconds = time.monotonic() - began
+                params, took = self.fine_tune(method, number, memory, params)
+                seconds = memory.learn(lesson, number, params)
+            seconds += took
             finished(number, self.score(trained, params, number) | {"bytes": memory.bytes, "seconds": seconds})
 
-    def fine_tune(self, method: str, number: int, memory: "Memory", params: Tree | None) -> Tree:
-        """The parameters after a lesson."""
+    def fine_tune(self, method: str, number: int, memory: "Memory", params: Tree | None) -> tuple[Tree, float]:
+        """The parameters after a lesson, and the seconds that they took."""
         prepared, config = self.prepared, self.prepared.config
         lesson, folder = self.lessons[number], method if number else ALIKE
         new = real_texts(lesson.split("train"), prepared.learner)
@@ -110,18 +115,18 @@ class Course:
         buckets = length_buckets(new.split.lengths, config.data.length)
         prepared = replace(prepared, buckets=buckets, tokens=replace(lesson.tokens, label_names=self.names, validation=lesson.split("validation")))
         stream: Any = BatchStream(new.labelled, config.finetune.batch_size, self.seed, buckets)
-        prepared, old = memory.texts(prepared) if number else (prepared, None)
+        (prepared, old), asked = timed(partial(memory.texts, prepared)) if number else ((prepared, None), 0.0)
         if old is not None:
             stream = Replay([new, old], share_places(config.finetune.batch_size, config.continual.replay), self.seed, buckets)
         checkpoints, metrics = Checkpoints(self.folder / folder / f"lesson-{number + 1}", keep=1), self.open_metrics()
         name = f"continual-{folder}-{number + 1}-{self.seed}"
         try:
             how: dict[str, Any] = {"begin": params, "stream": stream, "penalty": memory.penalty}
-            state, _ = finetune(prepared, self.seed, checkpoints, metrics, name, **how)
+            state, seconds = finetune(prepared, self.seed, checkpoints, metrics, name, **how)
         finally:
             checkpoints.close()
             metrics.close()
-        return jax.tree.map(jnp.asarray, state.best["params"])
+        return jax.tree.map(jnp.asarray, state.best["params"]), seconds + asked
 
     def train_on_memory(self, memory: "Memory", number: int) -> Tree:
         """The parameters that stored texts alone lead to, after a lesson; the pretrained ones where there is room for none."""
@@ -145,6 +150,13 @@ class Course:
         """The distilled set of a lesson, the same for all methods."""
         folder, mark = self.folder / "sets" / str(number + 1), f"{number + 1}-{self.seed}"
         return distil_lesson(self.prepared, self.lessons[number], folder, self.open_metrics, mark)
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What some work gives, and its seconds."""
+    began = time.monotonic()
+    done = jax.block_until_ready(work())
+    return done, time.monotonic() - began
 
 
 class Memory:
@@ -173,24 +185,28 @@ class Memory:
             return joint.bytes
         return self.exemplars.bytes
 
-    def learn(self, lesson: Lesson, number: int, params: Tree | None) -> None:
-        """Keep something of a lesson that was just learned."""
+    def learn(self, lesson: Lesson, number: int, params: Tree | None) -> float:
+        """Keep something of a lesson that was just learned, and tell the seconds that it took."""
+        began = time.monotonic()
         course, config = self.course, self.course.prepared.config.continual
         self.learned = number + 1
         if self.method == "update" and number:
             mark = f"{number + 1}-{course.seed}"
             folder = course.folder / "update" / f"lesson-{number + 1}"
             self.sets = [update_memory(course.prepared, self.sets[0], lesson, folder, course.open_metrics, mark)]
-        elif self.method in WITH_SETS:
+            return seconds_of(self.sets[0])
+        if self.method in WITH_SETS:
             self.sets.append(course.take_set(number))
-        elif self.method in WITH_TEXTS:
+            return seconds_of(self.sets[-1])
+        if self.method in WITH_TEXTS:
             self.exemplars.learn(lesson, course.room[number], lambda: of_lesson(course.prepared, lesson).features)
         elif self.method == "ewc" and params is not None and self.learned < len(course.lessons):
             texts = lesson.split("train")
             chosen = np.random.default_rng([course.seed, 37, number]).permutation(len(texts))[: config.fisher_texts]
             fisher = fisher_diagonal(course.prepared, course.prepared.learner, params, texts.take(chosen), course.seed)
             self.fisher = fisher = fisher if self.fisher is None else jax.tree.map(jnp.add, self.fisher, fisher)
-            self.penalty = anchor(fisher, params, config.ewc)
+            self.penalty = jax.block_until_ready(anchor(fisher, params, config.ewc))
+        return time.monotonic() - began
 
     def texts(self, prepared: Prepared) -> tuple[Prepared, Texts | None]:
         """What is replayed in a further lesson, and what is prepared with the words that it is made of."""

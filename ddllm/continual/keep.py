@@ -24,7 +24,7 @@ from ddllm.merge.relearn import Work, as_distilled, relearn_on_sets, update
 from ddllm.merge.sets import UNION, Merged, merge_sets
 from ddllm.models.encoder import Tree
 from ddllm.prepare import Prepared
-from ddllm.runtime.metrics import Metrics
+from ddllm.runtime.metrics import Metrics, read_metrics
 from ddllm.runtime.processes import from_first, is_first
 
 
@@ -93,14 +93,21 @@ def distil_lesson(prepared: Prepared, lesson: Lesson, folder: Path, open_metrics
     if not from_first(place.is_dir):
         prepared, config = of_lesson(prepared, lesson), prepared.config.distill
         fresh = as_distilled(prepared)
-        teacher = make_teacher(prepared, folder / "teacher", open_metrics, f"continual-teacher-{mark}") if config.teacher else None
+        teaching = f"continual-teacher-{mark}"
+        teacher = make_teacher(prepared, folder / "teacher", open_metrics, teaching) if config.teacher else None
         stream = BatchStream(prepared.tokens.train, config.batch_size, prepared.config.seed, prepared.buckets, config.balanced)
         scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
         parts = kept_parts(fresh.data, fresh.recipe, prepared.config.continual.storage)
         how = (stream, scorer, folder / "checkpoints", open_metrics, config.outer_steps, teacher, f"continual-distill-{mark}")
         data, figures = learn_again(prepared, fresh.data, fresh.recipe, parts, *how)
+        figures["distillation_seconds"] += _seconds_so_far(open_metrics, teaching)
         _save(prepared, fresh, data, place, figures)
     return from_first(lambda: load_distilled(place))
+
+
+def seconds_of(distilled: Distilled | Merged) -> float:
+    """Seconds that learning a set took, its teacher's included, in all starts together."""
+    return float(distilled.card.get("distillation_seconds", 0.0))
 
 
 def update_memory(
@@ -137,6 +144,13 @@ def train_recipe(prepared: Prepared, distilled: Distilled | Merged) -> tuple[Pre
     learner = distilled.learner if isinstance(distilled, Merged) else distilled.learner(prepared.pretrained)
     data = jax.tree.map(jnp.asarray, distilled.data)
     return replace(prepared, learner=learner), train_small(learner, distilled.recipe, prepared.start, data, head_key(prepared, 0))
+
+
+def _seconds_so_far(open_metrics: Callable[[], Metrics], stage: str) -> float:
+    """Seconds of a stage's loop in all starts together; 0 where there was none."""
+    metrics = open_metrics()
+    metrics.close()
+    return max((line["elapsed"] for line in read_metrics(metrics.path) if line["stage"] == stage), default=0.0)
 
 
 def _save(prepared: Prepared, fresh: Distilled, data: DistilledData, place: Path, figures: dict[str, float]) -> None:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from ddllm.artefact.folder import load_distilled
 from ddllm.continual.alone import as_batches
 from ddllm.continual.ewc import anchor, fisher_diagonal
 from ddllm.continual.exemplars import Exemplars, text_bytes
@@ -19,6 +20,7 @@ from ddllm.main import main, parse
 from ddllm.models.tasks import Classification
 from ddllm.report.results import read_results
 from ddllm.run import open_run
+from ddllm.runtime.metrics import read_metrics
 
 KINDS = {"warm": "warm lovely", "clever": "clever rich", "dull": "dull flat", "awful": "awful stupid"}
 
@@ -153,6 +155,12 @@ def test_every_method_and_a_second_start(line, tmp_path, capsys):
     # Texts alone are trained on from the start: more is left of the first task than where it was only replayed from, or not at all.
     assert rows["random_alone", 2]["forgetting_mean"] < finetune["forgetting_mean"] and rows["random_alone", 1]["accuracy_mean"] > 0.5
     assert {rows[method, 1]["accuracy_mean"] for method in ("finetune", "random", "distilled")} == {rows["joint", 1]["accuracy_mean"]}
+    # What another method has fine-tuned or distilled before counts for all that learn from it.
+    cards = [load_distilled(tmp_path / "continual" / "seed-0" / "sets" / str(number) / "distilled").card for number in (1, 2)]
+    distilling = sum(card["distillation_seconds"] for card in cards)
+    assert rows["recipe", 2]["seconds"] > distilling < rows["distilled", 2]["seconds"]
+    first = max(line["elapsed"] for line in read_metrics(tmp_path / "metrics.jsonl") if line["stage"] == "continual-first-1-0")
+    assert all(rows[method, 1]["seconds"] > first for method in ("finetune", "random", "distilled", "joint"))
     out = capsys.readouterr().out
     assert "Tasks in turn" in out and "backward" in out and "| joint | 2 of 2 |" in (tmp_path / "results.md").read_text()
     # A second start finds the figures, and one that was killed in between finds the pieces.
@@ -161,7 +169,7 @@ def test_every_method_and_a_second_start(line, tmp_path, capsys):
     assert main(line(tmp_path)) == 0
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     again = {(row["method"], row["after"]): row for row in read_results(tmp_path / "results.json")["continual"]}
-    assert again["recipe", 2]["accuracy_mean"] == rows["recipe", 2]["accuracy_mean"]
+    assert again["recipe", 2]["accuracy_mean"] == rows["recipe", 2]["accuracy_mean"] and again["recipe", 2]["seconds"] > distilling
 
 
 def test_corpora_in_turn_learn_from_nothing_that_another_tests_on(line, tmp_path, corpus, capsys):
