@@ -24,6 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ddllm.artefact.command_line import ALONE, parse_alone
+from ddllm.artefact.schema import named_by
 from ddllm.checks import SELECTIONS
 from ddllm.config import default_config, flatten, suggest
 from ddllm.data.files import SUFFIXES
@@ -155,8 +156,7 @@ def _take_sets(config: ConfigDict, sets: list[str], names: list[str], distilled:
 
 def name_of(path: Path) -> str:
     """What rows of a file are called: its name without the ending; for a run's folder "distilled", what the run's is called."""
-    path = path.resolve() if path.name in ("", "..") else path.absolute()
-    path = path.parent if path.name == "distilled" else path
+    path = named_by(path)
     name = Path(path.name.removesuffix(".gz"))
     return name.stem if name.suffix in SUFFIXES else path.name
 

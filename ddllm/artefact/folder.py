@@ -132,7 +132,7 @@ def load_distilled(folder: str | Path) -> Distilled:
         if card["storage"] not in STORAGES:
             raise UserError(f"{folder} is stored as {card['storage']!r}, but must be one of {', '.join(STORAGES)}; get the folder again.")
         arrays[NAME] = unpack(arrays, card["storage"])
-        parts = {name: np.asarray(arrays.pop(name), np.float32) for name in (*ALWAYS, *(name for name in SOMETIMES if name in arrays))}
+        parts: dict[str, Any] = {name: np.asarray(arrays.pop(name), np.float32) for name in (*ALWAYS, *(name for name in SOMETIMES if name in arrays))}
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder} is incomplete ({error}); get the folder again.") from None
     unknown = [name for name in arrays if not name.startswith(("head.", DRAWN))]

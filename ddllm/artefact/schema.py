@@ -10,6 +10,7 @@
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ddllm.errors import UserError
@@ -19,6 +20,12 @@ SCHEMA = 5
 # How embeddings are stored (see storage.py). The names are here since checks of the configuration want them without numpy.
 FLOAT32, FLOAT16, BFLOAT16, INT8 = STORAGES = ("float32", "float16", "bfloat16", "int8")
 ARRAYS, RECIPE = "distilled.safetensors", "recipe.json"
+
+
+def named_by(path: Path) -> Path:
+    """The folder or file that a data set is called by: its own or, of a run's folder "distilled", the run's."""
+    path = path.resolve() if path.name in ("", "..") else path.absolute()
+    return path.parent if path.name == "distilled" else path
 
 
 def parts_of(card: Card) -> list[Card]:

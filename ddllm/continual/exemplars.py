@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ddllm.continual.lessons import Lesson
-from ddllm.data.tokens import TokenSplit
+from ddllm.data.tokens import TokenSplit, join_splits
 from ddllm.merge.stand_ins import Texts, join_texts, real_texts
 from ddllm.models.learner import Learner
 from ddllm.select.methods import SELECTIONS
@@ -77,17 +77,5 @@ class Exemplars:
 
 def _alternate(one: TokenSplit, other: TokenSplit) -> TokenSplit:
     """Texts of both in turn."""
-    width = max(one.ids.shape[1], other.ids.shape[1])
-
-    def stack(name: str) -> np.ndarray | None:
-        arrays = [getattr(one, name), getattr(other, name)]
-        if arrays[0] is None:
-            return None
-        if np.ndim(arrays[0]) == 2:
-            arrays = [np.pad(array, ((0, 0), (0, width - array.shape[1]))) for array in arrays]
-        return np.concatenate(arrays)
-
     places = np.concatenate([np.arange(len(one)) * 2, np.arange(len(other)) * 2 + 1])
-    ids, lengths, labels, types = (stack(name) for name in ("ids", "lengths", "labels", "types"))
-    assert ids is not None and lengths is not None and labels is not None
-    return TokenSplit(ids, lengths, labels, types).take(np.argsort(places, kind="stable"))
+    return join_splits([one, other]).take(np.argsort(places, kind="stable"))

@@ -15,7 +15,7 @@ import numpy as np
 from ddllm.artefact.base import Distilled, check_dealt, describe_base, drawn_parts
 from ddllm.artefact.folder import save_distilled
 from ddllm.artefact.rows import read_rows
-from ddllm.artefact.schema import FLOAT32
+from ddllm.artefact.schema import FLOAT32, named_by
 from ddllm.data.tokens import load_tokenizer
 from ddllm.distill.dataset import FED, DistilledData, Recipe, raw_rates
 from ddllm.distill.gains import same_in_all_steps
@@ -113,10 +113,8 @@ def merge_sets(
 
 def describe_set(distilled: Distilled, folder: str) -> dict[str, Any]:
     """What the card says of one of the sets: its name, checksum, classes and size, no path of one machine."""
-    folder_path = Path(folder)
-    name = folder_path.parent.name if folder_path.name == "distilled" else folder_path.name
     return {
-        "name": name,
+        "name": named_by(Path(folder)).name,
         "sha256": distilled.checksum,
         "label_names": list(distilled.label_names),
         "examples": distilled.data.examples,
@@ -135,10 +133,9 @@ def name_heads(folders: list[str]) -> list[str]:
     """Different names for the heads of different folders: the folders' own where they differ, or else with numbers."""
     names = []
     for folder in map(Path, folders):
-        path = folder.parent if folder.name == "distilled" else folder
         config = folder.parent / "config.json"
         named = read_json(config).get("name") if folder.name == "distilled" and config.is_file() else None
-        names.append(named or path.name)
+        names.append(named or named_by(folder).name)
     return names if len(set(names)) == len(names) else [f"{name}-{number}" for number, name in enumerate(names)]
 
 
