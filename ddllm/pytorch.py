@@ -418,8 +418,9 @@ def _check_can_fold(model: Any, mean: torch.nn.Linear) -> None:
 def fold_mean(model: Any, mean: torch.nn.Linear) -> None:
     """Give a model for sequence classification the logits of `mean` on the mean hidden state, by one more layer that computes them at every position.
 
-    transformers has no class that pools the mean, but its attention does where all scores are equal. The layer's values are the logits times a large
-    number, beside which the residual vanishes; a still larger one makes both normalisations all but constant factors. Logits agree to about 1e-5.
+    transformers has no class that pools the mean, but its attention does where all scores are equal. The layer's values are the logits, divided by a bound
+    of theirs and times a large number, beside which the residual vanishes; a still larger one makes both normalisations all but constant factors. Logits
+    agree to about 1e-5 of what they usually are, however large the weights of `mean` are.
     """
     short, layers = hasattr(model.base_model, "transformer"), _layers(model)
     _check_can_fold(model, mean)
@@ -427,7 +428,7 @@ def fold_mean(model: Any, mean: torch.nn.Linear) -> None:
     layer, last = copy.deepcopy(layers[-1]), layers[-1]
     norm = last.output_layer_norm if short else last.output.LayerNorm
     bounds = (mean.weight @ norm.bias).abs() + (mean.weight * norm.weight).norm(dim=1) * width**0.5
-    largest, loud = max(float(torch.cat([bounds, bounds.sum()[None]]).norm()), 1.0) * 2.0**6, 2.0**20
+    bound, margin, loud = float(torch.cat([bounds, bounds.sum()[None]]).norm()) or 1.0, 2.0**6, 2.0**24
     for parameter in layer.parameters():
         parameter.zero_()
     if short:
@@ -436,12 +437,12 @@ def fold_mean(model: Any, mean: torch.nn.Linear) -> None:
         value, out, down = layer.attention.self.value, layer.attention.output.dense, layer.output.dense
         norms = (layer.attention.output.LayerNorm, layer.output.LayerNorm)
     # Logits, and minus their sum, so that they do not move the mean that normalisation takes away.
-    value.weight[:classes] = loud * mean.weight
-    value.weight[classes] = -loud * mean.weight.sum(0)
+    value.weight[:classes] = loud / bound * mean.weight
+    value.weight[classes] = -loud / bound * mean.weight.sum(0)
     out.weight.fill_diagonal_(1)
-    for norm, bias, size in zip(norms, (out.bias, down.bias), (loud * largest, largest), strict=True):
+    for norm, bias, size in zip(norms, (out.bias, down.bias), (loud * margin, margin), strict=True):
         bias[-1], bias[-2] = size, -size
-        norm.weight[: classes + 1] = largest * (2 / width) ** 0.5
+        norm.weight[: classes + 1] = margin * (2 / width) ** 0.5
     layers.append(layer)
     _count_layers(model)
     head = _head_modules(model, _family(model))
@@ -451,10 +452,10 @@ def fold_mean(model: Any, mean: torch.nn.Linear) -> None:
     rows = torch.arange(classes)
     small = 1.0 if short else 2.0**-16  # where tanh is straight
     head["dense"].weight[rows, rows] = small
-    head["out"].weight[rows, rows] = 1 / small
+    head["out"].weight[rows, rows] = bound / small
     if short:  # a logit is what is left of two ReLUs
         head["dense"].weight[classes + rows, rows] = -1.0
-        head["out"].weight[rows, classes + rows] = -1.0
+        head["out"].weight[rows, classes + rows] = -bound
     head["out"].bias.copy_(mean.bias)
 
 

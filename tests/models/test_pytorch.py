@@ -138,6 +138,21 @@ def test_every_option(checkpoint, tmp_path, name):
     compare(make_folder(tmp_path / "folder", pretrained, **OPTIONS[name]), pretrained)
 
 
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("deviation", [1e-5, 1e6])
+def test_numbers_of_any_unit(checkpoint, tmp_path, family, deviation):
+    """In PyTorch and in what is saved, errors are as small a part of the labels' deviation."""
+    pretrained = checkpoint(family)
+    folder = make_folder(tmp_path / "folder", pretrained, start="fixed", task=Regression(3 * deviation, deviation))
+    compare(folder, pretrained, 5e-4 * deviation)
+    trained = load_distilled(folder).train()
+    trained.save(tmp_path / "saved")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    texts = ["the good plot", "a dull film"]
+    found = model(**trained.tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=family == "bert")).logits.detach().numpy()
+    np.testing.assert_allclose(found[:, 0], trained.predict(texts), rtol=0, atol=5e-4 * deviation)
+
+
 @pytest.mark.parametrize("family, head", [("roberta", "mean"), ("roberta", "own"), ("distilbert", "mean"), ("distilbert", "own"), ("mpnet", "own")])
 def test_every_family(checkpoint, tmp_path, family, head):
     pretrained = checkpoint(family)
