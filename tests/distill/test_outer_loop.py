@@ -77,6 +77,16 @@ def test_explosions_are_clipped_to_the_usual_norm():
     assert "AdaptiveClipState" in str(transform.init({"embeddings": jnp.ones(3), "rates": jnp.ones(3)}))
 
 
+@pytest.mark.parametrize("before", [1, 2, 20])
+def test_one_explosion_raises_the_limit_by_so_much(before):
+    clip, limits = clip_by_usual_norm(2.0, decay=0.9), []
+    state = clip.init(None)
+    for size in [3.0] * before + [1e6] * 2:
+        updates, state = clip.update({"a": jnp.array([size])}, state)
+        limits.append(float(updates["a"][0]))
+    assert limits[-2:] == pytest.approx([6.0, 6.0 * (1 + 0.1 / (1 - 0.9 ** (before + 1)))])
+
+
 def test_gradients_of_zero_do_not_count_as_usual():
     clip = clip_by_usual_norm(2.0, decay=0.5)
     state, norms = clip.init(None), []
