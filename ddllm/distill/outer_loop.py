@@ -131,7 +131,7 @@ def distil(
         if all(figure is None for figure in figures):
             return state, 0.0
         reached = float(np.mean([figure or 0.0 for figure in figures]))
-        best = keep_best(state.best, {"learned": state.average}, reached, state.step, scorer.standard_error(reached))
+        best = keep_best(state.best, {"learned": state.average}, reached, state.step, scorer.standard_error)
         return state._replace(best=best), reached
 
     state, seconds = loop.run(initial_state(learned, step.optimizer, step.everywhere, late), advance, validate, explain_divergence)

@@ -142,9 +142,7 @@ def finetune(
 
     def validate(state: FinetuneState) -> tuple[FinetuneState, float]:
         reached = scorer.figure(state.params, state.params.get("words"))
-        better = reached >= float(state.best["accuracy"])
-        values = {"params": copied(state.params)} if better else {}
-        return state._replace(best=keep_best(state.best, values, reached, state.step)), reached
+        return state._replace(best=keep_best(state.best, lambda: {"params": copied(state.params)}, reached, state.step)), reached
 
     stage = name or (STAGE if seed == prepared.config.seed else f"{STAGE}-{seed}")
     # Rounded up, so that the last one falls on the last step rather than just before it.

@@ -110,21 +110,28 @@ class Loop:
         return f"{self.stage} stopped at step {number} with {listed}; {kept}. {explanation}".strip()
 
 
-def keep_best(best: dict[str, Any], values: dict[str, Any], accuracy: float, step: jax.Array, error: float = 0.0) -> dict[str, Any]:
+def keep_best(
+    best: dict[str, Any],
+    values: dict[str, Any] | Callable[[], dict[str, Any]],
+    accuracy: float,
+    step: jax.Array,
+    error: Callable[[float], float] = lambda highest: 0.0,
+) -> dict[str, Any]:
     """The better of the best so far and new values, as {**values, "accuracy", "step"}; of equals the later one, learned from more, and never one of NaN.
 
     Args:
-        best: so far. Where it has "highest", the highest figure seen, the latest is kept that lies no farther below that than `error`.
-        values: what is chosen among.
+        best: so far. Where it has "highest", the highest figure seen, the latest is kept that lies no farther below that than its `error`.
+        values: what is chosen among, or what gives them, called where they are kept.
         accuracy: whatever figure is chosen by.
         step: of the values.
-        error: of the figure, by which equals may differ.
+        error: of the highest figure, by which equals may differ.
     """
-    highest = max(float(best.get("highest", best["accuracy"])), accuracy)
-    if not accuracy >= highest - (error if "highest" in best else 0.0):  # so that NaN, of which nothing is true, replaces nothing
+    figure = np.float32(accuracy)  # as it is kept: what is equal must be so after rounding as well
+    highest = max(np.float32(best.get("highest", best["accuracy"])), figure)
+    if not figure >= highest - (error(float(highest)) if "highest" in best else 0.0):  # so that NaN, of which nothing is true, replaces nothing
         return best
-    seen = {"highest": jnp.asarray(highest, jnp.float32)} if "highest" in best else {}
-    return {**values, "accuracy": jnp.asarray(accuracy, jnp.float32), "step": step, **seen}
+    seen = {"highest": jnp.asarray(highest)} if "highest" in best else {}
+    return {**(values() if callable(values) else values), "accuracy": jnp.asarray(figure), "step": step, **seen}
 
 
 def no_best(values: dict[str, Any], late: bool = False) -> dict[str, Any]:
