@@ -122,10 +122,14 @@ def find_folder(name: str) -> Path:
     """The folder of a model's files, downloaded if need be; see `load_pretrained`."""
     if name == "embedded":
         return find_embedded_folder()
-    path = Path(name).expanduser()
-    if name.startswith((".", "/", "~")) or path.exists():
+    try:
+        path = Path(name).expanduser()
+        there = path.exists()
+    except (RuntimeError, OSError) as error:  # no such user, or a name that is too long
+        raise UserError(f"there can be no model folder {name} ({error}): check the path") from error
+    if name.startswith((".", "/", "~")) or there:
         if not path.is_dir():
-            raise UserError(f"model folder {name} {'is not a folder' if path.exists() else 'does not exist'}: check the path")
+            raise UserError(f"model folder {name} {'is not a folder' if there else 'does not exist'}: check the path")
         return path
     return _download(name)
 

@@ -171,6 +171,8 @@ def test_no_such_folder(tmp_path, monkeypatch):
     expect(tmp_path / "nowhere", "nowhere", "does not exist")
     expect("./nowhere", "does not exist")
     expect("~/no such folder/at all", "does not exist")
+    expect("~no such user/minilm", "no model folder ~no such user/minilm")
+    expect("a" * 300, "too long")
     (tmp_path / "file").write_text("")
     expect(tmp_path / "file", "is not a folder")
     monkeypatch.chdir(tmp_path)
