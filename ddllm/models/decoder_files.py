@@ -13,6 +13,8 @@ from ddllm.models.families import ACTIVATION_NAMES
 from ddllm.models.pretrained import read_config_file
 from ddllm.models.weights import Weights, open_weights
 
+OUT = "lm_head.weight"  # the table that predicts, where it is not that of the words
+
 
 def load_decoder(folder: Path) -> tuple[DecoderConfig, Tree]:
     """Constants and parameters (float32, NumPy) of a model folder in the Hugging Face format.
@@ -25,7 +27,11 @@ def load_decoder(folder: Path) -> tuple[DecoderConfig, Tree]:
     weights = open_weights(folder)
     names = {name.removeprefix("transformer.").removeprefix("model."): name for name in weights.tensors}
     read = _Reader(weights, names)
-    return config, (read_llama(config, read, bool(raw.get("tie_word_embeddings", False))) if config.family == LLAMA else read_gpt2(config, read))
+    params = read_llama(config, read) if config.family == LLAMA else read_gpt2(config, read)
+    # What either family does where its config.json says nothing.
+    if not raw.get("tie_word_embeddings", config.family == GPT2 or OUT not in read):
+        params["out"] = read(OUT, config.vocabulary, config.hidden)
+    return config, params
 
 
 def translate_decoder(raw: dict[str, Any], where: str) -> DecoderConfig:
@@ -38,7 +44,8 @@ def translate_decoder(raw: dict[str, Any], where: str) -> DecoderConfig:
     if kind not in (LLAMA, GPT2):
         raise UserError(f"{where} has model_type {kind!r}, but soft prompts are learned for {LLAMA} and {GPT2} alone; set config.prompt.soft_tokens=0.")
     rotary = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
-    odd = [key for key in ("scale_attn_by_inverse_layer_idx", "add_cross_attention") if raw.get(key)]
+    usual = {"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False, "scale_attn_weights": True}
+    odd = [key for key, value in usual.items() if bool(raw.get(key, value)) != value]
     if rotary.get("rope_type", rotary.get("type", "default")) != "default":
         odd.append("rope_parameters")
     try:
@@ -81,7 +88,7 @@ class _Reader:
         return tensor
 
 
-def read_llama(config: DecoderConfig, read: _Reader, tied: bool) -> Tree:
+def read_llama(config: DecoderConfig, read: _Reader) -> Tree:
     """Parameters of a Llama; kernels are [in, out]."""
     inner, outer, shared = config.hidden, config.heads * config.head_size, config.shared_heads * config.head_size
 
@@ -104,10 +111,7 @@ def read_llama(config: DecoderConfig, read: _Reader, tied: bool) -> Tree:
             "down": dense(f"{name}.mlp.down_proj", inner, feed),
         }
 
-    table = (config.vocabulary, inner)
-    tree = {"words": read("embed_tokens.weight", *table), "norm": {"scale": read("norm.weight", inner)}}
-    if not tied and "lm_head.weight" in read:
-        tree["out"] = read("lm_head.weight", *table)
+    tree = {"words": read("embed_tokens.weight", config.vocabulary, inner), "norm": {"scale": read("norm.weight", inner)}}
     return tree | {"layers": _stack([layer(index) for index in range(config.layers)])}
 
 

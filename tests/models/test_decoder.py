@@ -36,6 +36,7 @@ def make_gpt2(**changes):
         (make_llama, {}),
         (make_llama, {"tie_word_embeddings": True, "head_dim": 8, "attention_bias": False}),
         (make_gpt2, {"activation_function": "gelu"}),
+        (make_gpt2, {"tie_word_embeddings": False}),
         (make_gpt2, {}),
     ],
 )
@@ -70,6 +71,8 @@ def test_what_is_refused(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             translate_decoder({**good, **changes}, "config.json")
+    with pytest.raises(UserError, match="scale_attn_weights"):
+        translate_decoder(make_gpt2(scale_attn_weights=False).config.to_dict(), "config.json")
     make_llama().save_pretrained(tmp_path)
     raw = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**raw, "num_hidden_layers": 4}))
