@@ -113,6 +113,7 @@ def prepare(config: ConfigDict, cache: Path) -> Prepared:
                 f"set config.{key}.length to {positions} or less."
             )
     tokens = tokenize_corpus(load_corpus(config.data), pretrained.folder, config.data.length, cache)
+    check_words(pretrained, tokens.name, tokens.train, tokens.validation, tokens.test)
     kind = pretrained.config.family if config.model.head == "auto" else config.model.head
     if kind not in (pretrained.config.family, "mean"):
         raise UserError(
@@ -128,6 +129,16 @@ def prepare(config: ConfigDict, cache: Path) -> Prepared:
     check_same("the corpus or its tokenizer", tokens.fingerprint)
     check_same("the pretrained model", pretrained.fingerprint)
     return Prepared(config, tokens, pretrained, place_start(pretrained, mesh), learner, buckets, mesh, cache)
+
+
+def check_words(pretrained: Pretrained, where: str, *splits: TokenSplit) -> None:
+    """Raise `UserError` where a token has no row in the word table: looked up on a device, it would be another word. `where` is what the texts are from."""
+    largest, rows = max(int(split.ids.max(initial=0)) for split in splits), len(pretrained.words)
+    if largest >= rows:
+        raise UserError(
+            f"{where} has a token of number {largest} in the tokenizer of {pretrained.name}, but that model's word table has {rows} rows, from number 0 on; "
+            "give the model a tokenizer that belongs to it, or save it with a row for each token (resize_token_embeddings of transformers)."
+        )
 
 
 def choose_metric(config: ConfigDict, task: Task) -> str:

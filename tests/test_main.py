@@ -235,6 +235,36 @@ def test_bad_models(arguments, tiny_model, tmp_path, capsys):
     other = edit_model(tiny_model, tmp_path / "c", lambda f: (f / "config.json").write_text('{"model_type": "gpt2"}'))
     assert "roberta" in message(model__name=other, workdir=tmp_path / "r3")
     assert "24 positions" in message(data__length=25, workdir=tmp_path / "r4")
+    strange = message(model__name=edit_model(tiny_model, tmp_path / "d", renumber("plot", 99)), workdir=tmp_path / "r5")
+    assert "has a token of number 99 in the tokenizer of" in strange and "word table has 32 rows" in strange
+
+
+def renumber(word, number):
+    """A change of a model's folder: its tokenizer has another number for a word, or one more word."""
+
+    def change(folder):
+        content = json.loads((folder / "tokenizer.json").read_text())
+        content["model"]["vocab"][word] = number
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+
+    return change
+
+
+def test_bad_first_examples(arguments, tiny_model, tmp_path, capsys):
+    model = edit_model(tiny_model, tmp_path / "model", renumber("shiny", 99))
+
+    def message(*texts):
+        rows = [{"text": text, "label": label} for text, label in texts]
+        (tmp_path / "first.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        overrides = {"model__name": model, "distill__initial": tmp_path / "first.jsonl", "distill__examples_per_class": 1, "distill__batches": 1}
+        assert main(arguments(mode="distill", **overrides)) == 2
+        return " ".join(capsys.readouterr().err.split())
+
+    few = message(("a good film", "positive"))
+    file = tmp_path / "first.jsonl"
+    assert f"config.distill.initial: the class 'negative' has 0 texts in {file}, but" in few and "ask for fewer or add some to the file" in few
+    strange = message(("a good film", "positive"), ("a shiny film", "negative"))
+    assert f"config.distill.initial: {file} has a token of number 99 in the tokenizer of {model}" in strange
 
 
 def test_bad_data(arguments, tmp_path, capsys):

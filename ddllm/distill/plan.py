@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddllm.data.corpus import read_examples
+from ddllm.data.splits import strata
 from ddllm.data.tokens import TokenSplit
 from ddllm.distill import initialise
 from ddllm.distill.auxiliary import noise_attention, pretrained_labels
@@ -25,17 +26,17 @@ from ddllm.errors import UserError
 from ddllm.models.encoder import Tree
 from ddllm.models.heads import init_head
 from ddllm.models.learner import Start
-from ddllm.prepare import Prepared
+from ddllm.prepare import Prepared, check_words
 from ddllm.runtime.devices import has_host_memory
 from ddllm.runtime.processes import from_first
-from ddllm.select.methods import SELECTIONS
+from ddllm.select.methods import SELECTIONS, rows_of_classes
 
 
 def picked_from(prepared: Prepared) -> TokenSplit | None:
     """The texts among which config.distill.initial picks the first examples: those of train or of its own file; None for noise.
 
     Raises:
-        UserError: there is no such file, or it cannot be read.
+        UserError: there is no such file, it cannot be read, or it has too few texts of a class or tokens that the model does not know.
     """
     config, tokens = prepared.config, prepared.tokens
     initial = config.distill.initial
@@ -44,9 +45,12 @@ def picked_from(prepared: Prepared) -> TokenSplit | None:
     if initial == "real" or initial in SELECTIONS:
         return tokens.train
     try:
-        return read_examples(Path(initial), config.data, tokens.label_names, prepared.pretrained.folder, config.distill.length, tokens.task)
+        split = read_examples(Path(initial), config.data, tokens.label_names, prepared.pretrained.folder, config.distill.length, tokens.task)
+        check_words(prepared.pretrained, initial, split)
+        rows_of_classes(strata(split.labels), prepared.classes, config.distill.examples_per_class, tokens.label_names, initial)
     except UserError as error:
         raise UserError(f"config.distill.initial: {error}") from None
+    return split
 
 
 def first_data(prepared: Prepared) -> DistilledData:

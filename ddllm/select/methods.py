@@ -133,8 +133,8 @@ DETERMINISTIC = ("k_centers", "herding")  # give the same texts whatever the sou
 SUPERVISED = ("gradient_norm",)  # learn from the classes, so that one class for all texts will not do
 
 
-def rows_of_classes(labels_n: np.ndarray, classes: int, per_class: int, names: tuple[str, ...] = ()) -> list[np.ndarray]:
-    """Row numbers of each class's texts; `names` are of the classes, for messages.
+def rows_of_classes(labels_n: np.ndarray, classes: int, per_class: int, names: tuple[str, ...] = (), file: str = "") -> list[np.ndarray]:
+    """Row numbers of each class's texts; for messages, `names` are of the classes, and `file` is where texts come from that are not the training texts.
 
     Raises:
         UserError: a class has fewer texts than are asked for.
@@ -143,8 +143,9 @@ def rows_of_classes(labels_n: np.ndarray, classes: int, per_class: int, names: t
     for label, rows in enumerate(groups):
         if len(rows) < per_class:
             whose = f"the class {names[label] if names else label!r} has" if classes > 1 else "there are"
-            remedy = "ask for fewer or use more data" if len(rows) else "correct config.data.label_names or the labels"
-            raise UserError(f"{whose} {len(rows)} training texts, but config.distill.examples_per_class asks for {per_class} of them; {remedy}.")
+            found, more = (f"texts in {file}", "add some to the file") if file else ("training texts", "use more data")
+            remedy = f"ask for fewer or {more}" if len(rows) or file else "correct config.data.label_names or the labels"
+            raise UserError(f"{whose} {len(rows)} {found}, but config.distill.examples_per_class asks for {per_class} of them; {remedy}.")
     return groups
 
 
