@@ -4,7 +4,7 @@
 import json
 import tempfile
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -17,6 +17,8 @@ from ddllm.distill.optimizers import check_derivative
 from ddllm.distill.teacher import OWN, Teacher, load_teacher, none_there
 from ddllm.errors import UserError
 from ddllm.models.multi_head import MultiHead, activate_head
+from ddllm.models.pretrained import fingerprint_pretrained
+from ddllm.models.tasks import Regression
 from ddllm.prepare import Prepared
 from ddllm.prepare import prepare as prepare_parts
 from ddllm.report.results import OWN_NAME, add_lists, add_rows, read_results
@@ -24,7 +26,8 @@ from ddllm.runtime.devices import describe_environment, set_up, user_cache
 from ddllm.runtime.metrics import Metrics
 from ddllm.runtime.processes import check_same, from_first, is_first, join
 from ddllm.runtime.progress import say
-from ddllm.runtime.workdir import CLASSES, CORPUS, MODEL, Workdir
+from ddllm.runtime.storage import digest_files
+from ddllm.runtime.workdir import CLASSES, CORPUS, MODEL, SCALE, Workdir
 from ddllm.values import split_parts
 
 
@@ -72,10 +75,29 @@ class Run:
         """The model that is fine-tuned on all texts, in this run or in that of the folder `name`; `share`: see `Teacher`.
 
         Raises:
-            UserError: there is none, its fine-tuning has not come to its end, or it is of another base model, other classes or another shape.
+            UserError: there is none, its fine-tuning has not come to its end, it is of another base model, other classes, numbers of another mean or
+                deviation, or another shape, or it is another one than when this run was begun.
         """
         self.check_finetuned(prepared, name)
-        return load_teacher(prepared, self._at(name).finetune, share)
+        teacher = load_teacher(prepared, self._at(name).finetune, share)
+        if name != OWN:
+            self.keep_origin({f"fine-tuned model in {name}": teacher.fingerprint})
+        return teacher
+
+    def keep_sources(self) -> None:
+        """Note what the files hold that config.distill names beside data and model, or make sure that distillation goes on with the same.
+
+        The models of other runs are noted as they are loaded (see `finetuned`).
+
+        Raises:
+            UserError: one is another than when it was begun, or a checkpoint of config.distill.bodies is not there.
+        """
+        config, found = self.config.distill, {}
+        if PurePath(config.initial).suffix and Path(config.initial).is_file():
+            found[f"file of first examples, {config.initial}"] = digest_files([Path(config.initial)])
+        if not from_first(self.workdir.distilled.exists):  # later they are not read any more
+            found |= {f"body, {name}": fingerprint_pretrained(name) for name in config.bodies}
+        self.keep_origin(found)
 
     def check_finetuned(self, prepared: Prepared, name: str = OWN) -> None:
         """Raise `UserError` where `finetuned` would, as far as can be told without reading parameters."""
@@ -83,8 +105,10 @@ class Run:
 
         def check() -> None:
             there, here = workdir.read_origin(), origin_of(prepared)
-            for what in (MODEL, CLASSES) if name != OWN else ():
-                if there.get(what, here[what]) != here[what]:
+            if there and there.get(CORPUS) != here[CORPUS]:  # older versions did not note it
+                there.setdefault(SCALE, "")
+            for what in (MODEL, CLASSES, SCALE) if name != OWN else ():
+                if what in here and there.get(what, here[what]) != here[what]:
                     raise UserError(
                         f"the model in {workdir.path} was fine-tuned with another {what} than this run has; set config.distill.teacher to another run."
                     )
@@ -137,7 +161,10 @@ def origin_of(prepared: Prepared) -> dict[str, str]:
     """What is prepared, by fingerprints: what a working directory was begun with."""
     tokens, learner = prepared.tokens, prepared.learner
     classes = json.dumps([learner.task.name, learner.head.kind, list(tokens.label_names)])
-    return {CORPUS: tokens.fingerprint, MODEL: prepared.pretrained.fingerprint, CLASSES: classes}
+    origin = {CORPUS: tokens.fingerprint, MODEL: prepared.pretrained.fingerprint, CLASSES: classes}
+    if isinstance(learner.task, Regression):
+        origin[SCALE] = f"{learner.task.mean:.6g}, {learner.task.deviation:.6g}"
+    return origin
 
 
 def load_scored(run: Run) -> tuple[Prepared, Distilled]:

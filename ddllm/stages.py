@@ -111,6 +111,7 @@ def select(run: Run) -> None:
 def distill(run: Run) -> None:
     """Learn the distilled data set and export what validations chose."""
     prepared, config = run.prepared, run.config.distill
+    run.keep_sources()
     teacher = run.teacher if config.teacher else None
     data, figures = learn_from_texts(prepared, run.workdir.checkpoints, run.workdir.bodies, run.metrics, DISTILL, teacher)
     if is_first():

@@ -17,6 +17,7 @@ from ddllm.data.corpus import load_corpus
 from ddllm.main import main, parse
 from ddllm.models.figures import standard_error
 from ddllm.runtime.metrics import read_metrics
+from ddllm.runtime.workdir import SCALE
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
@@ -447,6 +448,65 @@ def test_a_teacher_has_this_runs_classes_in_their_order(arguments, tmp_path, cap
     assert main(arguments(tmp_path / "one", **taught)) == 2
     assert "fine-tuned with another list of classes or head than this run" in " ".join(capsys.readouterr().err.split())
     assert main(arguments(tmp_path / "other", **taught, **turned)) == 0
+
+
+def test_a_teacher_of_numbers_has_this_runs_mean_and_deviation(arguments, tiny_corpus, tmp_path, capsys):
+    for name, low, high in (("cheap", 1.5, 2.5), ("dear", 1000.5, 3000.5)):
+        shutil.copytree(tiny_corpus, tmp_path / name)
+        for path in (tmp_path / name).iterdir():
+            path.write_text(path.read_text().replace('"negative"', str(low)).replace('"positive"', str(high)))
+    assert main(arguments(tmp_path / "teacher", **{"mode": "finetune", "data.source": tmp_path / "cheap"})) == 0
+    taught = {"mode": "distill", "distill.teacher": tmp_path / "teacher", "distill.examples_per_class": 2, "distill.batches": 1}
+    origin = tmp_path / "teacher" / "origin.json"
+    noted = json.loads(origin.read_text())
+    for known in (noted, {what: value for what, value in noted.items() if what != SCALE}):  # older versions did not note it
+        origin.write_text(json.dumps(known))
+        capsys.readouterr()
+        assert main(arguments(tmp_path / "one", **taught, **{"data.source": tmp_path / "dear"})) == 2
+        assert "fine-tuned with another mean or deviation of the labels than this run has" in " ".join(capsys.readouterr().err.split())
+        assert main(arguments(tmp_path / f"other{len(known)}", **taught, **{"data.source": tmp_path / "cheap"})) == 0
+
+
+def test_what_a_distillation_is_begun_with_goes_on_with_it(arguments, make_model, tmp_path, capsys):
+    """First examples, another body and another run's teacher: half a distillation is refused with others, and goes on where it is not known what they were."""
+    first, body, teacher = tmp_path / "first.jsonl", tmp_path / "body", tmp_path / "teacher"
+    begun = '{"text": "good plot", "label": "positive"}\n{"text": "bad plot", "label": "negative"}\n'
+    first.write_text(begun)
+    shutil.copytree(make_model(16, 2), body)
+    assert main(arguments(teacher, mode="finetune")) == 0
+    few = {"distill.examples_per_class": 1, "distill.batches": 1}
+    line = arguments(**{"mode": "distill", "distill.initial": first, "distill.bodies": f"('{body}',)", "distill.teacher": teacher, **few})
+    assert main(line) == 0
+    whole = load_distilled(tmp_path / "run" / "distilled").data.embeddings
+
+    def halve():
+        shutil.rmtree(tmp_path / "run" / "distilled")
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / "12")
+
+    def refuse(what):
+        capsys.readouterr()
+        assert main(line) == 2 and f"begun with another {what}:" in " ".join(capsys.readouterr().err.split())
+
+    first.write_text(begun.replace("plot", "film"))
+    refuse(f"file of first examples, {first}")
+    first.write_text(begun)
+    halve()
+    shutil.move(body, tmp_path / "kept")
+    shutil.copytree(make_model(16, 2, 7), body)
+    refuse(f"body, {body}")
+    shutil.rmtree(body)
+    shutil.move(tmp_path / "kept", body)
+    shutil.move(teacher, tmp_path / "kept")
+    assert main(arguments(teacher, **{"mode": "finetune", "finetune.rate": 1e-3})) == 0
+    refuse(f"fine-tuned model in {teacher}")
+    shutil.rmtree(teacher)
+    shutil.move(tmp_path / "kept", teacher)
+    assert main(line) == 0
+    np.testing.assert_array_equal(load_distilled(tmp_path / "run" / "distilled").data.embeddings, whole)
+    halve()
+    origin = tmp_path / "run" / "origin.json"
+    origin.write_text(json.dumps({what: value for what, value in json.loads(origin.read_text()).items() if str(tmp_path) not in what}))
+    assert main(line) == 0
 
 
 def test_several_teachers_give_their_mean_opinion(arguments, tmp_path, capsys):

@@ -7,6 +7,7 @@ fine-tuned from other seeds, is nearer to the truth than that of each of them.
 Where outer steps come back to texts, a teacher is asked about each of them once, before the first step (`ask_ahead`); else batch by batch.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +48,7 @@ class Teacher:
         share: of the teacher in the targets, in [0, 1]; the rest is the label's.
         texts: sharding of batches.
         tokens: that a gradient would take at once on each device; 0: all (see models/parts.py).
+        fingerprint: SHA-256 of the parameters, where it is one model that was loaded.
     """
 
     models: tuple[tuple[Tree, jax.Array], ...]
@@ -54,6 +56,7 @@ class Teacher:
     share: float
     texts: NamedSharding
     tokens: int = 0
+    fingerprint: str = ""
 
     def opinion(self, batch: Batch) -> jax.Array:
         """What the models make of a batch in the mean, [B, C], on every device: probabilities, or standardised numbers of a regression."""
@@ -165,14 +168,17 @@ def load_teacher(prepared: Prepared, folder: Path, share: float) -> Teacher:
         UserError: there is no fine-tuned model, or it is of another shape.
     """
 
-    def load() -> dict[str, Any]:
+    def load() -> tuple[dict[str, Any], str]:
         own = folder / f"seed-{prepared.config.seed}"
         found = own if own.is_dir() else next(iter(sorted(folder.glob("seed-*"))), None)
         if found is None:
             raise none_there(folder)
-        return restore_for_analysis(found)["best"]["params"]
+        params, digest = restore_for_analysis(found)["best"]["params"], hashlib.sha256()
+        for leaf in jax.tree.leaves(params):
+            digest.update(np.asarray(leaf).tobytes())
+        return params, digest.hexdigest()
 
-    best = from_first(load)
+    best, fingerprint = from_first(load)
     head = jax.eval_shape(prepared.learner.init_head, jax.random.key(0), prepared.start.pooler)
     expected, there = ({"body": prepared.start.body, "head": head}, {part: best[part] for part in ("body", "head")})
     if jax.tree.map(jnp.shape, expected) != jax.tree.map(jnp.shape, there):
@@ -180,4 +186,4 @@ def load_teacher(prepared: Prepared, folder: Path, share: float) -> Teacher:
             f"the fine-tuned model in {folder} has other layers or classes than this run's; set config.distill.teacher to another run."
         )
     model = place_parameters((there, best.get("words", prepared.start.words)), prepared.mesh)
-    return Teacher((model,), prepared.learner, share, NamedSharding(prepared.mesh, BATCH), prepared.tokens_at_once)
+    return Teacher((model,), prepared.learner, share, NamedSharding(prepared.mesh, BATCH), prepared.tokens_at_once, fingerprint)

@@ -5,7 +5,6 @@ Reads the files themselves (config.json, safetensors); transformers, which takes
 needed.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from ddllm.models.families import (
     translate_config,
 )
 from ddllm.models.weights import Weights, open_files, open_weights
+from ddllm.runtime.storage import digest_files
 
 CONFIG_FILE = "config.json"
 MEAN_HEAD_FILE = "classifier_head.safetensors"
@@ -114,8 +114,15 @@ def load_pretrained(name: str) -> Pretrained:
         body=body,
         pooler=_read_pooler(raw, config, weights, plain),
         head=_read_head(raw, config, weights, plain),
-        fingerprint=_digest([folder / CONFIG_FILE, *weights.files]),
+        fingerprint=digest_files([folder / CONFIG_FILE, *weights.files]),
     )
+
+
+def fingerprint_pretrained(name: str) -> str:
+    """The fingerprint of the encoder that `load_pretrained` loads, without reading its parameters; raises the same errors where there is none."""
+    folder = find_folder(name)
+    read_config_file(folder)
+    return digest_files([folder / CONFIG_FILE, *open_weights(folder).files])
 
 
 def find_folder(name: str) -> Path:
@@ -237,15 +244,6 @@ def _read_head(raw: dict[str, Any], config: EncoderConfig, weights: Weights, pla
     if not all(name in plain for leaf in leaves for name in leaf.names):
         return None
     return _read_tree(leaves, weights, plain)
-
-
-def _digest(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _first(names: list[str], most: int = 3) -> str:

@@ -1,11 +1,12 @@
 """Files that are either wholly written or not at all, and clear words for a disk that refuses: hands on writers and `guard_storage`."""
 
 import errno
+import hashlib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,3 +114,13 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} does not exist: run the stage that writes it first.") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): remove it, so that it is written anew, or restore it.") from error
+
+
+def digest_files(files: Iterable[Path]) -> str:
+    """SHA-256, in hexadecimal, of what files hold, one behind the other."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()

@@ -34,6 +34,7 @@ CONFIG, COMMANDS, TOKENS = "config.json", "commands.txt", "tokens"
 LOG, MEMBER = "log.txt", "member.json"  # what a sweep puts beside the files of each of its runs
 # What files held that a configuration only names, by `keep_origin`; the folder of another run is asked for these.
 ORIGIN, CORPUS, MODEL, CLASSES = "origin.json", "corpus", "pretrained model", "list of classes or head"
+SCALE = "mean or deviation of the labels"  # of a regression, whose head is in standard deviations from the mean
 SETS, TASKS = "list of distilled data sets", "sequence of tasks"
 
 
