@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ddllm.data import tokens
 from ddllm.errors import UserError
 from ddllm.models.embedded import find_embedded_folder
 from ddllm.models.encoder import EncoderConfig, Tree
@@ -34,17 +35,7 @@ CONFIG_FILE = "config.json"
 MEAN_HEAD_FILE = "classifier_head.safetensors"
 MEAN_HEAD_KEY = "ddllm_head"
 OWN_LAYERS_KEY = "ddllm_layers"  # layers of the encoder, where a further one only pools (see pooling.py)
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-)
+TOKENIZER_FILES = (*tokens.TOKENIZER_FILES, "sentencepiece.bpe.model", "spiece.model")  # and what SentencePiece tokenizers are made from
 
 
 @dataclass(frozen=True)
