@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from ddllm.report.figures import series, smooth
 from ddllm.report.results import metric_of
 from ddllm.report.svg import verbatim
 from ddllm.report.table import make_label
 from ddllm.runtime.storage import write_atomically
 
-STAGE = "distill"
 LOSS = "loss"
 VALIDATION = "validation_"
 # Rows drawn as horizontal lines.
@@ -44,14 +44,12 @@ def draw_curve(metrics: list[dict[str, Any]], rows: list[dict[str, Any]], path: 
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True)
 
-    steps, losses = _series(metrics, LOSS)
+    steps, losses = series(metrics, LOSS).T
     if len(steps):
         width = max(1, len(steps) // 20)
         if width > 1:
             upper.plot(steps, losses, color=PALE, linewidth=0.8, label="each outer step")
-        upper.plot(
-            steps, _running_mean(losses, width), color=INK, linewidth=1.8, label=f"mean of {width}" if width > 1 else "each outer step"
-        )
+        upper.plot(steps, smooth(losses, width), color=INK, linewidth=1.8, label=f"mean of {width}" if width > 1 else "each outer step")
         # A few outliers must not flatten the rest.
         low, high = np.min(losses), np.percentile(losses, 99.5)
         if high > low:
@@ -60,7 +58,7 @@ def draw_curve(metrics: list[dict[str, Any]], rows: list[dict[str, Any]], path: 
     upper.set_ylabel("outer loss")
 
     name = next((name for line in metrics for name in line if name.startswith(VALIDATION)), f"{VALIDATION}accuracy")
-    steps, accuracies = _series(metrics, name)
+    steps, accuracies = series(metrics, VALIDATION).T
     if len(steps):
         # Above the labels of the lines that it is held against.
         lower.plot(steps, accuracies, color=INK, linewidth=1.8, marker="o", markersize=3.5, zorder=4)
@@ -100,20 +98,3 @@ def draw_curve(metrics: list[dict[str, Any]], rows: list[dict[str, Any]], path: 
         figure.suptitle(verbatim(title), x=0.01, ha="left", fontweight="bold")
     with write_atomically(path) as temporary:
         figure.savefig(temporary, format="png")
-
-
-def _series(metrics: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps [n] and finite values [n] of one figure."""
-    points = [(entry["step"], entry[name]) for entry in metrics if entry.get("stage") == STAGE and entry.get(name) is not None]
-    points = [point for point in points if np.isfinite(point[1])]
-    array = np.array(points, dtype=np.float64).reshape(-1, 2)
-    return array[:, 0], array[:, 1]
-
-
-def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean [n] over a centred window, which is shorter at both ends."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    places = np.arange(len(values))
-    first = np.maximum(places - width // 2, 0)
-    last = np.minimum(places + (width - width // 2), len(values))
-    return (sums[last] - sums[first]) / (last - first)

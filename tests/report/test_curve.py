@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddllm.report.curve import _running_mean, draw_curve
+from ddllm.report.curve import draw_curve
+from ddllm.report.figures import smooth
 
 ROWS = [{"name": "full", "accuracy_mean": 0.821}, {"name": "random", "accuracy_mean": 0.553}, {"name": "k_centers", "accuracy_mean": 0.601}]
 
@@ -49,4 +50,4 @@ def test_a_title_is_no_formula(tmp_path: Path):
 def test_running_mean(width: int):
     values = np.arange(10.0) ** 2
     slow = [values[max(0, place - width // 2) : place + width - width // 2].mean() for place in range(10)]
-    np.testing.assert_allclose(_running_mean(values, width), slow)
+    np.testing.assert_allclose(smooth(values, width), slow)
