@@ -17,6 +17,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable
+from os.path import expanduser
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,7 +138,7 @@ def parse(arguments: list[str]) -> Command:
     folder = Path("runs") / config.name
     # A merged set is no run of the configuration's own.
     folder = folder.with_name(f"{folder.name}-merged") if "merge" in names else folder
-    return Command(config, names, Path(values["workdir"].value or folder).expanduser(), distilled, name)
+    return Command(config, names, Path(expanduser(values["workdir"].value or folder)), distilled, name)
 
 
 def _take_sets(config: ConfigDict, sets: list[str], names: list[str], distilled: str) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from dataclasses import asdict, dataclass, replace
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,7 +175,7 @@ def describe_base(pretrained: Pretrained, learner: Learner, text_length: int, pa
 def _lasting_name(pretrained: Pretrained) -> str:
     """What a model was asked for as; of a local folder its whole path, since a relative one means another folder elsewhere."""
     name = pretrained.name
-    local = pretrained.folder == Path(name).expanduser()
+    local = pretrained.folder == Path(expanduser(name))
     return os.path.abspath(name) if local and not name.startswith("~") else name
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def save_pretrained(
             not finite.
         ValueError: parameters, head and names do not fit each other.
     """
-    target = Path(folder).expanduser().resolve()
+    target = Path(expanduser(folder)).resolve()
     _check_target(target)
     config = source.config
     if head_config.kind not in (config.family, "mean"):

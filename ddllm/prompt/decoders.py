@@ -10,6 +10,7 @@ import tempfile
 from contextlib import redirect_stderr
 from importlib.util import find_spec
 from io import StringIO
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def find_decoder(name: str) -> Path:
     """
     if name == "embedded":
         return convert_gguf(find_embedded_decoder())
-    path = Path(name).expanduser()
+    path = Path(expanduser(name))
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise UserError(f"there is no GGUF file {name}; check the path.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -68,7 +69,7 @@ def open_sources(prepared: Prepared, train: Split, names: Sequence[str], texts: 
                 raise UserError(f"there are no texts in {texts}; run --mode=text first, or leave 'text' out of config.prompt.examples.")
             sources += [from_file(prepared, file, f"text, {file.parent.name}") for file in files]
         elif PurePath(name).suffix:
-            sources.append(from_file(prepared, Path(name).expanduser(), PurePath(name).stem))
+            sources.append(from_file(prepared, Path(expanduser(name)), PurePath(name).stem))
         else:
             sources.append(from_selection(prepared, train, name))
     return sources
