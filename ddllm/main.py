@@ -99,6 +99,8 @@ def parse(arguments: list[str]) -> Command:
         rest = values(["ddllm", *arguments])[1:]
         # A file that could not be read is only complained of at first use.
         config = holder.value
+        found = config.items() if config is not None else ()
+        whole = isinstance(config, ConfigDict) and bool(found) and flatten(config).keys() == flatten(default_config()).keys()
     except UserError:
         raise
     except OSError as error:
@@ -113,7 +115,7 @@ def parse(arguments: list[str]) -> Command:
     mode = str(values["mode"].value)
     if config is None:
         raise UserError("which configuration? Give one, such as --config configs/quickstart.py (see the folder configs).")
-    if not isinstance(config, ConfigDict) or flatten(config).keys() != flatten(default_config()).keys():
+    if not whole:
         raise UserError(f"get_config in {_config_path(arguments)} must return what ddllm.config.default_config() gives, with values of its own.")
     distilled = str(values["distilled"].value)
     names: list[str] = [name.strip() for name in mode.split(",")]
