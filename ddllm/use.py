@@ -32,6 +32,7 @@ from ddllm.models.parts import choose_tokens
 from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.models.save import save_pretrained
 from ddllm.models.scoring import batch_logits
+from ddllm.prepare import check_words
 from ddllm.runtime.progress import say
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
@@ -64,10 +65,11 @@ class Trained:
         They are cut to the length that the distilled data set was made for.
 
         Raises:
-            UserError: there are single texts instead of pairs, or the other way round, or there is no list of them.
+            UserError: there are single texts instead of pairs, or the other way round, there is no list of them, or a token is none of the model's.
         """
         length = self.distilled.card["preprocessing"]["text_length"]
         tokens, _ = tokenize_texts(self.tokenizer, self._split(texts), length)
+        check_words(self.pretrained, "one of the texts", tokens)
         words = jnp.asarray(self.pretrained.words)
         buckets = length_buckets(tokens.lengths, length)
         at_once = choose_tokens(0, jax.default_backend())

@@ -45,6 +45,9 @@ def test_reaches_what_the_run_reported(run, tiny_corpus, tmp_path):
     assert trained.predict([]) == []
     with pytest.raises(UserError, match="give a list of texts"):
         trained.predict("a fine film")
+    trained.tokenizer.add_tokens("unheard")
+    with pytest.raises(UserError, match="one of the texts has a token of number .* word table has"):
+        trained.predict(["unheard of"])
     trained.save(tmp_path / "saved")
     saved = load_pretrained(str(tmp_path / "saved"))
     np.testing.assert_array_equal(saved.head["out"]["kernel"], trained.params["head"]["out"]["kernel"])
