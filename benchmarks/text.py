@@ -22,7 +22,7 @@ from benchmarks.jobs import DISTILLED, ROOT, UNTAUGHT, Base, Job
 from benchmarks.options import listed, make_parser, numbers, read_options, work_through
 from benchmarks.readability import Reader, markdown_curve, told
 from benchmarks.table import REDRAWN, begin_section, figure, share_of_full, summarise
-from ddllm.main import exit_status, parse
+from ddllm.main import exit_status, name_of
 from ddllm.report.results import read_results
 from ddllm.runtime.storage import read_json
 from ddllm.text.checks import NEEDS_DISTILLED, ROUTE_NAMES
@@ -157,13 +157,12 @@ def plan(
             goes = bare(route)
             line = ["--mode=text", f"--config.text.route={goes}", *changes, f"{GAINS}{route.endswith('+gains')}", teacher]
             line += ["--config.text.auxiliary=True"] if route != goes else []
-            if from_distilled or goes == "relearn":
-                line.append(f"--distilled={distilled.member.folder / 'distilled'}")
+            given = distilled.member.folder / "distilled" if from_distilled or goes == "relearn" else None
+            line += [f"--distilled={given}"] if given else []
             job = base.job(f"text-{route}{mark}", count, (seed,), line, f"recipe=ddllm,examples={count}")
             # Rows and texts of a set that is given begin with its name (see ddllm/text/stage.py).
-            name = parse(job.member.line).name
-            called = f"{name}, " if name else ""
-            below = folder_name(name) if goes in NEEDS_DISTILLED else ""
+            called = f"{name_of(given)}, " if given else ""
+            below = folder_name(name_of(given)) if given and goes in NEEDS_DISTILLED else ""
             rows = {f"{called}projected": "projected", f"{called if below else ''}text ({goes})": "text"}
             parts.append(Part(job, rows, LEARNED, route, taught))
             file = job.member.folder / "text" / below / goes / "text.jsonl"

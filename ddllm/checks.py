@@ -195,7 +195,9 @@ def _validate_types(config: ConfigDict) -> None:
             if not (isinstance(each, wanted) or (wanted is float and number)):
                 what, example = {str: ("names in quotation marks", "('a','b')"), int: ("whole numbers", "(1,2)")}.get(wanted, ("numbers", "(0.1,0.2)"))
                 raise UserError(f"config.{key} has {each!r}, but must have {what}, as in \"{example}\".")
-        if key in ("data.label_names", "data.label_columns") and (len(set(value)) < len(value) or (len(value) == 1 and "," in value[0])):
+    for key in ("data.label_names", "data.label_columns"):
+        value = _get(config, key)
+        if len(set(value)) < len(value) or (len(value) == 1 and "," in value[0]):
             raise UserError(f"config.{key} is {value!r}, but must have each name once, in quotation marks, as in \"('a','b')\".")
 
 

@@ -188,8 +188,7 @@ def default_config() -> ConfigDict:
     # | union (of different classes) | heads (a head for each set) | relearn (parts learned again) | fewer (learned again with fewer examples)
     # | update (one set, changed by new texts); see ddllm/merge/stage.py
     merge.how = "auto"
-    # concatenate | interleave | join: how the steps of the sets stand where `how` does not say; auto: join where the sets have as many steps, else
-    # interleave, as always for fewer and update
+    # concatenate | interleave | join: order of steps where `how` says none; auto: join sets of as many steps, else (and for fewer and update) interleave
     merge.order = "auto"
     # texts (config.data's, or those of tasks) | sets (their own examples, without data) | nothing; auto: texts where `how` learns or tasks are named
     merge.learn_on = "auto"
@@ -285,11 +284,11 @@ def suggest(name: str, known: tuple[str, ...] | list[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def flatten(config: ConfigDict) -> dict[str, Any]:
-    """All values by their keys with sections, as these are typed on the command line after `--config.`."""
+def flatten(tree: ConfigDict | dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Leaves by their names with dots between the levels, as those of a configuration are typed on the command line after `--config.`."""
     flat = {}
-    for key, value in config.items():
-        flat |= {f"{key}.{inner}": found for inner, found in flatten(value).items()} if isinstance(value, ConfigDict) else {key: value}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{before}{key}.") if isinstance(value, ConfigDict | dict) else {f"{before}{key}": value}
     return flat
 
 

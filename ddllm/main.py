@@ -99,8 +99,7 @@ def parse(arguments: list[str]) -> Command:
         rest = values(["ddllm", *arguments])[1:]
         # A file that could not be read is only complained of at first use.
         config = holder.value
-        found = config.items() if config is not None else ()
-        whole = isinstance(config, ConfigDict) and bool(found) and flatten(config).keys() == flatten(default_config()).keys()
+        keys = {} if config is None else flatten(config)
     except UserError:
         raise
     except OSError as error:
@@ -115,7 +114,7 @@ def parse(arguments: list[str]) -> Command:
     mode = str(values["mode"].value)
     if config is None:
         raise UserError("which configuration? Give one, such as --config configs/quickstart.py (see the folder configs).")
-    if not whole:
+    if keys.keys() != flatten(default_config()).keys():
         raise UserError(f"get_config in {_config_path(arguments)} must return what ddllm.config.default_config() gives, with values of its own.")
     distilled = str(values["distilled"].value)
     names: list[str] = [name.strip() for name in mode.split(",")]

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from ddllm.data.batches import length_buckets
 from ddllm.data.corpus import load_corpus
-from ddllm.data.tokens import TokenCorpus, TokenSplit, tokenize_corpus
+from ddllm.data.tokens import TokenCorpus, TokenSplit, check_words, tokenize_corpus
 from ddllm.errors import UserError
 from ddllm.models.heads import HeadConfig
 from ddllm.models.learner import Learner, Start
@@ -129,16 +129,6 @@ def prepare(config: ConfigDict, cache: Path) -> Prepared:
     check_same("the corpus or its tokenizer", tokens.fingerprint)
     check_same("the pretrained model", pretrained.fingerprint)
     return Prepared(config, tokens, pretrained, place_start(pretrained, mesh), learner, buckets, mesh, cache)
-
-
-def check_words(pretrained: Pretrained, where: str, *splits: TokenSplit) -> None:
-    """Raise `UserError` where a token has no row in the word table: looked up on a device, it would be another word. `where` is what the texts are from."""
-    largest, rows = max(int(split.ids.max(initial=0)) for split in splits), len(pretrained.words)
-    if largest >= rows:
-        raise UserError(
-            f"{where} has a token of number {largest} in the tokenizer of {pretrained.name}, but that model's word table has {rows} rows, from number 0 on; "
-            "give the model a tokenizer that belongs to it, or save it with a row for each token (resize_token_embeddings of transformers)."
-        )
 
 
 def choose_metric(config: ConfigDict, task: Task) -> str:

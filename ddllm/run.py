@@ -69,7 +69,7 @@ class Run:
         """
         config, prepared = self.config.distill, prepared or self.prepared
         each = [self.finetuned(prepared, name, config.teacher_share) for name in split_parts(config.teacher)]
-        return replace(each[0], models=tuple(model for one in each for model in one.models))
+        return each[0] if len(each) == 1 else replace(each[0], models=tuple(model for one in each for model in one.models), fingerprint="")
 
     def finetuned(self, prepared: Prepared, name: str = OWN, share: float = 1.0) -> Teacher:
         """The model that is fine-tuned on all texts, in this run or in that of the folder `name`; `share`: see `Teacher`.

@@ -192,10 +192,10 @@ STAGES: dict[str, Callable[[Run], None]] = {
 def check_ahead(run: Run, names: list[str]) -> None:
     """Raise `UserError` for what a later stage would stumble over, so that it does not cost a fine-tuning first."""
     config, prepared = run.config, run.prepared
-    split = picked_from(prepared) if "distill" in names else None
-    for texts in (split, prepared.tokens.train if "select" in names and config.evaluate.selections else None):
-        if texts is not None:
-            rows_of_classes(strata(texts.labels), prepared.classes, config.distill.examples_per_class, prepared.tokens.label_names)
+    if "select" in names and config.evaluate.selections:
+        rows_of_classes(strata(prepared.tokens.train.labels), prepared.classes, config.distill.examples_per_class, prepared.tokens.label_names)
+    if "distill" in names:
+        picked_from(prepared)
     if "distill" in names and not from_first(run.workdir.distilled.exists):
         for teacher in split_parts(config.distill.teacher):
             if teacher != OWN or "finetune" not in names:

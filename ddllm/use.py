@@ -22,7 +22,7 @@ from ddllm.artefact.folder import load_distilled
 from ddllm.checks import LARGEST_SEED
 from ddllm.data.batches import compute_rows, length_buckets
 from ddllm.data.splits import Split
-from ddllm.data.tokens import load_tokenizer, tokenize_texts
+from ddllm.data.tokens import check_words, load_tokenizer, tokenize_texts
 from ddllm.errors import UserError
 from ddllm.evaluate.small import train_small
 from ddllm.models.encoder import Tree
@@ -32,7 +32,6 @@ from ddllm.models.parts import choose_tokens
 from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.models.save import save_pretrained
 from ddllm.models.scoring import batch_logits
-from ddllm.prepare import check_words
 from ddllm.runtime.progress import say
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]

@@ -14,7 +14,7 @@ from ddllm.data.several import are_corpora, read_several
 from ddllm.data.tokens import PARTS, TokenCorpus, TokenSplit
 from ddllm.errors import UserError
 from ddllm.models.tasks import Classification
-from ddllm.prepare import Prepared, check_words
+from ddllm.prepare import Prepared
 from ddllm.values import split_parts
 
 PER_LESSON = 2  # classes of each task, where none are named
@@ -58,9 +58,7 @@ def read_lessons(prepared: Prepared, cache: Path) -> tuple[tuple[str, ...], list
     parts = split_parts(config.continual.tasks)
     files = are_corpora(parts)
     if files:
-        corpora = read_several(parts, config.data, prepared.pretrained.folder, cache, "continual.tasks")
-        for corpus in corpora:
-            check_words(prepared.pretrained, corpus.name, corpus.train, corpus.validation, corpus.test)
+        corpora = read_several(parts, config.data, prepared.pretrained, cache, "continual.tasks")
     else:
         corpora = [take_classes(prepared.tokens, names) for names in _groups(parts, prepared.tokens)]
     if len(corpora) < 2:

@@ -6,14 +6,18 @@ What one of them tests on, no other learns from: corpora of one origin share tex
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from ddllm.data.corpus import load_corpus
-from ddllm.data.tokens import TokenCorpus, TokenSplit, tokenize_corpus
+from ddllm.data.tokens import TokenCorpus, TokenSplit, check_words, tokenize_corpus
 from ddllm.errors import UserError
 from ddllm.runtime.progress import say
+
+if TYPE_CHECKING:
+    from ddllm.models.pretrained import Pretrained
 
 
 def are_corpora(parts: list[str]) -> bool:
@@ -21,20 +25,20 @@ def are_corpora(parts: list[str]) -> bool:
     return bool(parts) and all(Path(part.partition(":")[0]).exists() for part in parts)
 
 
-def read_several(parts: list[str], data: ConfigDict, tokenizer_folder: Path, cache: Path, key: str) -> list[TokenCorpus]:
+def read_several(parts: list[str], data: ConfigDict, pretrained: "Pretrained", cache: Path, key: str) -> list[TokenCorpus]:
     """The corpora, tokenised, none with texts to learn from that another tests on.
 
     Args:
         parts: see `are_corpora`.
         data: the section `data` of the run's configuration: columns and splits of files, and for all of them length and limits.
-        tokenizer_folder: folder of the pretrained model.
+        pretrained: the model, whose tokenizer reads them.
         cache: folder of tokenised corpora.
         key: of the configuration that names them, for messages.
 
     Raises:
-        UserError: a corpus cannot be read, has no classes, or has nothing to learn from.
+        UserError: a corpus cannot be read, has no classes or tokens that the model does not know, or has nothing to learn from.
     """
-    return keep_apart([_read(part, data, tokenizer_folder, cache, key) for part in parts], key)
+    return keep_apart([_read(part, data, pretrained, cache, key) for part in parts], key)
 
 
 def keep_apart(corpora: list[TokenCorpus], key: str) -> list[TokenCorpus]:
@@ -62,7 +66,7 @@ def _rows(split: TokenSplit) -> list[bytes]:
     return [ids[:length].tobytes() for ids, length in zip(split.ids, split.lengths, strict=True)]
 
 
-def _read(part: str, own: ConfigDict, tokenizer_folder: Path, cache: Path, key: str) -> TokenCorpus:
+def _read(part: str, own: ConfigDict, pretrained: "Pretrained", cache: Path, key: str) -> TokenCorpus:
     """The corpus of a configuration file, or of data in the columns of the run's own."""
     data: ConfigDict = own.copy_and_resolve_references()
     with data.unlocked():
@@ -73,7 +77,8 @@ def _read(part: str, own: ConfigDict, tokenizer_folder: Path, cache: Path, key: 
             data.update({name: own[name] for name in ("length", "limit_train", "limit_validation", "limit_test")})
         else:
             data.update({"source": part, "label_names": ()})
-    corpus = tokenize_corpus(load_corpus(data), tokenizer_folder, data.length, cache)
+    corpus = tokenize_corpus(load_corpus(data), pretrained.folder, data.length, cache)
+    check_words(pretrained, corpus.name, corpus.train, corpus.validation, corpus.test)
     if corpus.task != "classification":
         raise UserError(f"config.{key} has {part}, which is read as {corpus.task}; only classes can be learned task by task.")
     return corpus

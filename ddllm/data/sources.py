@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddllm.config import default_config, suggest
+from ddllm.config import suggest
 from ddllm.data.embedded import read_embedded
 from ddllm.data.files import SUFFIXES, Table, check_columns, file_kind, make_table, named_columns, read_file
 from ddllm.errors import UserError
@@ -98,9 +98,8 @@ def open_source(data: ConfigDict) -> Source:
 
 def _check_embedded(data: ConfigDict) -> None:
     """Raise `UserError` for a key about files: whoever sets one means other texts than those."""
-    usual = default_config().data
     for key in ("label_columns", "pair_column", "subset"):
-        if data[key] != usual[key]:
+        if data[key]:
             raise UserError(
                 f"config.data.{key} is {data[key]!r}, but config.data.source is the embedded corpus of single texts with one label each; "
                 "leave it empty or set config.data.source."

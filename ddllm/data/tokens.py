@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from ddllm.data.splits import Corpus, Split
 from ddllm.errors import UserError
 from ddllm.runtime.progress import say
 from ddllm.runtime.storage import write_atomically
+
+if TYPE_CHECKING:
+    from ddllm.models.pretrained import Pretrained
 
 FORMAT = 1  # to be raised whenever the same input gives other arrays
 TOKENIZER_FILES = (
@@ -168,6 +171,16 @@ def load_tokenizer(folder: Path) -> Any:
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer in {folder} has no fast form; save it again with `transformers` as a tokenizer.json.")
     return tokenizer
+
+
+def check_words(pretrained: "Pretrained", where: str, *splits: TokenSplit) -> None:
+    """Raise `UserError` where a token has no row in the word table: looked up on a device, it would be another word. `where` is what the texts are from."""
+    largest, rows = max(int(split.ids.max(initial=0)) for split in splits), len(pretrained.words)
+    if largest >= rows:
+        raise UserError(
+            f"{where} has a token of number {largest} in the tokenizer of {pretrained.name}, but that model's word table has {rows} rows, from number 0 on; "
+            "give the model a tokenizer that belongs to it, or save it with a row for each token (resize_token_embeddings of transformers)."
+        )
 
 
 def tokenize_texts(tokenizer: Any, split: Split, length: int) -> tuple[TokenSplit, int]:

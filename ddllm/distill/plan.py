@@ -1,5 +1,6 @@
 """From a configuration to what the outer loop needs: the first distilled data set, the recipe and the outer step."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 
 from ddllm.data.corpus import read_examples
 from ddllm.data.splits import strata
-from ddllm.data.tokens import TokenSplit
+from ddllm.data.tokens import TokenSplit, check_words
 from ddllm.distill import initialise
 from ddllm.distill.auxiliary import noise_attention, pretrained_labels
 from ddllm.distill.dataset import DistilledData, Recipe, group_names, raw_share
@@ -26,7 +27,7 @@ from ddllm.errors import UserError
 from ddllm.models.encoder import Tree
 from ddllm.models.heads import init_head
 from ddllm.models.learner import Start
-from ddllm.prepare import Prepared, check_words
+from ddllm.prepare import Prepared
 from ddllm.runtime.devices import has_host_memory
 from ddllm.runtime.processes import from_first
 from ddllm.select.methods import SELECTIONS, rows_of_classes
@@ -36,18 +37,20 @@ def picked_from(prepared: Prepared) -> TokenSplit | None:
     """The texts among which config.distill.initial picks the first examples: those of train or of its own file; None for noise.
 
     Raises:
-        UserError: there is no such file, it cannot be read, or it has too few texts of a class or tokens that the model does not know.
+        UserError: a class has fewer texts than are to be picked, or there is no such file, it cannot be read or has tokens that the model does not know.
     """
     config, tokens = prepared.config, prepared.tokens
     initial = config.distill.initial
     if initial in ("noise", "normal"):
         return None
+    enough = partial(rows_of_classes, classes=prepared.classes, per_class=config.distill.examples_per_class, names=tokens.label_names)
     if initial == "real" or initial in SELECTIONS:
+        enough(strata(tokens.train.labels))
         return tokens.train
     try:
         split = read_examples(Path(initial), config.data, tokens.label_names, prepared.pretrained.folder, config.distill.length, tokens.task)
         check_words(prepared.pretrained, initial, split)
-        rows_of_classes(strata(split.labels), prepared.classes, config.distill.examples_per_class, tokens.label_names, initial)
+        enough(strata(split.labels), file=initial)
     except UserError as error:
         raise UserError(f"config.distill.initial: {error}") from None
     return split

@@ -28,7 +28,6 @@ from ddllm.merge.combine import choose_way
 from ddllm.merge.relearn import Work, relearn_on_sets, relearn_on_tasks, relearn_on_texts, update, without_texts
 from ddllm.merge.sets import HEADS, SAME, UNION, Merged, merge_sets, reduce_set
 from ddllm.models.pretrained import Pretrained, load_pretrained
-from ddllm.prepare import check_words
 from ddllm.run import Run
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
@@ -83,9 +82,7 @@ def merge_as_asked(run: Run, sets: list[Distilled], folders: list[str]) -> tuple
     if source == "sets":
         return relearn_on_sets(without_texts(run.config, pretrained, merged), merged, sets, parts, work), pretrained
     if config.tasks:
-        corpora = read_several(split_parts(config.tasks), run.config.data, pretrained.folder, run.workdir.tokens, "merge.tasks")
-        for corpus in corpora:
-            check_words(pretrained, corpus.name, corpus.train, corpus.validation, corpus.test)
+        corpora = read_several(split_parts(config.tasks), run.config.data, pretrained, run.workdir.tokens, "merge.tasks")
         run.keep_origin({TASKS: " ".join(corpus.fingerprint for corpus in corpora)})
         return relearn_on_tasks(without_texts(run.config, pretrained, merged), merged, corpora, parts, work), pretrained
     if own:

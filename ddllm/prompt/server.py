@@ -69,11 +69,11 @@ class ServerModel:
             for future in as_completed([workers.submit(self._ask, key, prompt, continuations) for key, prompt in unknown.items()]):
                 future.result()
                 done(1)
-        except Refused as error:
+        except BaseException as error:
+            self._client.stop()  # nobody asks for what others wait for
+            if not isinstance(error, Refused):
+                raise
             raise UserError(f"the server no longer answers as it did at first ({error}); set config.prompt.ask to another way than {self.way[0]}.") from None
-        except BaseException:
-            self._client.stop()
-            raise
         finally:
             workers.shutdown(cancel_futures=True)
         return np.array([self._answers.get(key) for key in keys], np.float64).reshape(len(prompts), len(continuations))

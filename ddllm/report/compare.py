@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from ddllm.config import flatten
 from ddllm.errors import UserError
 from ddllm.report.analyses import Shown
-from ddllm.report.facts import flatten, tell
+from ddllm.report.facts import tell
 from ddllm.report.figures import draw_comparison, draw_curves, row_names
 from ddllm.report.page import LOSS, VALIDATION, render
 from ddllm.report.results import metric_of, read_results
@@ -99,7 +100,7 @@ def tabulate(cells: list[tuple[str, str, float, float, int, str]], runs: list[st
 
 def compare_configs(configs: dict[str, dict[str, Any]]) -> Shown:
     """The keys whose values are not the same everywhere."""
-    flat = {name: dict(flatten(config)) for name, config in configs.items()}
+    flat = {name: flatten(config) for name, config in configs.items()}
     keys = list(dict.fromkeys(key for config in flat.values() for key in config))
     lines = []
     for key in keys:

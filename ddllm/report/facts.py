@@ -3,6 +3,7 @@
 from pathlib import PurePath
 from typing import Any
 
+from ddllm.config import flatten
 from ddllm.report.analyses import Shown
 from ddllm.report.results import FULL, metric_of
 from ddllm.report.table import EMBEDDED, FIGURES, NOTHING
@@ -66,15 +67,7 @@ def describe_card(distilled: Any) -> list[tuple[str, str]]:
     if distilled is None:
         return []
     card = {key: value for key, value in distilled.card.items() if key not in ELSEWHERE}
-    return [(name, tell(value)) for name, value in flatten(card)]
-
-
-def flatten(tree: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
-    """Leaves of nested dicts, by their dotted names."""
-    leaves = []
-    for key, value in tree.items():
-        leaves += flatten(value, f"{before}{key}.") if isinstance(value, dict) else [(f"{before}{key}", value)]
-    return leaves
+    return [(name, tell(value)) for name, value in flatten(card).items()]
 
 
 def tell(value: Any) -> str:

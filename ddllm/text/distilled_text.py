@@ -125,8 +125,7 @@ def describe_examples(prepared: Prepared, text: DistilledText) -> list[dict[str,
     """text.jsonl as rows: text, label, soft_label (what its loss compares the prediction with) and ids without padding."""
     task, names = prepared.learner.task, prepared.tokens.label_names
     labels = np.asarray(text.data.labels).reshape(-1, text.data.labels.shape[-1])
-    soft = {"classification": jax.nn.softmax, "multilabel": jax.nn.sigmoid}.get(task.name) if text.recipe.labels == "soft" else None
-    targets = np.asarray(soft(jnp.asarray(labels))) if soft else labels
+    targets = np.asarray(task.stored_targets(jnp.asarray(labels), text.recipe.labels))
     texts = text_of(prepared, text)
     rows, masks = (np.asarray(array).reshape(len(texts), -1) for array in (text.ids, text.data.mask))
     return [

@@ -125,9 +125,7 @@ def label_values(distilled: Distilled) -> np.ndarray:
     task = read_task(distilled.card)
     if isinstance(task, Regression):
         return np.asarray(labels) * task.deviation + task.mean
-    if distilled.recipe.labels == "soft":
-        labels = jax.nn.softmax(labels, axis=-1) if task.one_class else jax.nn.sigmoid(labels)
-    return np.asarray(labels)
+    return np.asarray(task.stored_targets(labels, distilled.recipe.labels))
 
 
 def group_of(task: Task, values_EC: np.ndarray) -> np.ndarray:
