@@ -12,7 +12,7 @@ from ddllm.artefact.folder import add_scores
 from ddllm.artefact.stage import verify
 from ddllm.continual.stage import continual
 from ddllm.data.splits import strata
-from ddllm.distill.learn import learn_from_texts
+from ddllm.distill.learn import distil_texts
 from ddllm.distill.outer_loop import STAGE as DISTILL
 from ddllm.distill.plan import picked_from, recipe_of
 from ddllm.distill.teacher import OWN
@@ -113,7 +113,7 @@ def distill(run: Run) -> None:
     prepared, config = run.prepared, run.config.distill
     run.keep_sources()
     teacher = run.teacher if config.teacher else None
-    data, figures = learn_from_texts(prepared, run.workdir.checkpoints, run.workdir.bodies, run.metrics, DISTILL, teacher)
+    data, figures = distil_texts(prepared, run.workdir.checkpoints, run.workdir.bodies, run.metrics, DISTILL, teacher)
     if is_first():
         export_distilled(run.workdir.distilled, prepared, data, recipe_of(config), **figures)
 

@@ -1,6 +1,7 @@
 """A whole piece of outer-loop work, from its checkpoints to what the best validation had: `learn`, for every stage that learns distilled data.
 
-`learn_from_texts` is the distillation that a configuration describes: the run's own, and those of shadow sets (privacy/shadows.py).
+`learn_from_texts` learns from the training texts whatever parts it is given; `distil_texts` is the distillation that a configuration describes: the run's
+own, and those of shadow sets (privacy/shadows.py).
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from ddllm.distill.memory import check_memory
 from ddllm.distill.outer_loop import LATE, distil
 from ddllm.distill.outer_step import OuterStep
 from ddllm.distill.plan import first_data, make_outer_step, recipe_of
+from ddllm.distill.shaping import Shaping
 from ddllm.distill.teacher import Teacher, ask_ahead
 from ddllm.prepare import Prepared
 from ddllm.runtime.checkpoints import Checkpoints
@@ -75,31 +77,54 @@ def learn(
 
 
 def learn_from_texts(
-    prepared: Prepared, folder: Path, bodies: Path, open_metrics: Callable[[], Metrics], name: str, teacher: Callable[[], Teacher] | None = None
-) -> tuple[DistilledData, dict[str, Any]]:
-    """Distil the training texts as config.distill says, chosen on the validation texts.
+    prepared: Prepared,
+    data: DistilledData,
+    learned: dict[str, Any],
+    folder: Path,
+    bodies: Path,
+    open_metrics: Callable[[], Metrics],
+    name: str,
+    teacher: Callable[[], Teacher] | None = None,
+    shaping: Shaping | None = None,
+    more: dict[str, float] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Learn from the training texts as config.distill says, chosen on the validation texts.
 
     Args:
         prepared: data, model and configuration.
-        folder: of checkpoints.
+        data: gives what is not learned.
+        learned, folder, open_metrics, name, teacher: see `learn`.
         bodies: folder of partly fine-tuned bodies (see bodies.py).
-        open_metrics, name, teacher: see `learn`.
+        shaping: between what is learned and the data (see shaping.py).
+        more: outer rates of parts that only the shaping knows.
 
     Returns:
-        The data set in numpy, and {"validation_…", "outer_step", "distillation_seconds"} for its card.
+        What `learn` does.
+
+    Raises:
+        Diverged: the loss or the gradient became NaN or infinite.
+        UserError: an outer step needs more memory than there is.
     """
     config = prepared.config.distill
-    data = first_data(prepared)
     stream = BatchStream(prepared.tokens.train, config.batch_size, prepared.config.seed, prepared.buckets, config.balanced)
     scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
 
     def make_step(unfinished: bool) -> OuterStep:
         others = gather_bodies(prepared, bodies, open_metrics) if unfinished else ()
-        step = make_outer_step(prepared, data, others=others)
+        step = make_outer_step(prepared, data, others=others, shaping=shaping, more=more)
         if unfinished:  # a finished run compiles nothing
-            check_memory(prepared, step, data)
+            # A shaping feeds the inner loop with other parts than are learned.
+            check_memory(prepared, step, data, tuple(jax.eval_shape(step.final, learned)))
         return step
 
-    learned = learned_parts(data, recipe_of(config))
-    best, figures = learn(prepared, learned, stream, scorer, folder, open_metrics, name, make_step, teacher)
+    return learn(prepared, learned, stream, scorer, folder, open_metrics, name, make_step, teacher)
+
+
+def distil_texts(
+    prepared: Prepared, folder: Path, bodies: Path, open_metrics: Callable[[], Metrics], name: str, teacher: Callable[[], Teacher] | None = None
+) -> tuple[DistilledData, dict[str, Any]]:
+    """The distilled data set that config.distill describes, in numpy, and `learn`'s entries for its card; for arguments and errors see `learn_from_texts`."""
+    data = first_data(prepared)
+    learned = learned_parts(data, recipe_of(prepared.config.distill))
+    best, figures = learn_from_texts(prepared, data, learned, folder, bodies, open_metrics, name, teacher)
     return data.replace(**best), figures

@@ -18,7 +18,7 @@ from ddllm.artefact.base import Distilled, describe_base
 from ddllm.artefact.folder import load_distilled, save_distilled
 from ddllm.data.splits import strata
 from ddllm.data.tokens import TokenSplit, join_splits
-from ddllm.distill.learn import learn_from_texts
+from ddllm.distill.learn import distil_texts
 from ddllm.distill.plan import recipe_of
 from ddllm.distill.teacher import make_teacher
 from ddllm.errors import UserError
@@ -137,7 +137,7 @@ def _place(folder: Path, steps: int, number: int) -> Path:
 def _distil(prepared: Prepared, place: Path, open_metrics: Callable[[], Metrics], name: str) -> None:
     config, work = prepared.config.distill, place.parent / WORK
     teacher = partial(make_teacher, prepared, work / "finetune", open_metrics, f"{name}-teacher") if config.teacher else None
-    data, figures = learn_from_texts(prepared, work / "checkpoints", work / "bodies", open_metrics, name, teacher)
+    data, figures = distil_texts(prepared, work / "checkpoints", work / "bodies", open_metrics, name, teacher)
     if is_first():
         base = describe_base(prepared.pretrained, prepared.learner, prepared.config.data.length, bool(prepared.config.data.pair_column))
         save_distilled(place, data, recipe_of(config), prepared.tokens.label_names, config.storage, **base, **figures)

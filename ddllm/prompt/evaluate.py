@@ -19,8 +19,9 @@ from ddllm.errors import UserError
 from ddllm.prepare import Prepared
 from ddllm.prompt.backend import Backend, open_backend
 from ddllm.prompt.examples import Examples, Source, count_in_test, decode, nearest_ids, open_sources, orders_of, tell_missing
-from ddllm.prompt.scoring import Clock, Questions, accuracy, make_questions, score_prefix, summarise_runs
+from ddllm.prompt.scoring import Clock, Questions, accuracy, make_questions, score_prefix
 from ddllm.prompt.templates import make_template
+from ddllm.report.results import summarise
 from ddllm.runtime.metrics import Metrics
 from ddllm.runtime.processes import count as count_processes
 from ddllm.runtime.progress import Progress
@@ -157,7 +158,7 @@ def evaluate_soft(
         scores.append({"accuracy": reached, "uncalibrated": reached})
         text = decode(model.tokenizer, nearest_ids(prompt_PD, np.asarray(model.params["words"]), model.tokenizer))
         texts.append(start + text + questions.template.separator)
-    row = {"variation": SOFT, "examples_per_class": None, "model": model.name, **summarise_runs(scores)}
+    row = {"variation": SOFT, "examples_per_class": None, "model": model.name, **summarise(scores)}
     note = f"{config.soft_tokens} positions learned in {config.soft_steps} steps of {config.soft_batch_size} training texts, not calibrated"
     row |= {"texts": len(questions.texts), "texts_seed": config.seed, "how": "log-likelihood of the label's tokens", "seconds": clock.lap()}
     row |= {"texts_in_test": 0, "note": note}
@@ -173,7 +174,7 @@ def score_model(config: ConfigDict, backend: Backend, questions: Questions, pref
             clock, scores = Clock(), []
             for text in prefix.runs:
                 scores.append(score_prefix(backend, questions, text, lambda count: progress.update(progress.done + count)))
-            row = {"variation": prefix.name, "examples_per_class": prefix.per_class, "model": backend.name, **summarise_runs(scores)}
+            row = {"variation": prefix.name, "examples_per_class": prefix.per_class, "model": backend.name, **summarise(scores)}
             row |= {"texts": len(questions.texts), "texts_seed": config.seed, "how": backend.how, "seconds": clock.lap()}
             row |= {"texts_in_test": prefix.texts_in_test, "note": prefix.note}
             progress.update(progress.done, accuracy=row["accuracy_mean"])

@@ -7,7 +7,6 @@ average for texts without content ("N/A", "", "[MASK]") behind the same examples
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -79,16 +78,6 @@ def accuracy(scores_nC: np.ndarray, labels_n: np.ndarray) -> float:
     """Share of texts whose class has a higher score than every other; where the highest are equal there is no answer."""
     decided_n = np.sum(scores_nC == scores_nC.max(axis=1, keepdims=True), axis=1) == 1
     return float(np.mean(decided_n & (scores_nC.argmax(axis=1) == labels_n)))
-
-
-def summarise_runs(scores: list[dict[str, float]]) -> dict[str, Any]:
-    """Mean and deviation (with n − 1; 0 for a single run) of each figure, and the number of runs."""
-    figures: dict[str, Any] = {"runs": len(scores)}
-    for name in scores[0]:
-        values = [score[name] for score in scores]
-        figures[f"{name}_mean"] = float(np.mean(values))
-        figures[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return figures
 
 
 class Clock:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ddllm.report.results import ACCURACY, metric_of
-from ddllm.report.table import FIGURES, NOTHING, markdown_row, one_line
+from ddllm.report.table import FIGURES, NOTHING, count_cell, markdown_row, one_line
 
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str]]
@@ -39,10 +39,6 @@ def _time(value: float | None) -> str:
 
 def _uncalibrated(row: Row) -> str:
     return _figure({"accuracy_mean": row["uncalibrated_mean"], "accuracy_std": row["uncalibrated_std"], "runs": row["runs"]})
-
-
-def _count(value: int | None) -> str:
-    return NOTHING if value is None else f"{value:,}"
 
 
 def _measured(name: str) -> Callable[[Row], str]:
@@ -103,7 +99,7 @@ class Shown:
 LAYOUTS = {
     "robustness": Layout("Away from the recipe", ("variation", "training"), VARIED),
     "labels": Layout("Labels", ("variation", "labels"), VARIED),
-    "storage": Layout("Storage", ("variation", "embeddings"), (("bytes", lambda row: _count(row["bytes"])), *VARIED)),
+    "storage": Layout("Storage", ("variation", "embeddings"), (("bytes", lambda row: count_cell(row["bytes"])), *VARIED)),
     "continual": Layout(
         "Tasks in turn",
         ("method", "memory"),
@@ -114,7 +110,7 @@ LAYOUTS = {
             ("forgetting", _measured("forgetting")),
             ("backward transfer", _measured("transfer")),
             ("% of joint", lambda row: NOTHING if row["percent_of_joint"] is None else f"{row['percent_of_joint']:.1f}"),
-            ("bytes", lambda row: _count(row["bytes"])),
+            ("bytes", lambda row: count_cell(row["bytes"])),
             ("seconds", lambda row: _time(row["seconds"])),
         ),
     ),
@@ -132,7 +128,7 @@ LAYOUTS = {
         "Prompts",
         ("variation", "examples"),
         (
-            ("per class", lambda row: _count(row["examples_per_class"])),
+            ("per class", lambda row: count_cell(row["examples_per_class"])),
             ("model", lambda row: row["model"]),
             (FIGURES[ACCURACY], _figure),
             ("uncalibrated, %", _uncalibrated),
@@ -146,8 +142,8 @@ LAYOUTS = {
             ("95 % interval", lambda row: f"{row['auc_low']:.3f} to {row['auc_high']:.3f}"),
             ("TPR, 1 % FPR", lambda row: _percent(row["tpr_at_1_percent_fpr"])),
             ("TPR, 0.1 % FPR", lambda row: _percent(row.get("tpr_at_0.1_percent_fpr"))),
-            ("members", lambda row: _count(row["members"])),
-            ("others", lambda row: _count(row["others"])),
+            ("members", lambda row: count_cell(row["members"])),
+            ("others", lambda row: count_cell(row["others"])),
         ),
     ),
     "nearness": Layout(

@@ -73,6 +73,11 @@ def one_line(text: str) -> str:
     return " ".join(text.splitlines())
 
 
+def count_cell(value: int | None) -> str:
+    """A number with thousands apart, or the sign for none."""
+    return NOTHING if value is None else f"{value:,}"
+
+
 def make_title(results: dict[str, Any]) -> str:
     """Data set and model."""
     config, environment = results["config"], results.get("environment", {})
@@ -105,9 +110,9 @@ def make_cells(results: dict[str, Any]) -> list[tuple[str, ...]]:
     return [
         (
             make_label(row) + (f", {row['head']} head" if row.get("head") and len(heads[row["name"]]) > 1 else ""),
-            _count(row.get("examples_per_class")),
-            _count(row.get("inner_steps")),
-            _count(row.get("floats")),
+            count_cell(row.get("examples_per_class")),
+            count_cell(row.get("inner_steps")),
+            count_cell(row.get("floats")),
             *(_figure(row, name, told=place == 0) for place, name in enumerate(shown_figures(results))),
             NOTHING if row.get("percent_of_full") is None else f"{row['percent_of_full']:.1f}",
             _seconds(row.get("seconds")),
@@ -144,10 +149,6 @@ def _figure(row: Row, name: str, told: bool) -> str:
 
 def _seconds(value: float | None) -> str:
     return NOTHING if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
-
-
-def _count(value: int | None) -> str:
-    return NOTHING if value is None else f"{value:,}"
 
 
 def _short(name: str, embedded: str) -> str:

@@ -5,19 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from ddllm.artefact.base import Distilled
 from ddllm.checks import validate_inner_loop
-from ddllm.data.batches import BatchStream
 from ddllm.data.tokens import load_tokenizer
-from ddllm.distill.bodies import gather_bodies
 from ddllm.distill.dataset import BESIDE, DistilledData, Recipe, learned_parts
-from ddllm.distill.learn import learn as run_outer_loop
-from ddllm.distill.memory import check_memory
-from ddllm.distill.outer_step import OuterStep
-from ddllm.distill.plan import first_data, make_outer_step, recipe_of, take_recipe
+from ddllm.distill.learn import learn_from_texts
+from ddllm.distill.plan import first_data, recipe_of, take_recipe
 from ddllm.distill.shaping import Shaping
 from ddllm.distill.teacher import Teacher
 from ddllm.errors import UserError
@@ -124,21 +119,9 @@ def learn(
         Diverged: the loss or the gradient became NaN or infinite.
         UserError: an outer step needs more memory than there is.
     """
-    config = prepared.config.distill
-    stream = BatchStream(prepared.tokens.train, config.batch_size, prepared.config.seed, prepared.buckets, config.balanced)
-    scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
-
-    def make_step(unfinished: bool) -> OuterStep:
-        others = gather_bodies(prepared, desk.bodies or desk.folder / "bodies", desk.metrics) if unfinished else ()
-        step = make_outer_step(prepared, data, others=others, shaping=shaping, more=more)
-        if unfinished:
-            # A shaping feeds the inner loop with other parts than are learned.
-            check_memory(prepared, step, data, tuple(jax.eval_shape(step.final, learned)))
-        return step
-
-    where = desk.folder / name.replace(" ", "-"), desk.metrics, desk.named(name)
-    best, figures = run_outer_loop(prepared, learned, stream, scorer, *where, make_step, desk.teacher)
-    return Found(best, figures | {"outer_steps": config.outer_steps})
+    where = desk.folder / name.replace(" ", "-"), desk.bodies or desk.folder / "bodies", desk.metrics, desk.named(name)
+    best, figures = learn_from_texts(prepared, data, learned, *where, desk.teacher, shaping, more)
+    return Found(best, figures | {"outer_steps": prepared.config.distill.outer_steps})
 
 
 def allowed_by(prepared: Prepared) -> np.ndarray:
