@@ -265,7 +265,7 @@ def default_config() -> ConfigDict:
     # Tokens of real texts, and of an inner batch's examples, that go through the model at once on each device, the others after them: the same gradient in
     # less memory. 0: 512 on CPUs, where that is faster too, all elsewhere; see ddllm/models/parts.py.
     runtime.tokens_at_once = 0
-    runtime.shard = 1  # devices that share one copy of the parameters, for encoders that do not fit one; divides their number
+    runtime.shard = 1  # devices of one process that share one copy of the parameters, for encoders that do not fit one; divides their number
     runtime.compilation_cache = "auto"  # folder of compiled programs; auto: in the user's cache folder; empty: none
     runtime.tensorboard = True  # write event files beside metrics.jsonl
     # Several processes compute one run together when each is started with the same command and knows its place among them.

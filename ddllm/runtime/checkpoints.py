@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from ddllm.errors import UserError
+from ddllm.runtime.devices import whole
 from ddllm.runtime.processes import count, from_first, is_first
 from ddllm.runtime.storage import describe_refusal
 
@@ -51,7 +52,7 @@ class Checkpoints:
         if self._manager is None or step in self._manager.all_steps():
             return
         # Arrays on the CPU may share memory with buffers that the next step donates.
-        tree = _name(jax.tree.map(lambda leaf: np.array(leaf, copy=True), state))
+        tree = _name(jax.tree.map(whole, state))
         self._probe(sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
         self._manager.save(step, args=ocp.args.StandardSave(tree), force=True)
         if wait:

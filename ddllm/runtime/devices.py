@@ -103,6 +103,16 @@ def place(tree: Any, sharding: Any) -> Any:
     return jax.tree.map(fill, tree)
 
 
+def whole(array: Any) -> np.ndarray:
+    """A copy in host memory. Of an array that is cut up over devices of several processes, this one's must have every piece (see mesh.make_mesh)."""
+    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
+        return np.array(array, copy=True)
+    copy = np.empty(array.shape, array.dtype)
+    for shard in array.addressable_shards:
+        copy[shard.index] = shard.data
+    return copy
+
+
 def free_memory(device: Any) -> int:
     """Bytes that a device can still give; for a CPU device, those of the machine shared out over all of them."""
     stats = device.memory_stats() if device.platform != "cpu" else None

@@ -42,9 +42,11 @@ def make_mesh(config: ConfigDict) -> Mesh:
             f"config.runtime.shard is {shard}, which does not divide the {len(devices)} devices; "
             f"make it one of {', '.join(map(str, divisors(len(devices))))}."
         )
-    if shard > 1 and processes.count() > 1:
+    own = len(devices) // processes.count()
+    if own % shard:
         raise UserError(
-            f"config.runtime.shard is {shard}, but several processes cannot share parameters yet; set it to 1, or start one process."
+            f"config.runtime.shard is {shard}, but each of the {processes.count()} processes has {own} of the devices, and they cannot share one copy of the "
+            f"parameters between them: make it one of {', '.join(map(str, divisors(own)))}, or start one process for all devices of a machine."
         )
     copies = len(devices) // shard
     places = f"{copies} devices" if shard == 1 else f"{copies} groups of {shard} devices"
@@ -74,17 +76,18 @@ def count_copies(mesh: Mesh) -> int:
 
 
 def arrange(devices: list[Any], head: int = 1, data: int = 1, model: int = 1) -> Mesh:
-    """A mesh of these axis sizes; neighbouring devices share parameters, since along "model" most has to travel."""
-    return jax.make_mesh((head, data, model), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    """A mesh of these axis sizes; neighbouring devices share parameters, since along "model" most has to travel.
+
+    Of several processes each then has whole copies of the parameters, as long as "model" divides its devices.
+    """
+    return Mesh(np.array(devices).reshape(head, data, model), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def share_parameters(mesh: Mesh) -> Mesh | None:
-    """The same devices with the next larger number of them to every copy of the parameters; None where one copy has all of them, or processes would share."""
-    if mesh.is_multi_process:
-        return None
-    sizes = dict(mesh.shape)
+    """The same devices with the next larger number of them to every copy of the parameters; None where one copy has all that a process has."""
+    sizes, own = dict(mesh.shape), mesh.local_mesh.size
     for axis in ("data", "head"):
-        for step in divisors(sizes[axis])[1:2]:
+        for step in (step for step in divisors(sizes[axis])[1:2] if own % (sizes["model"] * step) == 0):
             return arrange(list(mesh.devices.flat), **sizes | {axis: sizes[axis] // step, "model": sizes["model"] * step})
     return None
 

@@ -54,12 +54,12 @@ def free_port():
 
 @pytest.fixture
 def start(tmp_path):
-    """start(line, …) -> processes of one run, one device each, a command line for each of them."""
+    """start(line, …) -> processes of one run, with as many devices each, a command line for each of them."""
     started = []
 
-    def start(*lines):
+    def start(*lines, devices=1):
         coordinator = f"localhost:{free_port()}"
-        common = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        common = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": str(devices), "XDG_CACHE_HOME": str(tmp_path / "cache")}
         common |= {"MPLCONFIGDIR": matplotlib.get_cachedir()}  # its list of fonts takes seconds
         common |= {"JAX_COORDINATOR_ADDRESS": coordinator, "JAX_NUM_PROCESSES": str(len(lines))}
         for number, line in enumerate(lines):
@@ -123,6 +123,28 @@ def test_two_processes_give_what_one_gives_and_continue_each_other(arguments, st
     results = finish(start(*[arguments(one, **probed)] * 2))
     assert [status for status, _ in results] == [0, 0], results
     assert_same(two, one)
+
+
+def test_two_processes_whose_devices_share_parameters_give_what_one_gives(arguments, start, tmp_path):
+    shared, one = tmp_path / "shared", tmp_path / "one"
+    taught = {"distill__teacher": "full", "runtime__shard": 2}  # a fine-tuned model is kept too, in pieces on both devices
+    results = finish(start(*[arguments(shared, mode="prepare,finetune,distill,evaluate", **taught)] * 2, devices=2))
+    assert [status for status, _ in results] == [0, 0], results
+    alone = taught | {"runtime__shard": 1, "runtime__devices": 2}
+    assert main(arguments(one, mode="prepare,finetune,distill,evaluate", **alone)) == 0
+    assert_same(shared, one)
+    rows = [[(row["name"], row["accuracy_mean"]) for row in read_results(folder / "results.json")["rows"]] for folder in (shared, one)]
+    assert rows[0] == rows[1]
+    forget_the_end(shared)  # and it goes on from pieces that were put together
+    results = finish(start(*[arguments(shared, **taught)] * 2, devices=2))
+    assert [status for status, _ in results] == [0, 0], results
+    assert_same(shared, one)
+
+
+def test_processes_with_too_few_devices_for_a_copy_say_so(arguments, start):
+    results = finish(start(*[arguments("run", runtime__shard=2)] * 2), 60)
+    assert [status for status, _ in results] == [2, 2], results
+    assert "each of the 2 processes has 1 of the devices" in results[0][1]
 
 
 def test_a_mistake_on_one_process_ends_both_with_its_sentence(arguments, start, tmp_path):
