@@ -75,7 +75,7 @@ def numbers(text: str, option: str, least: int) -> list[int]:
 
 
 def work_through(options: argparse.Namespace, jobs: list[Job], finished: Callable[[Job], None], table: Path) -> int:
-    """Run what is left, hand over each run that has ended, and say what has not; the exit status, 1 where a run has failed.
+    """Run what is left, hand over each run that has ended, and say what has not; the exit status, 1 where a run has failed or was killed.
 
     With several processes so many runs go at a time, in the rounds of `in_rounds`, each of which is handed over at its end. A run whose command names
     the folder of one that has not finished is not started: it would take half of it for the whole.
@@ -92,12 +92,14 @@ def work_through(options: argparse.Namespace, jobs: list[Job], finished: Callabl
         for job in together:
             if job.member.record()["status"] == FINISHED:
                 finished(job)
-    failed = [job.member for job in jobs if job.member.record()["status"] == FAILED]
-    left = sum(job.member.record()["status"] not in (FINISHED, FAILED) for job in jobs)
-    for member in failed:
-        print(f"{member.title}: {member.record()['error']}", file=sys.stderr)
-    print(f"{table}: {left} runs left, {len(failed)} failed{'; --retry starts those again' if failed else ''}", file=sys.stderr)
-    return int(bool(failed))
+    records = [(job.member, job.member.record()) for job in jobs]
+    failed = sum(record["status"] == FAILED for _, record in records)
+    left = sum(record["status"] not in (FINISHED, FAILED) for _, record in records)
+    troubled = [(member, record) for member, record in records if record["status"] == FAILED or record["error"]]
+    for member, record in troubled:
+        print(f"{member.title}: {record['error']}", file=sys.stderr)
+    print(f"{table}: {left} runs left, {failed} failed{'; --retry starts those again' if failed else ''}", file=sys.stderr)
+    return int(bool(troubled))
 
 
 def _ready(job: Job, jobs: list[Job]) -> bool:

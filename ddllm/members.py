@@ -1,6 +1,7 @@
 """The members of a sweep: each an ordinary run in a process and a folder of its own, started, watched and recorded by `run_members`.
 
 What became of a member is kept in its folder as member.json: {"status": "finished" | "failed" | "waiting", "seconds", "error", "stages"}.
+One that was killed waits, with a sentence about it as its error.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -28,6 +30,7 @@ from ddllm.runtime.workdir import CONFIG, LOG, MEMBER, Workdir, check_same_run
 FINISHED, FAILED, WAITING = "finished", "failed", "waiting"
 # Members that share a machine are runs of their own, even where the surroundings speak of several processes.
 APART = "--config.runtime.distributed=off"
+INTERRUPTED = 130  # exit status after Ctrl-C
 GRACE = 10.0  # seconds in which an interrupted member may end by itself
 WITHOUT_FINETUNING = ("name", "distill", "evaluate", "prompt")  # sections that fine-tuning on all texts does not depend on
 
@@ -88,11 +91,11 @@ def run_members(members: list[Member], processes: int, retry: bool, until: float
     for share in _share_out(min(processes, max(len(left), 1))):
         shares.put(share)
     running: list[subprocess.Popen[bytes]] = []
-    stopping = False
+    stopping = Event()
 
     def run(member: Member) -> None:
         share = shares.get()
-        if stopping or time.monotonic() >= until:
+        if stopping.is_set() or time.monotonic() >= until:
             shares.put(share)
             return
         if share["cores"]:
@@ -102,10 +105,7 @@ def run_members(members: list[Member], processes: int, retry: bool, until: float
             take_over(member, members)
         except UserError:
             pass  # The member will say it itself.
-        _say(f"{member.title}: started, see {member.folder / LOG}")
-        run_member(member, [*member.line, APART], share["environment"], running)
-        record = member.record()
-        _say(f"{member.title}: {record['status']} after {record['seconds']:.0f} s {record['error']}".rstrip())
+        run_member(member, [*member.line, APART], share["environment"], running, stopping)
         shares.put(share)
 
     with ThreadPoolExecutor(processes) as pool:
@@ -114,7 +114,7 @@ def run_members(members: list[Member], processes: int, retry: bool, until: float
             for future in futures:
                 future.result()
         except BaseException:
-            stopping = True
+            stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
             for process in running:
                 process.send_signal(signal.SIGINT)
@@ -169,10 +169,28 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def run_member(member: Member, line: list[str], environment: dict[str, str], running: list[subprocess.Popen[bytes]] | None = None) -> int:
-    """Run one member to its end by a command line, its output in its log, and record what became of it. Returns its exit status."""
+def run_member(
+    member: Member,
+    line: list[str],
+    environment: dict[str, str],
+    running: list[subprocess.Popen[bytes]] | None = None,
+    stopping: Event | None = None,
+) -> int:
+    """Run one member to its end by a command line, its output in its log, and record and say what became of it.
+
+    Args:
+        member: the member.
+        line: of `ddllm.main`.
+        environment: variables of its own.
+        running: takes its process.
+        stopping: is set where all members are interrupted together.
+
+    Returns:
+        Its exit status, as a shell counts: 128 and the signal's number where a signal ended it.
+    """
     member.folder.mkdir(parents=True, exist_ok=True)
     before, began = member.record()["seconds"], time.monotonic()
+    _say(f"{member.title}: started, see {member.folder / LOG}")
     with open(member.folder / LOG, "ab") as log:
         start = log.tell()
         command = [sys.executable, "-m", "ddllm.main", *line]
@@ -183,13 +201,21 @@ def run_member(member: Member, line: list[str], environment: dict[str, str], run
     record = {"status": WAITING, "seconds": before + time.monotonic() - began, "error": "", "stages": member.stages}
     if status == 0:
         record["status"] = FINISHED
-    elif status > 0 and status != 130:
+    elif status > 0 and status != INTERRUPTED:
         with open(member.folder / LOG, "rb") as log:
             log.seek(start)
             record |= {"status": FAILED, "error": last_sentence(log.read().decode(errors="replace"))}
-    # A signal says nothing about the member: it goes on at the next start.
+    elif status < 0 and not (stopping and stopping.is_set()):
+        # A signal says nothing about the member, which goes on at the next start, but a person should hear of it.
+        record["error"] = f"ended by {_name_signal(-status)}; the same command goes on."
     write_json(member.folder / MEMBER, record)
-    return status
+    _say(f"{member.title}: {record['status']} after {record['seconds']:.0f} s {record['error']}".rstrip())
+    return status if status >= 0 else 128 - status
+
+
+def _name_signal(number: int) -> str:
+    name = {known.value: known.name for known in signal.Signals}.get(number, f"signal {number}")
+    return f"{name} (out of memory?)" if name == "SIGKILL" else name
 
 
 def run_one(members: list[Member], number: int, retry: bool) -> int:
@@ -199,7 +225,6 @@ def run_one(members: list[Member], number: int, retry: bool) -> int:
     if status == FINISHED or (status == FAILED and not retry):
         _say(f"{member.title}: {status} before")
         return int(status == FAILED)
-    _say(f"{member.title}: started, see {member.folder / LOG}")
     first = (os.environ.get("JAX_PROCESS_ID") or os.environ.get("SLURM_PROCID") or "0") == "0"
     if first:
         return run_member(member, member.line, {})

@@ -1,8 +1,9 @@
 """Several runs at once: `python -m ddllm.sweep --config FILE --vary KEY=VALUE,VALUE [--vary …] [--processes N] [--workdir DIR] [--config.KEY=VALUE …]`.
 
 The members are all combinations of the varied values. Each is an ordinary run in a folder of its own, so that it resumes, with its output
-in log.txt there; one that fails does not stop the others. The table of all is printed and written to sweep.md and sweep.json. A second
-start of the same command does what is left: members that have finished or failed are not repeated, the latter unless --retry is given.
+in log.txt there; one that fails or is killed does not stop the others. The table of all is printed and written to sweep.md and sweep.json. A second
+start of the same command does what is left: members that have finished or failed are not repeated, the latter unless --retry is given;
+one that was killed goes on.
 Fine-tuning on all texts is taken over from a member that has finished, where no key that it depends on differs.
 """
 
@@ -23,7 +24,7 @@ SEPARATOR = re.compile(r",(?![^(\[]*[)\]])")  # commas outside of brackets
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit status: 1 where a member has failed."""
+    """Run the command and return its exit status: 1 where a member has failed, or was killed."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
                 run_members(members, options.processes, options.retry)
             from ddllm.report.sweep import report_sweep  # only now: a mistyped key should not have to wait for it
 
-            return report_sweep(folder, members)
+            return report_sweep(folder, members, ended=not options.table)
 
     return exit_status(work, "the same command does what is left")
 

@@ -177,6 +177,37 @@ def test_hidden_gpus_are_shared_out_to_nobody(monkeypatch, tmp_path):
     assert [share["environment"] for share in _share_out(2)] == [{}, {}]
 
 
+@pytest.mark.parametrize(
+    "number, sentence",
+    [
+        (signal.SIGKILL, "ended by SIGKILL (out of memory?); the same command goes on."),
+        (signal.SIGSEGV, "ended by SIGSEGV; the same command goes on."),
+    ],
+)
+def test_a_member_that_is_killed_is_told_and_goes_on(number, sentence, tmp_path, monkeypatch, capsys):
+    python = tmp_path / "python"
+    monkeypatch.setattr("ddllm.members.sys.executable", str(python))
+    line = [QUICKSTART, f"--workdir={tmp_path / 'sweep'}", "--vary=seed=0,1", "--processes=2"]
+
+    def start(program, *more):
+        python.write_text(f"#!/bin/sh\ncase $* in *seed=1*) {program};; esac\n")
+        python.chmod(0o755)
+        status = main([*line, *more])
+        return status, json.loads((tmp_path / "sweep" / "seed=1" / "member.json").read_text()), capsys.readouterr()
+
+    status, record, said = start(f"kill -{int(number)} $$")
+    assert status == 1 and record["status"] == WAITING and record["error"] == sentence
+    assert f"seed=1: {sentence}" in said.out and f"waiting after 0 s {sentence}" in said.err and "seed=0: finished" in said.err
+    assert f"waiting: {sentence}" in (tmp_path / "sweep" / "sweep.md").read_text()
+    assert start("", "--table")[0] == 0  # there may be processes elsewhere that go on
+    assert start(f"kill -{int(number)} $$", "--member=1")[0] == 128 + number
+    # A person's interrupt needs no word, but the member has not finished.
+    status, record, _ = start("exit 130")
+    assert status == 1 and record["status"] == WAITING and record["error"] == ""
+    status, record, _ = start("exit 0")
+    assert status == 0 and record["status"] == "finished" and record["error"] == ""
+
+
 def test_nothing_is_started_when_the_time_is_up(tmp_path):
     members = plan([QUICKSTART, f"--workdir={tmp_path / 'sweep'}", "--vary=seed=0,1,2"])[2]
     run_members(members, 2, False, until=time.monotonic())

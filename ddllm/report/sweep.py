@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ddllm.members import FAILED, Member, describe_values
+from ddllm.members import FAILED, FINISHED, Member, describe_values
 from ddllm.report.results import metric_of, read_results
 from ddllm.report.table import NOTHING, markdown_row
 from ddllm.runtime.storage import write_atomically, write_json
@@ -18,8 +18,8 @@ HEADINGS = ("accuracy, %", "% of full", "seconds", "status")
 DISTILLED = "distilled"
 
 
-def report_sweep(folder: Path, members: list[Member], console: Console | None = None) -> int:
-    """Show and write the table; returns 1 where a member has failed, else 0."""
+def report_sweep(folder: Path, members: list[Member], ended: bool, console: Console | None = None) -> int:
+    """Show and write the table; returns 1 where a member has failed or, of a sweep that has ended, not finished; else 0."""
     rows = [make_row(member) for member in members]
     keys = list(members[0].values)
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def report_sweep(folder: Path, members: list[Member], console: Console | None = 
             console.print(Text(f"{describe_values(row['values'])}: {row['error']}"))
     told = f"Distilled accuracy on the test texts: mean ± standard deviation (number of runs). Written to {folder / 'sweep.md'} and sweep.json."
     console.print(Text(told))
-    return int(any(row["status"] == FAILED for row in rows))
+    return int(any(row["status"] == FAILED or (ended and row["status"] != FINISHED) for row in rows))
 
 
 def make_row(member: Member) -> Row:
