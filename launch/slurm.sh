@@ -40,8 +40,8 @@ requeue() {
 }
 trap requeue USR1
 
-# In the background, since bash handles signals only between commands.
-srun --kill-on-bad-exit=1 "${command[@]}" &
+# In the background, since bash handles signals only between commands. Since Slurm 22.05, steps do not inherit --cpus-per-task.
+srun --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} "${command[@]}" &
 step=$! status=0
 while :; do
   wait "$step" && status=0 || status=$?

@@ -177,7 +177,7 @@ def test_tpu_mistakes(stand_ins, arguments, message):
 
 
 def test_slurm_starts_a_process_for_each_gpu_or_a_member_of_a_sweep(stand_ins):
-    slurm = {"SLURM_JOB_ID": "77", "PYTHON": "py"}
+    slurm = {"SLURM_JOB_ID": "77", "PYTHON": "py", "SLURM_CPUS_PER_TASK": ""}
     assert launch("slurm.sh", "--config", "configs/imdb.py", OVERRIDE, **slurm).returncode == 0
     assert stand_ins() == [["srun", "--kill-on-bad-exit=1", "py", "-m", "ddllm.main", "--config", "configs/imdb.py", OVERRIDE]]
     assert launch("slurm.sh", "--config", "a.py", "--vary", "seed=0,1", SLURM_ARRAY_TASK_ID="1", **slurm).returncode == 0
@@ -185,6 +185,9 @@ def test_slurm_starts_a_process_for_each_gpu_or_a_member_of_a_sweep(stand_ins):
     result = launch("slurm.sh", "--config", "a.py", "--vary", "seed=0,1", **slurm)
     assert result.returncode == 2 and "--array" in result.stderr and len(stand_ins()) == 2
     assert launch("slurm.sh", "--config", "a.py", FAIL_AT="srun", **slurm).returncode == 7
+    # Steps do not inherit the cores of a process.
+    assert launch("slurm.sh", "--config", "a.py", **slurm | {"SLURM_CPUS_PER_TASK": "8"}).returncode == 0
+    assert stand_ins()[-1][:5] == ["srun", "--kill-on-bad-exit=1", "--cpus-per-task=8", "py", "-m"]
 
 
 def test_slurm_goes_into_the_queue_again_when_its_time_is_up(stand_ins, tmp_path):
