@@ -2,12 +2,13 @@
 # One run on a Cloud TPU slice of any number of hosts: create it, copy the repository, install, run on all hosts, fetch the results, delete it.
 #
 #   launch/tpu.sh --name NAME --zone ZONE --type ACCELERATOR [OPTION …] -- --config FILE [ARGUMENT …]
-#   launch/tpu.sh --name ddllm-1 --zone us-west4-a --type v5litepod-16 --version v2-alpha-tpuv5-lite -- --config configs/imdb.py
+#   launch/tpu.sh --name ddllm-1 --zone us-west4-a --type v5litepod-16 -- --config configs/imdb.py
 #
 #   --name NAME         of the TPU VM, and of the run's folder runs/NAME here and there        (or the variable TPU_NAME)
 #   --zone ZONE         where                                                                  (TPU_ZONE)
 #   --type ACCELERATOR  see gcloud compute tpus accelerator-types list --zone=ZONE             (TPU_TYPE)
-#   --version RUNTIME   software of the VM, by default tpu-ubuntu2204-base                     (TPU_VERSION)
+#   --version RUNTIME   software of the VM, by default what the type needs: v2-alpha-tpuv5-lite for v5litepod, v2-alpha-tpuv5 for v5p,
+#                       v2-alpha-tpuv6e for v6e, tpu-ubuntu2204-base for others                (TPU_VERSION)
 #   --project PROJECT   by default gcloud's own                                                (TPU_PROJECT)
 #   --spot              cheaper, may be taken away at any time
 #   --queued            wait in the queue for a free slice instead of failing when there is none
@@ -20,7 +21,7 @@
 # has written is fetched before. After --keep, the same command with --reuse goes on from the last checkpoint.
 set -euo pipefail
 
-name=${TPU_NAME:-} zone=${TPU_ZONE:-} type=${TPU_TYPE:-} version=${TPU_VERSION:-tpu-ubuntu2204-base} project=${TPU_PROJECT:-}
+name=${TPU_NAME:-} zone=${TPU_ZONE:-} type=${TPU_TYPE:-} version=${TPU_VERSION:-} project=${TPU_PROJECT:-}
 spot=false queued=false reuse=false keep=false dry=false
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 poll=${TPU_POLL_SECONDS:-20} # between looks at a TPU that is not ready
@@ -49,6 +50,14 @@ done
 [[ -n $zone ]] || complain "where? Give --zone."
 [[ -n $type ]] || $reuse || complain "what kind? Give --type."
 (($#)) || complain "nothing to run: give --config FILE after --."
+if [[ -z $version ]]; then
+  case $type in
+    v5litepod*) version=v2-alpha-tpuv5-lite ;;
+    v5p*) version=v2-alpha-tpuv5 ;;
+    v6e*) version=v2-alpha-tpuv6e ;;
+    *) version=tpu-ubuntu2204-base ;;
+  esac
+fi
 for argument; do
   [[ $argument != --workdir* ]] || complain "the working directory is runs/$name, after --name; leave $argument out."
 done

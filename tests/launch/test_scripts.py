@@ -91,7 +91,7 @@ def test_tpu_does_everything_in_order_and_a_dry_run_says_the_same(stand_ins):
     calls = stand_ins()
     assert steps(calls) == ["describe", "create", "ssh", "scp", "install", "run", "fetch", "delete"]
     assert calls[1] == ["gcloud", *"compute tpus tpu-vm create mine --zone=us-west4-a --accelerator-type=v5litepod-16".split()] + [
-        "--version=tpu-ubuntu2204-base"
+        "--version=v2-alpha-tpuv5-lite"
     ]
     run = next(call for call in calls if "ddllm.main" in call[-1])
     assert run[:7] == "gcloud compute tpus tpu-vm ssh mine --zone=us-west4-a".split() and "--worker=all" in run
@@ -135,12 +135,27 @@ def test_tpu_options(stand_ins):
     calls = stand_ins()
     assert steps(calls) == ["describe", "create", "describe", "describe", "describe", "ssh", "scp", "install", "run", "fetch"]
     assert calls[1][:5] == "gcloud compute tpus queued-resources create".split()
-    assert {"--node-id=mine", "--spot", "--project=ours", "--runtime-version=tpu-ubuntu2204-base"} <= set(calls[1])
+    assert {"--node-id=mine", "--spot", "--project=ours", "--runtime-version=v2-alpha-tpuv5-lite"} <= set(calls[1])
     assert all("--project=ours" in call for call in calls)
     # The TPU that was kept is used again, and deleted now.
     result = launch(*TPU, "--queued", "--reuse", "--", "--config", "a.py")
     assert result.returncode == 0 and steps(stand_ins()[len(calls) :]) == ["ssh", "scp", "install", "run", "fetch", "delete"]
     assert stand_ins()[-1] == "gcloud compute tpus queued-resources delete mine --zone=us-west4-a --force --quiet".split()
+
+
+@pytest.mark.parametrize(
+    "options, version",
+    [
+        (("--type", "v5litepod-16"), "v2-alpha-tpuv5-lite"),
+        (("--type", "v5p-8"), "v2-alpha-tpuv5"),
+        (("--type", "v6e-4"), "v2-alpha-tpuv6e"),
+        (("--type", "v4-8"), "tpu-ubuntu2204-base"),
+        (("--type", "v6e-4", "--version", "newer"), "newer"),
+    ],
+)
+def test_tpu_has_the_software_of_its_type(stand_ins, options, version):
+    result = launch("tpu.sh", "--name", "mine", "--zone", "a", *options, "--dry-run", "--", "--config", "a.py")
+    assert result.returncode == 0 and f" --version={version}\n" in result.stderr, result.stderr
 
 
 def test_tpu_leaves_alone_what_is_not_its_own(stand_ins):
