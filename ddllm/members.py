@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from ddllm.config import resolve
 from ddllm.errors import UserError
 from ddllm.report.results import add_rows, read_results
+from ddllm.runtime.host_memory import SHARE, share_out
 from ddllm.runtime.storage import read_json, write_json
 from ddllm.runtime.workdir import CONFIG, LOG, MEMBER, Workdir, check_same_run
 
@@ -72,7 +73,7 @@ class Member:
 
 def add_processes(parser: argparse.ArgumentParser, runs: str) -> None:
     """The option that says how many runs go at a time."""
-    parser.add_argument("--processes", type=_count, default=1, metavar="N", help=f"{runs} at a time, which share out this machine's cores and GPUs")
+    parser.add_argument("--processes", type=_count, default=1, metavar="N", help=f"{runs} at a time, which share out this machine's cores, memory and GPUs")
 
 
 def _count(text: str) -> int:
@@ -239,7 +240,7 @@ def last_sentence(log: str) -> str:
 
 
 def _share_out(processes: int) -> list[dict[str, Any]]:
-    """The cores and GPUs of this machine in equal shares, one for each process.
+    """The cores, memory and GPUs of this machine in equal shares, one for each process.
 
     All have every core where there are fewer than processes. Several that share a GPU have an equal part of its memory each, which they take as they need it:
     by itself, JAX takes three quarters at once.
@@ -248,11 +249,12 @@ def _share_out(processes: int) -> list[dict[str, Any]]:
     each = len(cores) // processes
     devices, shares = _gpus(), []
     sharing = -(-processes // len(devices)) if devices else 1
-    memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / sharing:.3f}"} if sharing > 1 else {}
+    on_gpu = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / sharing:.3f}"} if sharing > 1 else {}
+    memory = {SHARE: str(share_out(processes))} if processes > 1 else {}
     for number in range(processes):
         mine = cores[number * each : (number + 1) * each] if processes > 1 else []
-        environment = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)], **memory} if devices and processes > 1 else {}
-        shares.append({"cores": mine, "environment": environment})
+        gpu = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)], **on_gpu} if devices and processes > 1 else {}
+        shares.append({"cores": mine, "environment": {**gpu, **memory}})
     return shares
 
 

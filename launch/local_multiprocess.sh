@@ -49,6 +49,8 @@ processes=${processes:-$((${#devices[@]} > 0 ? ${#devices[@]} : 2))}
 
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
 export JAX_COORDINATOR_ADDRESS=localhost:$port JAX_NUM_PROCESSES=$processes PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+DDLLM_MEMORY=$("$python" -c 'import sys; from ddllm.runtime.host_memory import share_out; print(share_out(int(sys.argv[1])))' "$processes")
+export DDLLM_MEMORY # bytes for each process
 logs=$(mktemp -d)
 pids=()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ddllm.members import WAITING, _share_out, last_sentence, run_members, take_over
+from ddllm.members import SHARE, WAITING, _share_out, last_sentence, run_members, take_over
 from ddllm.sweep import main, plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,7 +160,8 @@ def test_members_share_out_gpus_and_their_memory(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     assert [share["environment"] for share in _share_out(1)] == [{}]
-    assert [share["environment"] for share in _share_out(2)] == [{"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "7"}]
+    monkeypatch.setattr("ddllm.members.share_out", lambda processes: 60 // processes)
+    assert [share["environment"] for share in _share_out(2)] == [{"CUDA_VISIBLE_DEVICES": number, SHARE: "30"} for number in "47"]
     three = [share["environment"] for share in _share_out(3)]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in three] == ["4", "7", "4"]
     assert all(one["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false" and float(one["XLA_PYTHON_CLIENT_MEM_FRACTION"]) == 0.45 for one in three)
@@ -174,7 +175,7 @@ def test_hidden_gpus_are_shared_out_to_nobody(monkeypatch, tmp_path):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [share["environment"]["CUDA_VISIBLE_DEVICES"] for share in _share_out(2)] == ["0", "0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert [share["environment"] for share in _share_out(2)] == [{}, {}]
+    assert all(set(share["environment"]) == {SHARE} for share in _share_out(2))
 
 
 @pytest.mark.parametrize(

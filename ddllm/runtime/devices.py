@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 from ml_collections import ConfigDict
 
 import ddllm
 from ddllm.errors import UserError
 from ddllm.runtime import processes
 from ddllm.runtime.compiler import set_compiler_flags
+from ddllm.runtime.host_memory import free_host_memory
 from ddllm.runtime.processor import describe_processor
 
 PACKAGES = ("jax", "jaxlib", "optax", "numpy", "orbax-checkpoint", "transformers")
@@ -114,11 +114,11 @@ def whole(array: Any) -> np.ndarray:
 
 
 def free_memory(device: Any) -> int:
-    """Bytes that a device can still give; for a CPU device, those of the machine shared out over all of them."""
+    """Bytes that a device can still give; for a CPU device, those that this process may take of the machine's, shared out over all of them."""
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
-    return psutil.virtual_memory().available // jax.local_device_count()
+    return free_host_memory() // jax.local_device_count()
 
 
 def has_host_memory(device: Any) -> bool:

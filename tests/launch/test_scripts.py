@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -257,7 +258,8 @@ def test_local_multiprocess_runs_and_gives_the_status_of_a_failure(local, tmp_pa
 def test_local_multiprocess_gives_each_process_its_gpu(tmp_path, monkeypatch, smi, visible, seen):
     gpu = '${CUDA_VISIBLE_DEVICES-unset}" && [ "$gpu" ] || gpu=empty'
     programs = {
-        "python": f'[ "$1" = -c ] && exec {sys.executable} "$@"\ngpu="{gpu}\necho "$gpu $JAX_PROCESS_ID $JAX_NUM_PROCESSES" >> "$SEEN"',
+        "python": f'[ "$1" = -c ] && exec {sys.executable} "$@"\ngpu="{gpu}\n'
+        'echo "$gpu $JAX_PROCESS_ID $JAX_NUM_PROCESSES" >> "$SEEN"\necho $DDLLM_MEMORY >> "$SEEN"',
         "nvidia-smi": smi,
     }
     for name, program in programs.items():
@@ -266,7 +268,11 @@ def test_local_multiprocess_gives_each_process_its_gpu(tmp_path, monkeypatch, sm
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     result = launch("local_multiprocess.sh", "x", PYTHON=str(tmp_path / "python"), SEEN=str(tmp_path / "seen"), JAX_PLATFORMS="", **visible)
-    assert result.returncode == 0 and sorted((tmp_path / "seen").read_text().splitlines()) == seen, result
+    lines = (tmp_path / "seen").read_text().splitlines()
+    assert result.returncode == 0 and sorted(line for line in lines if " " in line) == seen, result
+    # Each may take the same part of the memory.
+    parts = [int(line) for line in lines if " " not in line]
+    assert len(parts) == len(seen) and len(set(parts)) == 1 and 0 < parts[0] * len(seen) <= psutil.virtual_memory().total
 
 
 def test_local_multiprocess_ends_all_on_an_interrupt(local, tmp_path):
