@@ -30,6 +30,7 @@ from ddllm.checks import SELECTIONS
 from ddllm.config import default_config, flatten, suggest
 from ddllm.data.files import SUFFIXES
 from ddllm.errors import UserError
+from ddllm.recipes import ARGUMENTS
 from ddllm.runtime.huge_pages import start_with_huge_pages
 
 STAGE_NAMES = (
@@ -202,14 +203,21 @@ def exit_status(work: Callable[[], int], afterwards: str) -> int:
 
 def _explain(arguments: list[str], error: Exception) -> str:
     """The sentence for what went wrong on the command line or, with its line, in the configuration file."""
-    known = list(flatten(default_config()))
+    known, path = list(flatten(default_config())), _config_path(arguments)
+    for argument in arguments:
+        key, equals, value = argument.lstrip("-").partition("=")
+        name = key.removeprefix("config.")
+        if name != key and name in ARGUMENTS and name not in known:
+            shown = f"--config={path}:{name}{equals}{value}"
+            return f"config.{name} is not a key, but an argument of the configuration, which stands after its colon: {shown}."
+    if "get_config() takes 0 positional arguments" in str(error):
+        return f"the configuration {path} takes no arguments after a colon; leave them out, or let its get_config take them, as in configs/."
     if isinstance(error, (AttributeError, KeyError)):
         for argument in arguments:
             key = argument.lstrip("-").split("=")[0]
             name = key.removeprefix("config.")
             if name != key and name not in known:
                 return f"config.{name} is not a key{suggest(name, known)}; all keys are listed in ddllm/config.py."
-    path = _config_path(arguments)
     cause: BaseException | None = error
     while cause is not None:  # What a file raises comes as it is or, of some kinds, in the words of the libraries that run it.
         lines = [frame.lineno for frame in traceback.extract_tb(cause.__traceback__) if Path(frame.filename).absolute() == path.absolute()]

@@ -16,7 +16,7 @@ from ddllm.errors import UserError
 ARGUMENTS = {
     "model": "hub name, local folder or 'embedded'",
     "recipe": "how is distilled: ddllm, maekawa2023 or sucholutsky",
-    "examples": "synthetic examples per class",
+    "examples": "synthetic examples per class, in as many inner batches where the configuration's do not divide them",
     "length": "positions of texts and of synthetic examples",
     "seed": "seed of everything",
     "smoke": "a few steps on a few short texts: does everything run?",
@@ -124,6 +124,8 @@ def apply_argument(config: ConfigDict, argument: str | None) -> ConfigDict:
                 config.model.name = value
             elif name == "examples":
                 config.distill.examples_per_class = int(value)
+                if int(value) > 0 and int(value) % config.distill.batches:
+                    config.distill.batches = int(value)  # one of each class in an inner batch; other recipes say it themselves
             elif name == "length":
                 config.data.length = config.distill.length = int(value)
             elif name == "seed":

@@ -1,5 +1,6 @@
 """Several runs at once: `python -m ddllm.sweep --config FILE --vary KEY=VALUE,VALUE [--vary …] [--processes N] [--workdir DIR] [--config.KEY=VALUE …]`.
 
+KEY is a configuration key, or an argument that files in configs/ take after the colon: model, recipe, examples or length.
 The members are all combinations of the varied values. Each is an ordinary run in a folder of its own, so that it resumes, with its output
 in log.txt there; one that fails or is killed does not stop the others. The table of all is printed and written to sweep.md and sweep.json. A second
 start of the same command does what is left: members that have finished or failed are not repeated, the latter unless --retry is given;
@@ -14,12 +15,15 @@ from itertools import product
 from pathlib import Path
 
 from ddllm.checks import validate
+from ddllm.config import default_config, flatten, resolve
 from ddllm.errors import UserError
 from ddllm.main import exit_status, parse
 from ddllm.members import Member, add_processes, describe_values, run_members, run_one
+from ddllm.recipes import ARGUMENTS
 from ddllm.runtime.storage import guard_storage
 from ddllm.runtime.workdir import MEMBER
 
+EXAMPLES = "examples"  # the argument of a configuration that sets examples per class
 SEPARATOR = re.compile(r",(?![^(\[]*[)\]])")  # commas outside of brackets
 
 
@@ -69,13 +73,17 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, Path, list[Member]]:
     for values in product(*(values for _, values in varied)):
         chosen = dict(zip(keys, values, strict=True))
         place = folder / _folder_name(chosen, keys)
-        overrides = [f"--config.{key}={value}" for key, value in chosen.items()]
-        config, stages, *_ = parse([*rest, *overrides])
+        line = _member_line(rest, chosen)
+        config, stages, *_ = parse(line)
         try:
             validate(config)
         except UserError as error:
-            raise UserError(f"with {describe_values(chosen)}: {error}") from None
-        members.append(Member(chosen, place, [*rest, *overrides, f"--workdir={place}"], config, stages))
+            hint = f" --vary {EXAMPLES}=… changes both." if "distill.examples_per_class" in chosen and "distill.batches" in str(error) else ""
+            raise UserError(f"with {describe_values(chosen)}: {error}{hint}") from None
+        for other in members if _arguments(chosen) else ():
+            if resolve(other.config) == resolve(config):
+                raise UserError(f"{other.title} and {describe_values(chosen)} are the same run: the configuration does not use what stands after its colon.")
+        members.append(Member(chosen, place, [*line, f"--workdir={place}"], config, stages))
         if (place / MEMBER).exists():
             members[-1].check_folder()
     if len({member.folder for member in members}) < len(members):
@@ -97,6 +105,29 @@ def _read_values(text: str) -> tuple[str, list[str]]:
     return key, listed
 
 
+def _arguments(chosen: dict[str, str]) -> list[str]:
+    """Those of the varied values that are arguments of the configuration, as after its colon; what is a key too is meant as a key."""
+    keys = flatten(default_config())
+    return [f"{name}={value}" for name, value in chosen.items() if name in ARGUMENTS and name not in keys]
+
+
+def _member_line(rest: list[str], chosen: dict[str, str]) -> list[str]:
+    """The command line of a member, without its folder."""
+    arguments = _arguments(chosen)
+    line = [*rest, *(f"--config.{key}={value}" for key, value in chosen.items() if f"{key}={value}" not in arguments)]
+    if not arguments:
+        return line
+    place = next(number for number, part in enumerate(line) if part.lstrip("-").split("=")[0] == "config")
+    place += "=" not in line[place]
+    path, _, given = line[place].partition(":")
+    for part in filter(None, given.split(",")):
+        name = part.partition("=")[0]
+        if name in chosen:
+            raise UserError(f"{part} stands after the configuration's colon, and --vary {name} varies it; leave one of them out.")
+    line[place] = f"{path}:{','.join(filter(None, (given, *arguments)))}"
+    return line
+
+
 def _folder_name(chosen: dict[str, str], keys: list[str]) -> str:
     """A name made of the values, so that a sweep that is extended finds its earlier members."""
     short = {key: key.rsplit(".", 1)[-1] for key in keys}
@@ -107,7 +138,7 @@ def _folder_name(chosen: dict[str, str], keys: list[str]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m ddllm.sweep", add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--vary", action="append", default=[], metavar="KEY=VALUE,VALUE", help="a configuration key and its values")
+    parser.add_argument("--vary", action="append", default=[], metavar="KEY=VALUE,VALUE", help="a key or argument of the configuration, and its values")
     add_processes(parser, "members")
     parser.add_argument("--workdir", default="", metavar="DIR", help="where the members' folders go; by default runs/sweep-<config's name>")
     parser.add_argument("--retry", action="store_true", help="start members again that have failed")

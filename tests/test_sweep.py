@@ -127,6 +127,41 @@ def test_members_are_all_combinations_in_folders_named_by_their_values(tmp_path)
     assert names == ["data.seed=0,seed=1"]
 
 
+def test_arguments_of_a_configuration_vary_after_its_colon(tmp_path, capsys):
+    def planned(*line):
+        return plan([*line, f"--workdir={tmp_path}"])[2]
+
+    one, five = planned(QUICKSTART, "--vary=examples=1,5", "--vary=seed=7", "--config.distill.passes=2")
+    assert [(member.folder.name, member.values) for member in (one, five)] == [
+        (f"examples={count},seed=7", {"examples": count, "seed": "7"}) for count in "15"
+    ]
+    assert five.line == [f"{QUICKSTART}:examples=5", "--config.distill.passes=2", "--config.seed=7", f"--workdir={five.folder}"]
+    distill = five.config.distill
+    assert (distill.examples_per_class, distill.batches, distill.passes, five.config.seed) == (5, 5, 2, 7)
+    assert one.config.distill.batches == 1 and planned(QUICKSTART, "--vary=examples=6")[0].config.distill.batches == 3
+    # Beside arguments that are the same for all, with a blank before the file, and of recipes that decide the inner batches.
+    sst2 = str(ROOT / "configs" / "sst2.py")
+    members = planned("--config", f"{sst2}:model=embedded", "--vary=recipe=ddllm,maekawa2023", "--vary=examples=1,5")
+    assert members[3].line[:2] == ["--config", f"{sst2}:model=embedded,recipe=maekawa2023,examples=5"]
+    assert [member.config.distill.batches for member in members] == [1, 1, 1, 5]
+    # The table shows what varies.
+    assert main([QUICKSTART, "--vary=examples=1,5", f"--workdir={tmp_path}", "--table"]) == 0
+    assert json.loads((tmp_path / "sweep.json").read_text())["varied"] == ["examples"] and "| 5 | –" in (tmp_path / "sweep.md").read_text()
+    assert "examples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "signature, message",
+    [("", "takes no arguments after a colon"), ("argument=''", "examples=1 and examples=2 are the same run")],
+)
+def test_a_configuration_that_takes_no_arguments(signature, message, tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(f"from ddllm.config import default_config\n\ndef get_config({signature}):\n    return default_config()\n")
+    assert main([f"--config={path}", "--vary=examples=1,2", f"--workdir={tmp_path / 'sweep'}"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -137,6 +172,12 @@ def test_members_are_all_combinations_in_folders_named_by_their_values(tmp_path)
         (["--vary", "seed=0,1,0"], "has the value 0 twice"),
         (["--vary", "seed=0", "--vary", "seed=1"], "given twice"),
         (["--vary", "distill.examples_per_class=3,4"], "with distill.examples_per_class=4: config.distill.batches is 3"),
+        (["--vary", "distill.examples_per_class=3,4"], "--vary examples=… changes both"),
+        (["--vary", "recipe=ddlm,sucholutsky"], "did you mean ddllm?"),
+        (["--vary", "examples=1,many"], "not a whole number"),
+        (["--vary", "examples=0,1"], "config.distill.examples_per_class is 0"),
+        (["--vary", "seed=0", "--config.examples=5"], "quickstart.py:examples=5"),
+        (["--vary", "smoke=1"], "takes no value"),
         (["--vary", "data.source=a/b,a:b"], "two members would share a folder"),
         ([], "what varies?"),
         (["--vary", "seed=0,1", "--member", "2"], "the 2 members are 0 to 1"),
