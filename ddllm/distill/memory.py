@@ -21,6 +21,7 @@ from ddllm.errors import UserError
 from ddllm.prepare import Prepared
 from ddllm.runtime.devices import free_memory, has_host_memory, place
 from ddllm.runtime.mesh import divisors, share_parameters, with_all_axes
+from ddllm.runtime.processes import from_first
 from ddllm.runtime.progress import say
 
 
@@ -64,7 +65,7 @@ def predict_memory(
 
 
 def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData, parts: tuple[str, ...] = (), taught: bool = False) -> None:
-    """Say how much memory an outer step needs.
+    """Say how much memory an outer step needs and, where that is more than half of what is free, which options would need less.
 
     Args:
         prepared: data, model and configuration.
@@ -84,18 +85,21 @@ def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData, parts
         return predict_memory(step, learned, config.batch_size, max(prepared.buckets), **more)
 
     needed = need(step)
-    if needed <= free:
-        say(f"  an outer step needs {_gigabytes(needed)} beside the model, on each device; {_gigabytes(free)} are free")
-        return
-    needs = {}
-    for change in changes_for_memory(prepared, data):
-        changed = replace(prepared, config=prepared.config.copy_and_resolve_references())
-        changed.config.update_from_flattened_dict(change)
-        needs[" with ".join(f"config.{key}={value}" for key, value in change.items())] = need(make_outer_step(changed, data))
-    mesh = share_parameters(prepared.mesh)
-    if mesh is not None:
-        needs[f"config.runtime.shard={mesh.shape['model']}"] = need(make_outer_step(prepared, data, mesh))
+    needs: dict[str, int] = {}
+    # Compiling the others takes its time, so they are asked only where memory may be short; by all processes alike, since what is free differs.
+    if from_first(lambda: 2 * needed > free) or needed > free:
+        for change in changes_for_memory(prepared, data):
+            changed = replace(prepared, config=prepared.config.copy_and_resolve_references())
+            changed.config.update_from_flattened_dict(change)
+            needs[" with ".join(f"config.{key}={value}" for key, value in change.items())] = need(make_outer_step(changed, data))
+        mesh = share_parameters(prepared.mesh)
+        if mesh is not None:
+            needs[f"config.runtime.shard={mesh.shape['model']}"] = need(make_outer_step(prepared, data, mesh))
     listed = "; ".join(f"{change} would need {_gigabytes(size)}" for change, size in needs.items() if size < needed)
+    if needed <= free:
+        said = f"an outer step needs {_gigabytes(needed)} beside the model, on each device; {_gigabytes(free)} are free"
+        say("  " + "; ".join(filter(None, (said, listed))))
+        return
     raise UserError(
         f"an outer step needs {_gigabytes(needed)} on each device, but only {_gigabytes(free)} are free: {listed or 'no other method needs less'}; "
         "shorter or fewer examples and smaller batches need less too."

@@ -60,7 +60,7 @@ class Given:
 
 
 def test_too_much_is_refused_with_what_would_need_less(make_shallow, monkeypatch, capsys):
-    step, _, data, _ = make_shallow((1, 2, 1), "direct")
+    step, state, data, _ = make_shallow((1, 2, 1), "direct")
     config = default_config()
     config.distill.update({"gradient": "direct", "batch_size": 16, "passes": 2})
     prepared = Given(config, step.everywhere.mesh)
@@ -75,7 +75,14 @@ def test_too_much_is_refused_with_what_would_need_less(make_shallow, monkeypatch
         memory.check_memory(prepared, step, data)
     monkeypatch.setattr(memory, "free_memory", lambda device: 10**12)
     memory.check_memory(prepared, step, data)
-    assert "an outer step needs" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "an outer step needs" in said and "would need" not in said
+    # It is enough, but others need less.
+    needed = predict_memory(step, state.learned, 16, 6)
+    monkeypatch.setattr(memory, "free_memory", lambda device: needed + needed // 2)
+    memory.check_memory(prepared, step, data)
+    said = capsys.readouterr().err
+    assert "are free; config.distill.gradient=" in said and "gradient=mixed with config.distill.segments=2 would need" in said
 
 
 def test_what_may_need_less(make_shallow):
