@@ -5,6 +5,7 @@
 #   sbatch launch/slurm.sh --config configs/imdb.py
 #   sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh --config configs/imdb.py
 #   sbatch --array=0-5 --gpus-per-node=1 --ntasks-per-node=1 launch/slurm.sh --config configs/imdb.py --vary seed=0,1,2 --vary distill.batches=1,2
+#   sbatch --nodes=2 --ntasks-per-node=1 --gpus-per-node=8 --cpus-per-task=64 launch/slurm.sh --config configs/imdb.py --config.runtime.shard=8
 #   .venv/bin/python -m ddllm.sweep --config configs/imdb.py --vary … --table        # the array's table, when its jobs have ended
 #
 # Processes find each other by JAX's own detection of Slurm. A job that is preempted, or whose time is up, is put into the queue again and
@@ -31,6 +32,12 @@ if [[ " $* " == *" --vary"* ]]; then
   command+=(ddllm.sweep "$@" --member "$SLURM_ARRAY_TASK_ID")
 else
   command+=(ddllm.main "$@")
+fi
+
+if ((${SLURM_NTASKS_PER_NODE:-0} == 1 && ${SLURM_GPUS_ON_NODE:-1} > 1)); then
+  # One process for all GPUs of its node, as config.runtime.shard wants it; by itself JAX would give it the first one alone.
+  JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))
+  export JAX_LOCAL_DEVICE_IDS
 fi
 
 # shellcheck disable=SC2329 # a trap calls it

@@ -206,6 +206,13 @@ def test_slurm_starts_a_process_for_each_gpu_or_a_member_of_a_sweep(stand_ins):
     assert stand_ins()[-1][:5] == ["srun", "--kill-on-bad-exit=1", "--cpus-per-task=8", "py", "-m"]
 
 
+def test_slurm_gives_the_only_process_of_a_node_all_its_gpus(stand_ins, tmp_path):
+    (tmp_path / "bin" / "srun").write_text("#!/bin/sh\necho devices=$JAX_LOCAL_DEVICE_IDS\n")
+    for tasks, devices in (("1", "0,1,2,3"), ("4", ""), ("", "")):
+        slurm = {"SLURM_NTASKS_PER_NODE": tasks, "SLURM_GPUS_ON_NODE": "4", "JAX_LOCAL_DEVICE_IDS": ""}
+        assert f"devices={devices}\n" in launch("slurm.sh", "--config", "a.py", **slurm).stdout
+
+
 def test_slurm_goes_into_the_queue_again_when_its_time_is_up(stand_ins, tmp_path):
     (tmp_path / "bin" / "srun").write_text("#!/bin/sh\ntouch started\nsleep 2\nexit 3\n")
     environment = os.environ | {"SLURM_JOB_ID": "77"}
