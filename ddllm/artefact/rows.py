@@ -1,7 +1,7 @@
 """A distilled data set in readable rows, one for each example: text.jsonl for people and a Parquet file for `datasets`.
 
-A row's text is made of the vocabulary's nearest token at every position, by cosine; "scores" says how near each is. It is a hint of what was learned, not
-a text to train on: projected to it, most of what was learned is lost.
+A row's text is made of the vocabulary's nearest token at every position, by cosine, special ones such as [CLS] left out; "tokens" has all of them, and "scores"
+says how near each is. It is a hint of what was learned, not a text to train on: projected to it, most of what was learned is lost.
 """
 
 import io
@@ -14,6 +14,7 @@ from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.models.tasks import read_task
 
 TEXT, PARQUET = "text.jsonl", "examples.parquet"
+PAIRED = " ⏐ "  # between the two texts of a pair
 Row = dict[str, Any]
 
 
@@ -42,24 +43,30 @@ def read_rows(
 
     Args:
         words_VD: word table of the encoder.
-        tokenizer: its tokenizer; special tokens and unused rows of the table are never the nearest.
+        tokenizer: its tokenizer; unused rows of the table, and special tokens that no text has, are never the nearest.
     """
     from ddllm.text.projection import nearest
-    from ddllm.text.vocabulary import allowed_tokens
+    from ddllm.text.vocabulary import readable_tokens
 
     rows = plain_rows(data, recipe, label_names, card)
-    allowed = allowed_tokens(tokenizer, len(words_VD))
+    allowed = readable_tokens(tokenizer, len(words_VD))
     found = nearest(np.reshape(data.embeddings, (-1, words_VD.shape[1])), words_VD, k=1, metric="cosine", allowed=allowed)
     shape = data.embeddings.shape[:3]
     ids_MNT, scores_MNT = (np.asarray(part)[..., 0].reshape(shape) for part in (found.ids, found.scores))
     for row in rows:
         place = row["batch"], row["example"]
         used = np.asarray(data.mask)[place] > 0
-        ids = ids_MNT[place][used].tolist()
-        row["tokens"] = tokenizer.convert_ids_to_tokens(ids)
-        row["text"] = tokenizer.decode(ids)
+        ids = ids_MNT[place][used]
+        row["tokens"] = tokenizer.convert_ids_to_tokens(ids.tolist())
+        second = np.zeros(len(ids), bool) if data.types is None else np.asarray(data.types)[place][used] > 0.5
+        row["text"] = PAIRED.join(read_tokens(tokenizer, part) for part in (ids[~second], ids[second]) if len(part))
         row["scores"] = [round(float(score), 4) for score in scores_MNT[place][used]]
     return rows
+
+
+def read_tokens(tokenizer: Any, ids: np.ndarray) -> str:
+    """Tokens as text, special ones left out."""
+    return tokenizer.decode([int(number) for number in ids], skip_special_tokens=True).strip()
 
 
 def encode_rows(rows: list[Row]) -> dict[str, bytes]:

@@ -18,7 +18,7 @@ from ddllm.data.tokens import load_tokenizer
 from ddllm.errors import UserError
 from ddllm.prepare import Prepared
 from ddllm.prompt.backend import Backend, open_backend
-from ddllm.prompt.examples import Examples, Source, count_in_test, decode, nearest_ids, open_sources, orders_of, tell_missing
+from ddllm.prompt.examples import Examples, Source, count_in_test, open_sources, orders_of, read_soft, tell_missing
 from ddllm.prompt.scoring import Clock, Questions, accuracy, make_questions, score_prefix
 from ddllm.prompt.templates import make_template
 from ddllm.report.results import summarise
@@ -156,7 +156,7 @@ def evaluate_soft(
         found = score_texts(model, jnp.asarray(prompt_PD), [start + text for text in questions.texts], config.batch_size, "prompt: soft prompt")
         reached = accuracy(found, questions.labels)
         scores.append({"accuracy": reached, "uncalibrated": reached})
-        text = decode(model.tokenizer, nearest_ids(prompt_PD, np.asarray(model.params["words"]), model.tokenizer))
+        text = read_soft(prompt_PD, np.asarray(model.params["words"]), model.tokenizer)
         texts.append(start + text + questions.template.separator)
     row = {"variation": SOFT, "examples_per_class": None, "model": model.name, **summarise(scores)}
     note = f"{config.soft_tokens} positions learned in {config.soft_steps} steps of {config.soft_batch_size} training texts, not calibrated"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ddllm.artefact.base import Distilled
+from ddllm.artefact.rows import read_tokens
 from ddllm.data.splits import Split
 from ddllm.data.tokens import load_tokenizer, tokenize_texts
 from ddllm.errors import UserError
@@ -20,7 +21,7 @@ from ddllm.prompt.templates import Example
 from ddllm.runtime.progress import say
 from ddllm.select.methods import DETERMINISTIC
 from ddllm.text.projection import nearest
-from ddllm.text.vocabulary import allowed_tokens
+from ddllm.text.vocabulary import allowed_tokens, readable_tokens
 
 Examples = list[Example]
 
@@ -116,7 +117,7 @@ def from_sets(name: str, sets: list[Examples], classes: int) -> Source:
 
 
 def distilled_examples(prepared: Prepared, distilled: Distilled) -> Examples:
-    """The nearest tokens of a distilled data set's embeddings, as text; classes are those that the labels favour.
+    """The nearest tokens of a distilled data set's embeddings, as text without special ones; classes are those that the labels favour.
 
     Of pairs, the positions of the second type are the second text's.
     """
@@ -124,11 +125,12 @@ def distilled_examples(prepared: Prepared, distilled: Distilled) -> Examples:
     tokenizer, words_VD = load_tokenizer(prepared.pretrained.folder), np.asarray(prepared.pretrained.words)
     length, hidden = data.embeddings.shape[2:]
     masks_NT = np.asarray(data.mask).reshape(-1, length) > 0
-    ids_NT = nearest_ids(np.asarray(data.embeddings).reshape(-1, hidden), words_VD, tokenizer).reshape(masks_NT.shape)
+    allowed_V = readable_tokens(tokenizer, len(words_VD))
+    ids_NT = nearest_ids(np.asarray(data.embeddings).reshape(-1, hidden), words_VD, allowed_V).reshape(masks_NT.shape)
     labels_N = np.asarray(data.labels).reshape(len(ids_NT), -1).argmax(axis=1)
     second_NT = np.zeros(masks_NT.shape, bool) if data.types is None else np.asarray(data.types).reshape(masks_NT.shape) > 0.5
     return [
-        Example(decode(tokenizer, ids[mask & ~second]), int(label), decode(tokenizer, ids[mask & second]))
+        Example(read_tokens(tokenizer, ids[mask & ~second]), int(label), read_tokens(tokenizer, ids[mask & second]))
         for ids, mask, second, label in zip(ids_NT, masks_NT, second_NT, labels_N, strict=True)
     ]
 
@@ -141,14 +143,14 @@ def count_in_test(prepared: Prepared, tokenizer: Any, examples: Examples) -> int
     return count_known([tokenize_texts(tokenizer, split, prepared.config.data.length)[0]], prepared.tokens.test)
 
 
-def nearest_ids(embeddings_TD: np.ndarray, words_VD: np.ndarray, tokenizer: Any) -> np.ndarray:
-    """Numbers [T] of the nearest rows of a word table by cosine, those of special tokens left out."""
-    return np.asarray(nearest(embeddings_TD, words_VD, allowed=allowed_tokens(tokenizer, len(words_VD))).ids)[:, 0]
+def read_soft(embeddings_TD: np.ndarray, words_VD: np.ndarray, tokenizer: Any) -> str:
+    """The nearest tokens of a soft prompt, which no special tokens stand around, as text."""
+    return read_tokens(tokenizer, nearest_ids(embeddings_TD, words_VD, allowed_tokens(tokenizer, len(words_VD))))
 
 
-def decode(tokenizer: Any, ids: np.ndarray) -> str:
-    """Tokens as text."""
-    return tokenizer.decode([int(number) for number in ids], skip_special_tokens=True).strip()
+def nearest_ids(embeddings_TD: np.ndarray, words_VD: np.ndarray, allowed_V: np.ndarray) -> np.ndarray:
+    """Numbers [T] of the nearest allowed rows of a word table by cosine."""
+    return np.asarray(nearest(embeddings_TD, words_VD, allowed=allowed_V).ids)[:, 0]
 
 
 def orders_of(examples: Examples, count: int, seed: int) -> list[Examples]:

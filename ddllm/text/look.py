@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ddllm.artefact.base import Distilled
+from ddllm.artefact.rows import PAIRED, read_tokens
 from ddllm.data.corpus import load_corpus
 from ddllm.data.splits import Split
 from ddllm.data.tokens import load_tokenizer
@@ -31,7 +32,6 @@ from ddllm.select.nearest import distilled_features, nearest_rows, principal_pla
 from ddllm.text.projection import index_table, nearest
 from ddllm.text.vocabulary import allowed_tokens
 
-PAIRED = " ⏐ "  # between the two texts of a pair
 PLAIN_TOKENS, PLAIN_TEXT = 2, 160  # tokens of a position, and characters of a real text, in the terminal
 
 
@@ -104,7 +104,7 @@ def look_at_positions(prepared: Prepared, data: Any, shown: int) -> list[dict[st
             }
             for place in range(first, last)
         ]
-        examples.append({"text": tokenizer.decode(ids_Pk[first:last, 0], skip_special_tokens=True), "positions": positions})
+        examples.append({"text": read_tokens(tokenizer, ids_Pk[first:last, 0]), "positions": positions})
     return examples
 
 

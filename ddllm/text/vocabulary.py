@@ -45,6 +45,17 @@ def allowed_tokens(
     return allowed
 
 
+def readable_tokens(tokenizer: Any, size: int | None = None) -> np.ndarray:
+    """bool [V]: tokens that a learned set is read as: those of texts, and the special ones that the tokenizer puts around and into texts, such as [CLS].
+
+    The first and last positions of an example that begins as a text are these; decoding leaves them out.
+    """
+    allowed = allowed_tokens(tokenizer, size)
+    framing = {*tokenizer("")["input_ids"], *tokenizer("", "")["input_ids"], tokenizer.unk_token_id}
+    allowed[[number for number in framing if number is not None and number < len(allowed)]] = True
+    return allowed
+
+
 def token_names(tokenizer: Any, size: int | None = None) -> list[str | None]:
     """The tokenizer's names of its tokens by number; None for rows of the word table that have none."""
     numbers = tokenizer.get_vocab()

@@ -1,12 +1,19 @@
 """Readable rows say what the examples were made of, and open in `datasets` with nothing else of the folder."""
 
 import json
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 
+from ddllm.artefact.base import Distilled
 from ddllm.artefact.folder import load_distilled
-from ddllm.artefact.rows import TEXT, encode_rows, plain_rows
+from ddllm.artefact.rows import TEXT, encode_rows, plain_rows, read_rows
+from ddllm.data.splits import Split
+from ddllm.data.tokens import load_tokenizer, tokenize_texts
 from ddllm.distill.dataset import DistilledData, Recipe
+from ddllm.models.pretrained import load_pretrained
+from ddllm.prompt.examples import distilled_examples
 
 
 def test_examples_of_real_texts_read_as_these(run, tiny_corpus):
@@ -17,10 +24,28 @@ def test_examples_of_real_texts_read_as_these(run, tiny_corpus):
     for number, row in enumerate(rows):
         count = int(mask[0, number].sum())
         assert len(row["tokens"]) == len(row["scores"]) == count and row["label_values"][number] > 0.5
-        # The first and the last position are special tokens in the text, which no row shows.
-        words = row["tokens"][1:-1]
-        assert np.allclose(row["scores"][1:-1], 1, atol=1e-3) and any(" ".join(words) in text for text in texts)
-        assert row["text"] == " ".join(row["tokens"])
+        words = [token for token in row["tokens"] if token not in ("[CLS]", "[SEP]")]
+        assert row["tokens"][0] == "[CLS]" and count - 2 <= len(words) < count
+        assert np.allclose(row["scores"], 1, atol=1e-3) and any(text.startswith(" ".join(words)) for text in texts)
+        assert row["text"] == " ".join(words)
+
+
+def test_sentences_are_read_as_themselves(embedded):
+    """In rows and as examples of prompts, where nothing of them was changed; of pairs both texts, each by itself."""
+    pretrained = load_pretrained("embedded")
+    tokenizer, words = load_tokenizer(pretrained.folder), np.asarray(pretrained.words)
+    for pairs in (None, ["is it?", "a plot twist, at last."]):
+        split = Split(["a moving, funny film", "unwatchable."], np.arange(2, dtype=np.int32), pairs)
+        tokens, _ = tokenize_texts(tokenizer, split, 20)
+        mask = (np.arange(tokens.ids.shape[1]) < tokens.lengths[:, None]).astype(np.float32)[None]
+        types = None if tokens.types is None else tokens.types[None].astype(np.float32)
+        data = DistilledData(words[tokens.ids][None], mask, np.eye(2, dtype=np.float32)[None], np.zeros((1, 1), np.float32), types=types)
+        rows = read_rows(data, Recipe("hard"), ("bad", "good"), {}, words, tokenizer)
+        assert [row["text"] for row in rows] == [" ⏐ ".join(texts) for texts in zip(split.texts, *([pairs] if pairs else []), strict=True)]
+        assert [row["tokens"].count("[SEP]") for row in rows] == [2 if pairs else 1] * 2
+        prepared = cast(Any, SimpleNamespace(pretrained=pretrained))
+        examples = distilled_examples(prepared, Distilled(data, Recipe("hard"), {}))
+        assert [(example.text, example.pair) for example in examples] == list(zip(split.texts, pairs or ["", ""], strict=True))
 
 
 def test_opens_in_datasets(run, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import ddllm.prompt.examples
 from ddllm.artefact.base import describe_base
 from ddllm.artefact.folder import save_distilled
 from ddllm.config import default_config
@@ -14,6 +15,7 @@ from ddllm.errors import UserError
 from ddllm.main import parse
 from ddllm.report.results import read_results
 from ddllm.stages import open_run, prompt, report
+from ddllm.text.distilled_text import FREE, frame_of, make_text, save_text
 
 
 @pytest.fixture
@@ -108,6 +110,19 @@ def test_a_named_set_stands_in_prompts_by_its_own_texts(make_run, tmp_path):
     begun = json.loads((run.workdir.prompt / "prompts.json").read_text())
     shown = [text for row in begun for text in row["runs"]]
     assert any("theirs" in text for text in shown) and not any("own" in text for text in shown)
+
+
+def test_a_text_stands_in_prompts_as_it_was_written(make_run, tmp_path, monkeypatch):
+    run = make_run(examples=("distilled",), per_class=(1,), texts=4)
+    data = first_data(run.prepared)
+    frame = frame_of(run.prepared, data.mask)
+    text = make_text(run.prepared, np.where(frame == FREE, 5, frame), data, recipe_of(run.config.distill))
+    save_text(tmp_path / "text", run.prepared, text, route="project")
+    monkeypatch.setattr(ddllm.prompt.examples, "distilled_examples", None)  # its embeddings are not asked
+    run.distilled, run.name = tmp_path / "text", "written"
+    prompt(run)
+    begun = json.loads((run.workdir.prompt / "prompts.json").read_text())
+    assert "Review : great" in begun[1]["runs"][0]
 
 
 def test_all_of_a_set_are_the_same_examples_in_every_run(make_run, tmp_path):
