@@ -79,10 +79,10 @@ def frame_of(prepared: Prepared, mask_MNT: Any) -> np.ndarray:
 
 
 def read_texts(tokenizer: Any, ids_MNT: np.ndarray, mask_MNT: Any) -> list[str]:
-    """The readable text of every example, batch after batch."""
+    """The readable text of every example, batch after batch, without the space that byte-level tokens of a sentence's middle begin with."""
     rows, masks = ids_MNT.reshape(-1, ids_MNT.shape[-1]), np.asarray(mask_MNT).reshape(-1, ids_MNT.shape[-1])
     used = [row[mask > 0].tolist() for row, mask in zip(rows, masks, strict=True)]
-    return tokenizer.batch_decode(used, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [text.strip() for text in tokenizer.batch_decode(used, skip_special_tokens=True, clean_up_tokenization_spaces=False)]
 
 
 def text_of(prepared: Prepared, text: DistilledText) -> list[str]:

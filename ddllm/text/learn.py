@@ -5,11 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ddllm.artefact.base import Distilled
 from ddllm.checks import validate_inner_loop
-from ddllm.data.tokens import load_tokenizer
 from ddllm.distill.dataset import BESIDE, DistilledData, Recipe, learned_parts
 from ddllm.distill.learn import learn_from_texts
 from ddllm.distill.plan import first_data, recipe_of, take_recipe
@@ -18,8 +15,6 @@ from ddllm.distill.teacher import Teacher
 from ddllm.errors import UserError
 from ddllm.prepare import Prepared
 from ddllm.runtime.metrics import Metrics
-from ddllm.text.projection import TableIndex, index_table
-from ddllm.text.vocabulary import allowed_tokens, starts_word
 
 
 @dataclass(frozen=True)
@@ -122,15 +117,3 @@ def learn(
     where = desk.folder / name.replace(" ", "-"), desk.bodies or desk.folder / "bodies", desk.metrics, desk.named(name)
     best, figures = learn_from_texts(prepared, data, learned, *where, desk.teacher, shaping, more)
     return Found(best, figures | {"outer_steps": prepared.config.distill.outer_steps})
-
-
-def allowed_by(prepared: Prepared) -> np.ndarray:
-    """Tokens that texts may be made of, bool [V]."""
-    tokenizer, size = load_tokenizer(prepared.pretrained.folder), len(prepared.pretrained.words)
-    allowed = allowed_tokens(tokenizer, size)
-    return allowed & starts_word(tokenizer, size) if prepared.config.text.whole_words else allowed
-
-
-def index_of(prepared: Prepared) -> TableIndex:
-    """The word table for nearest-token searches, as config.text.metric and what is allowed say."""
-    return index_table(prepared.pretrained.words, prepared.config.text.metric, allowed_by(prepared))

@@ -14,9 +14,9 @@ import numpy as np
 
 from ddllm.artefact.base import Distilled
 from ddllm.prepare import Prepared
+from ddllm.text.allowed import index_of, nearest_tokens
 from ddllm.text.distilled_text import FREE, DistilledText, frame_of, make_text
-from ddllm.text.learn import Desk, index_of, learn, learned_beside, plan_texts
-from ddllm.text.projection import nearest
+from ddllm.text.learn import Desk, learn, learned_beside, plan_texts
 
 MIXTURE = "mixture"  # logits of the candidates, among the learned parts
 
@@ -75,10 +75,9 @@ def mixture(prepared: Prepared, distilled: Distilled | None, desk: Desk) -> Dist
     """
     prepared, data, recipe = plan_texts(prepared, distilled)
     config, index = prepared.config.text, index_of(prepared)
-    found = nearest(data.embeddings, index, k=min(config.k, index.allowed))
-    shaping = Mixture(
-        found.ids, frame_of(prepared, data.mask), config.temperature, config.final_temperature, config.gumbel
-    )
+    frame = frame_of(prepared, data.mask)
+    found = nearest_tokens(data.embeddings, index, frame, k=min(config.k, index.allowed))
+    shaping = Mixture(found.ids, frame, config.temperature, config.final_temperature, config.gumbel)
     # The nearest begins as the likeliest, by as much as keeps the others in play.
     scores = np.asarray(found.scores)
     logits = (scores - scores.max(axis=-1, keepdims=True)).astype(np.float32)

@@ -24,8 +24,9 @@ from ddllm.errors import UserError
 from ddllm.prepare import Prepared
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
+from ddllm.text.allowed import index_of
 from ddllm.text.distilled_text import DistilledText, frame_of, is_whole, load_text, make_text, save_text
-from ddllm.text.learn import Desk, index_of, learn, learned_beside, plan_texts
+from ddllm.text.learn import Desk, learn, learned_beside, plan_texts
 from ddllm.text.mixture import mixture
 from ddllm.text.search import search
 from ddllm.text.splice import splice

@@ -31,11 +31,11 @@ from ddllm.prepare import Prepared
 from ddllm.runtime.checkpoints import Checkpoints
 from ddllm.runtime.loop import Loop, keep_best, no_best
 from ddllm.runtime.progress import say
+from ddllm.text.allowed import FIRST, REST, allowed_by, begins, index_of
 from ddllm.text.distilled_text import FREE, DistilledText, frame_of, make_text
 from ddllm.text.fluency import Bigrams, Causal
-from ddllm.text.learn import Desk, allowed_by, plan_texts
+from ddllm.text.learn import Desk, plan_texts
 from ddllm.text.likelihood import open_language_model
-from ddllm.text.projection import index_table
 from ddllm.text.straight import snap
 
 NAME = "text search"
@@ -66,7 +66,7 @@ class Search:
         prepared: data, model and configuration.
         data, recipe: of the texts; embeddings do not matter.
         frame: tokens that stay [M, N, T], `FREE` elsewhere.
-        allowed: bool [V], tokens that may be taken.
+        allowed: bool [2, V], tokens that may be taken at a text's first free position and at the others; [V] for all alike.
         batch: real texts of the outer loss.
         bigrams: a language model; None where fluency does not count.
         causal: another, whose judgement then counts, while bigrams say what is worth its time.
@@ -86,13 +86,13 @@ class Search:
         config = prepared.config.text
         self.prepared, self.data, self.recipe, self.batch = prepared, jax.tree.map(jnp.asarray, data), recipe, batch
         self.bigrams, self.causal, self.fluency = bigrams, causal, config.fluency_weight
-        self.free, self.allowed = jnp.asarray(frame == FREE), jnp.asarray(allowed)
+        self.free, self.begins, self.allowed = jnp.asarray(frame == FREE), begins(frame), jnp.asarray(np.broadcast_to(allowed, (2, np.shape(allowed)[-1])))
         self.key = jax.random.key(prepared.config.seed)
         self.step: OuterStep = make_outer_step(prepared, data)
-        self.candidates = min(config.candidates, int(self.free.sum()) * min(config.k, int(allowed.sum()) - 1))
+        self.each, self.together = min(config.k, max(int(self.allowed.sum(axis=1).max()) - 1, 1)), config.together
+        self.candidates = min(config.candidates, int(self.free.sum()) * self.each)
         # Exchanges that a round looks at, the tried ones among them.
         self.looked_at = max(config.fluency_candidates if causal else 0, self.candidates)
-        self.each, self.together = min(config.k, int(allowed.sum()) - 1), config.together
 
     def losses(self, texts: list[np.ndarray]) -> np.ndarray:
         """True outer loss of each text [M, N, T], in programs for `candidates` texts or for one; fluency counted in."""
@@ -118,7 +118,7 @@ class Search:
         embeddings = self.prepared.start.words[jnp.asarray(ids_MNT)]
         _, _, gradient = self.step.gradient({"embeddings": embeddings}, self.batch, self.key)
         more_PV = None if self.bigrams is None else self.fluency * self.bigrams.gains(ids_MNT, self.data.mask)
-        inputs = (gradient["embeddings"], self.prepared.start.words, jnp.asarray(ids_MNT), self.free, self.allowed)
+        inputs = (gradient["embeddings"], self.prepared.start.words, jnp.asarray(ids_MNT), self.free, self.begins, self.allowed)
         tokens, gains = _estimate(*inputs, more_PV, each=self.each)
         tokens, gains = np.asarray(tokens).ravel(), np.asarray(gains).ravel()
         order = np.argsort(-gains, kind="stable")[skip : skip + self.looked_at]
@@ -187,20 +187,21 @@ def _estimate(
     words_VD: jax.Array,
     ids_MNT: jax.Array,
     free_MNT: jax.Array,
-    allowed_V: jax.Array,
+    begins_MNT: jax.Array,
+    allowed_2V: jax.Array,
     more_PV: jax.Array | None,
     each: int,
 ) -> tuple[jax.Array, jax.Array]:
     """For each place the tokens [P, each] that should lower the loss most, and by how much; -inf where it is not free."""
 
     def one(inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-        gradient_D, current, free, *more_V = inputs
+        gradient_D, current, free, first, *more_V = inputs
         gains_V = sum(more_V, jnp.dot(words_VD[current][None] - words_VD, gradient_D, precision=jax.lax.Precision.HIGHEST))
-        possible_V = allowed_V & (jnp.arange(len(gains_V)) != current) & free
+        possible_V = allowed_2V[jnp.where(first, FIRST, REST)] & (jnp.arange(len(gains_V)) != current) & free
         gains, tokens = jax.lax.top_k(jnp.where(possible_V, gains_V, -jnp.inf), each)
         return tokens, gains
 
-    flat = (gradient_MNTD.reshape(-1, gradient_MNTD.shape[-1]), ids_MNT.ravel(), free_MNT.ravel())
+    flat = (gradient_MNTD.reshape(-1, gradient_MNTD.shape[-1]), ids_MNT.ravel(), free_MNT.ravel(), begins_MNT.ravel())
     return jax.lax.map(one, flat if more_PV is None else (*flat, more_PV))
 
 
@@ -224,7 +225,7 @@ def search(
     if distill.pool or distill.bodies:
         say("  a search compares losses from the pretrained model alone: config.distill.pool and config.distill.bodies are left out")
     frame, allowed = frame_of(prepared, data.mask), allowed_by(prepared)
-    first = snap(data.embeddings, index_table(prepared.start.words, config.metric, allowed), frame)
+    first = snap(data.embeddings, index_of(prepared), frame)
     train_texts = prepared.tokens.train
     # As many as the devices can share out evenly.
     shares = prepared.mesh.shape["data"]
@@ -235,7 +236,7 @@ def search(
     unfinished = (checkpoints.latest() or 0) < config.rounds
     teacher = desk.teacher() if desk.teacher and unfinished else None
     batch = stream.batch(0)
-    bigrams = Bigrams.of(train_texts, len(allowed)) if config.fluency_weight else None
+    bigrams = Bigrams.of(train_texts, allowed.shape[1]) if config.fluency_weight else None
     causal = Causal(open_language_model(config.fluency_model), load_tokenizer(prepared.pretrained.folder)) if config.fluency_model else None
     work = Search(prepared, data, recipe, frame, allowed, teacher.teach(batch) if teacher else batch, bigrams, causal)
     if unfinished:

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from ddllm.artefact.base import Distilled
 from ddllm.distill.dataset import learned_parts
 from ddllm.prepare import Prepared
+from ddllm.text.allowed import TextIndex, index_of, nearest_tokens
 from ddllm.text.distilled_text import FREE, DistilledText, frame_of, make_text
-from ddllm.text.learn import Desk, index_of, learn, plan_texts
-from ddllm.text.projection import TableIndex, nearest
+from ddllm.text.learn import Desk, learn, plan_texts
 
 
 @jax.tree_util.register_dataclass
@@ -31,7 +31,7 @@ class StraightThrough:
         pull: share of the way to its nearest row that an embedding goes before each outer step, at the end; at progress p, p times as much.
     """
 
-    index: TableIndex
+    index: TextIndex
     frame: Any
     pull: float = dataclasses.field(metadata={"static": True})
 
@@ -58,10 +58,10 @@ class StraightThrough:
         return learned | {"embeddings": words_VD[self.ids(learned["embeddings"])]}
 
 
-def snap(embeddings_MNTD: Any, index: TableIndex, frame_MNT: Any) -> jax.Array:
+def snap(embeddings_MNTD: Any, index: TextIndex, frame_MNT: Any) -> jax.Array:
     """The nearest allowed token of each free position and the frame's of the others, [M, N, T]."""
     frame = jnp.asarray(frame_MNT)
-    return jnp.where(frame == FREE, nearest(embeddings_MNTD, index).ids[..., 0], frame)
+    return jnp.where(frame == FREE, nearest_tokens(embeddings_MNTD, index, frame).ids[..., 0], frame)
 
 
 def straight_through(prepared: Prepared, distilled: Distilled | None, desk: Desk) -> DistilledText:

@@ -8,7 +8,8 @@ import numpy as np
 
 from ddllm.errors import UserError
 
-WORDPIECE, BYTE_SPACE, PIECE_SPACE = "##", "Ġ", "▁"
+MARKS = WORDPIECE, BYTE_SPACE, PIECE_SPACE = "##", "Ġ", "▁"
+UNKNOWN = "\ufffd"  # what stands for bytes that are no character
 
 
 def allowed_tokens(
@@ -72,20 +73,58 @@ def is_unused(name: str) -> bool:
     return marked or re.fullmatch(r"madeupword\d+", inner) is not None
 
 
-def starts_word(tokenizer: Any, size: int | None = None) -> np.ndarray:
-    """bool [V]: tokens with which a word can start, so that a sentence can, too.
+def mark_of(names: Iterable[str | None]) -> str:
+    """How a vocabulary marks words: by "##" what goes on (##ing), by "Ġ" or "▁" what starts (Ġgood, ▁good); "" where there are whole words only.
 
-    Word pieces name what goes on (##ing), byte-level and SentencePiece tokens what starts (Ġgood, ▁good). A vocabulary without either kind has whole
-    words only.
+    Marks of another kind may be words of it, such as RoBERTa's ####.
     """
+    marked = {mark: sum(name is not None and name.startswith(mark) and len(name) > len(mark) for name in names) for mark in MARKS}
+    return max(marked, key=lambda mark: marked[mark]) if any(marked.values()) else ""
+
+
+def starts_word(tokenizer: Any, size: int | None = None) -> np.ndarray:
+    """bool [V]: tokens with which a word can start, so that a sentence can, too; in byte-level and SentencePiece vocabularies also marks, which no space has
+    to stand before."""
     names = token_names(tokenizer, size)
-    known = [name for name in names if name is not None]
-    if any(name.startswith(WORDPIECE) and len(name) > 2 for name in known):
-        return np.array([name is not None and not (name.startswith(WORDPIECE) and len(name) > 2) for name in names])
-    for mark in (BYTE_SPACE, PIECE_SPACE):
-        if sum(name.startswith(mark) for name in known) > len(known) // 10:
-            return np.array([name is not None and name.startswith(mark) for name in names])
-    return np.array([name is not None for name in names])
+    mark = mark_of(names)
+    if mark in ("", WORDPIECE):
+        return np.array([name is not None and not (mark and name.startswith(mark) and len(name) > len(mark)) for name in names])
+    marked = np.array([name is not None and name.startswith(mark) for name in names])
+    return (marked | _without_letters(tokenizer, names)) & readable(tokenizer, size)
+
+
+def starts_text(tokenizer: Any, size: int | None = None) -> np.ndarray:
+    """bool [V]: tokens with which a text can begin, so that what a person reads begins with them again.
+
+    Byte-level tokenizers that put no space before a text begin it with the unmarked form of a word: with what is a word after a space too (good, Ġgood).
+    """
+    names, words = token_names(tokenizer, size), starts_word(tokenizer, size)
+    mark = mark_of(names)
+    if mark in ("", WORDPIECE):
+        return words
+    marked = np.array([name is not None and name.startswith(mark) for name in names])
+    begun = tokenizer.convert_ids_to_tokens(tokenizer.encode("a", add_special_tokens=False)[:1])
+    if begun and begun[0].startswith(mark):
+        return words & marked
+    whole = {name for name, word in zip(names, words, strict=True) if word}
+    return ~marked & (words | np.array([name is not None and mark + name in whole for name in names]))
+
+
+def readable(tokenizer: Any, size: int | None = None) -> np.ndarray:
+    """bool [V]: tokens that are more than blanks and bytes of half a character, which byte-level and SentencePiece vocabularies have."""
+    names = token_names(tokenizer, size)
+    if mark_of(names) in ("", WORDPIECE):
+        return np.array([name is not None for name in names])
+    return np.array([bool(text) and UNKNOWN not in text and text.isprintable() for text in _read_each(tokenizer, names)])
+
+
+def _without_letters(tokenizer: Any, names: list[str | None]) -> np.ndarray:
+    return np.array([not any(letter.isalnum() for letter in text) for text in _read_each(tokenizer, names)])
+
+
+def _read_each(tokenizer: Any, names: list[str | None]) -> list[str]:
+    """Each token by itself as a person reads it; "" for rows without one."""
+    return [tokenizer.decode([number], clean_up_tokenization_spaces=False).strip() if name is not None else "" for number, name in enumerate(names)]
 
 
 def compare_with_table(embeddings: np.ndarray, mask: np.ndarray, table: np.ndarray, cosines: np.ndarray) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from ddllm.distill.dataset import learned_parts
 from ddllm.distill.gradients import Mixed
 from ddllm.distill.outer_step import OuterStep, initial_state
 from ddllm.models.scoring import real_loss
+from ddllm.text.allowed import index_of
 from ddllm.text.distilled_text import FREE, frame_of
-from ddllm.text.learn import index_of, plan_texts
+from ddllm.text.learn import plan_texts
 from ddllm.text.mixture import MIXTURE, Mixture
 from ddllm.text.straight import StraightThrough
 

@@ -7,7 +7,7 @@ from ddllm.data.tokens import load_tokenizer
 from ddllm.errors import UserError
 from ddllm.models.pretrained import load_pretrained
 from ddllm.text.projection import nearest
-from ddllm.text.vocabulary import allowed_tokens, compare_with_table, is_unused, starts_word, token_names
+from ddllm.text.vocabulary import allowed_tokens, compare_with_table, is_unused, starts_text, starts_word, token_names
 
 
 class Named:
@@ -17,6 +17,15 @@ class Named:
 
     def __init__(self, *names: str) -> None:
         self.names = names
+
+    def decode(self, ids: list[int], **options: bool) -> str:
+        return "".join(self.names[number] for number in ids).replace("Ġ", " ")
+
+    def encode(self, text: str, **options: bool) -> list[int]:
+        return [number for number, name in enumerate(self.names) if name == text]
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [self.names[number] for number in ids]
 
     def get_vocab(self) -> dict[str, int]:
         return {name: index for index, name in enumerate(self.names)}
@@ -41,8 +50,11 @@ def test_unused_tokens_are_known_by_their_names() -> None:
 
 def test_tokens_that_start_a_word() -> None:
     assert starts_word(Named("[CLS]", "good", "##ing", "##")).tolist() == [True, True, False, True]
-    assert starts_word(Named("<s>", "Ġgood", "ing", "Ġa")).tolist() == [False, True, False, True]
+    assert starts_word(Named("<s>", "Ġgood", "ing", "Ġa", ",", "####", "Ġ", "Ġ\ufffd")).tolist() == [False, True, False, True, True, True, False, False]
     assert starts_word(Named("<s>", "good", "ing")).all()
+    # What a text begins with has no space before it, but where the tokenizer puts one.
+    assert starts_text(Named("<s>", "Ġgood", "good", "ing", "a", "Ġa", ",")).tolist() == [False, False, True, False, True, False, True]
+    assert starts_text(Named("[CLS]", "good", "##ing")).tolist() == [True, True, False]
 
 
 def test_the_embedded_vocabulary(embedded) -> None:
