@@ -25,6 +25,7 @@ PASSING = (408, 409, 425, 429)
 LIMIT, NEWER_LIMIT = ("max_tokens", "max_completion_tokens")
 TEMPERATURE = "temperature"
 CHARACTERS = 3.0  # of a token, at least, where a request's cost has to be guessed
+LONGEST_ANSWER = 1 << 26  # bytes
 
 
 class Refused(Exception):
@@ -92,7 +93,7 @@ class Client:
     def __init__(self, prompt: ConfigDict, answers: Answers, sleep: Callable[[float], Any] | None = None):
         import httpx2
 
-        self._url, self._retries, self._variable = prompt.base_url.rstrip("/"), prompt.retries, prompt.key_variable
+        self._url, self._retries, self._variable, self._timeout = prompt.base_url.rstrip("/"), prompt.retries, prompt.key_variable, prompt.timeout
         self._limits = Limits(prompt.max_requests, prompt.price_per_million, prompt.max_cost)
         self._stopped = threading.Event()
         self._answers, self._sleep = answers, sleep or self._stopped.wait
@@ -170,17 +171,19 @@ class Client:
         import httpx2
 
         try:
-            response = self._http.post(f"{self._url}/{path}", json=body)
+            response = self._fetch(path, body)
         except httpx2.ConnectError as error:
             return None, None, f"no connection ({error})"
         except httpx2.TimeoutException:
-            return None, None, f"no answer within {self._http.timeout.read:g} seconds"
+            return None, None, f"no whole answer within {self._timeout:g} seconds"
         except httpx2.LocalProtocolError:  # whose words may hold the header with the key
             return None, None, "a request that cannot be sent"
         except httpx2.DecodingError:
             return None, None, "an answer that cannot be unpacked"
         except httpx2.TransportError as error:
             return None, None, f"a dropped connection ({error or type(error).__name__})"
+        if response is None:
+            return None, None, f"an answer of more than {LONGEST_ANSWER >> 20} MiB"
         status = response.status_code
         if status in PASSING or status >= 500 and status != 501:
             return None, _retry_after(response.headers.get("retry-after")), f"status {status} ({_message(response)})"
@@ -196,6 +199,25 @@ class Client:
         except ValueError:
             return None, None, "an answer that is no JSON"
         return (answer, None, "") if _has_choice(answer) else (None, None, "an answer without choices")
+
+    def _fetch(self, path: str, body: dict[str, Any]) -> Any:
+        """The whole response, or None where it is longer than any that is meant.
+
+        Raises:
+            httpx2.TimeoutException: it is not there in time, all its parts together.
+        """
+        import httpx2
+
+        until, content = time.monotonic() + self._timeout, bytearray()
+        with self._http.stream("POST", f"{self._url}/{path}", json=body) as response:
+            # As it comes: of packed parts some are nothing yet when they are unpacked.
+            for part in response.iter_raw():
+                content += part
+                if time.monotonic() > until:
+                    raise httpx2.ReadTimeout("the answer comes too slowly", request=response.request)
+                if len(content) > LONGEST_ANSWER:
+                    return None
+        return httpx2.Response(response.status_code, headers=response.headers, content=bytes(content))
 
     def _reserve(self, tokens: float) -> None:
         """Count a request before it is sent.

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-CUT, BROKEN, SLOW, EMPTY, PACKED = "cut", "broken", "slow", "empty", "packed"
+CUT, BROKEN, SLOW, EMPTY, PACKED, TRICKLE = "cut", "broken", "slow", "empty", "packed", "trickle"
 
 
 class FakeServer:
@@ -21,7 +21,7 @@ class FakeServer:
 
     Attributes:
         faults: what goes wrong at the next requests, one after the other: a status, or (status, Retry-After), or CUT, BROKEN, SLOW, EMPTY, PACKED,
-            or a dict that is the answer.
+            TRICKLE, or a dict that is the answer.
         requests: bodies of all requests.
         shifted: whether log-probabilities of a prompt's tokens are given one token too late.
         limits: names of the limit of an answer that it takes.
@@ -59,6 +59,19 @@ class FakeServer:
                 self.end_headers()
                 self.wfile.write(content)
 
+            def trickle(self, status, body):
+                """Send a byte now and then, each well within the time for one read, until nobody listens."""
+                content = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                try:
+                    for place in range(len(content)):
+                        self.wfile.write(content[place : place + 1])
+                        time.sleep(0.1)
+                except OSError:
+                    self.close_connection = True
+
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with fake.lock:
@@ -72,6 +85,8 @@ class FakeServer:
                     self.send(200, {"choices": []})
                 elif fault == PACKED:
                     self.send(200, b"not packed", [("Content-Encoding", "gzip")])
+                elif fault == TRICKLE:
+                    self.trickle(*fake.answer(self.path, body))
                 elif isinstance(fault, dict):
                     self.send(200, fault)
                 elif isinstance(fault, tuple):

@@ -12,6 +12,7 @@ import pytest
 
 from ddllm.config import default_config
 from ddllm.errors import UserError
+from ddllm.prompt import client
 from ddllm.prompt.cache import Answers
 from ddllm.prompt.causal import open_causal
 from ddllm.prompt.client import Client
@@ -20,7 +21,8 @@ from ddllm.prompt.server import open_server, score_echo, score_first, score_text
 spec = importlib.util.spec_from_file_location("fake_server", Path(__file__).parent / "fake_server.py")
 fake_server = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fake_server)
-FakeServer, CUT, BROKEN, SLOW, EMPTY, PACKED = (getattr(fake_server, name) for name in ("FakeServer", "CUT", "BROKEN", "SLOW", "EMPTY", "PACKED"))
+NAMES = ("FakeServer", "CUT", "BROKEN", "SLOW", "EMPTY", "PACKED", "TRICKLE")
+FakeServer, CUT, BROKEN, SLOW, EMPTY, PACKED, TRICKLE = (getattr(fake_server, name) for name in NAMES)
 
 LABELS = (" positive", " negative")
 PROMPTS = [f"Review : {text} Sentiment :" for text in ("a good film", "the dull story was boring", "the plot", "lovely")]
@@ -68,15 +70,15 @@ def test_nobody_waits_on_after_an_interrupt(folder, tmp_path):
     with FakeServer(folder, ("first",)) as server:
         config.update({"base_url": server.url, "model": "tiny", "parallel": 2, "timeout": 10.0})
         answers = Answers(tmp_path / "answers.jsonl")
-        client = Client(config, answers)
-        backend = open_server(config, "tiny", answers, LABELS, client)
+        asking = Client(config, answers)
+        backend = open_server(config, "tiny", answers, LABELS, asking)
         waiting = threading.Event()
 
-        def wait(seconds, wait=client._sleep):
+        def wait(seconds, wait=asking._sleep):
             waiting.set()
             wait(60)
 
-        client._sleep = wait
+        asking._sleep = wait
         server.faults = [None, *[429] * 20]
 
         def interrupt(count):
@@ -166,6 +168,25 @@ def test_faults_pass(folder, opened):
         server.faults = [(429, formatdate(usegmt=True))]  # a date that has passed
         backend.score(PROMPTS[1:2], LABELS)
         assert waited[7:] == [0.0]
+
+
+def test_an_answer_that_trickles_is_timed_out(folder, opened):
+    with FakeServer(folder) as server:
+        server.faults = [TRICKLE]
+        begun = time.monotonic()
+        with pytest.raises(UserError, match="no whole answer within 0.3 seconds"):
+            opened(server, ask="echo", retries=0)
+        assert time.monotonic() - begun < 10  # all of its bytes would take longer
+        server.faults, waited = [TRICKLE], []
+        assert opened(server, waited, ask="echo").way == ("echo", 1) and waited == [0.5]
+
+
+def test_an_endless_answer_is_given_up(folder, opened, monkeypatch):
+    monkeypatch.setattr(client, "LONGEST_ANSWER", 1 << 20)
+    with FakeServer(folder) as server:
+        server.faults = [{"choices": [{"text": "x" * (1 << 21)}]}]
+        with pytest.raises(UserError, match="an answer of more than 1 MiB"):
+            opened(server, ask="echo", retries=0)
 
 
 @pytest.mark.parametrize("fault", [PACKED, {"choices": [None]}, {"choices": {"a": 1}}, {"choices": ["positive"]}, (429, "nan")])
