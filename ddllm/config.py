@@ -169,6 +169,7 @@ def default_config() -> ConfigDict:
     # What the server is asked for: echo (log-probabilities of the prompt's own tokens) | first (the likeliest first tokens) | chat_first
     # | text (the answer itself) | chat_text; auto: the first of these that it can
     prompt.ask = "auto"
+    prompt.answer_tokens = 8  # tokens that an answer of text or chat_text may have; several hundred for models that think before they answer
     prompt.parallel = 4  # requests at a time
     prompt.timeout = 60.0  # seconds for each
     prompt.retries = 6  # further tries after 429, 5xx, time-outs, broken answers and dropped connections

@@ -13,6 +13,7 @@ POSITIVE = (
     "batch_size",
     "seeds",
     "orders",
+    "answer_tokens",
     "parallel",
     "timeout",
     "max_requests",

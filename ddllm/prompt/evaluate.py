@@ -19,16 +19,17 @@ from ddllm.errors import UserError
 from ddllm.prepare import Prepared
 from ddllm.prompt.backend import Backend, open_backend
 from ddllm.prompt.examples import Examples, Source, count_in_test, open_sources, orders_of, read_soft, tell_missing
-from ddllm.prompt.scoring import Clock, Questions, accuracy, make_questions, score_prefix
+from ddllm.prompt.scoring import Clock, Questions, accuracy, decided, make_questions, score_prefix
 from ddllm.prompt.templates import make_template
 from ddllm.report.results import summarise
 from ddllm.runtime.metrics import Metrics
 from ddllm.runtime.processes import count as count_processes
-from ddllm.runtime.progress import Progress
+from ddllm.runtime.progress import Progress, say
 from ddllm.runtime.storage import write_json
 
 Row = dict[str, Any]
 NONE, SOFT = "no examples", "soft prompt"
+MOST = 0.5  # share of answers without a label from which on this is told
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,9 @@ def evaluate_prompts(prepared: Prepared, folder: Path, texts: Path, own: Callabl
         metrics: opens where figures of learning soft prompts go.
 
     Returns:
-        Rows {"variation" (the source), "examples_per_class", "model", "accuracy_mean", "accuracy_std", "uncalibrated_mean", "uncalibrated_std", "runs",
-        "texts", "texts_seed", "seconds", "how", "texts_in_test" (of the examples), "note"}; "accuracy" is calibrated where the backend
-        allows it.
+        Rows {"variation" (the source), "examples_per_class", "model", "accuracy_mean", "accuracy_std", "uncalibrated_mean", "uncalibrated_std",
+        "unanswered_mean", "unanswered_std" (the share of test texts without an answer), "runs", "texts", "texts_seed", "seconds", "how",
+        "texts_in_test" (of the examples), "note"}; "accuracy" is calibrated where the backend allows it.
 
     Raises:
         UserError: the data have no classes, a source or a model is not there, or limits on requests or cost are reached.
@@ -155,7 +156,7 @@ def evaluate_soft(
         prompt_PD = learn_or_load(config, model, folder, base, splits, seed, metrics)
         found = score_texts(model, jnp.asarray(prompt_PD), [start + text for text in questions.texts], config.batch_size, "prompt: soft prompt")
         reached = accuracy(found, questions.labels)
-        scores.append({"accuracy": reached, "uncalibrated": reached})
+        scores.append({"accuracy": reached, "uncalibrated": reached, "unanswered": float(np.mean(~decided(found)))})
         text = read_soft(prompt_PD, np.asarray(model.params["words"]), model.tokenizer)
         texts.append(start + text + questions.template.separator)
     row = {"variation": SOFT, "examples_per_class": None, "model": model.name, **summarise(scores)}
@@ -176,11 +177,29 @@ def score_model(config: ConfigDict, backend: Backend, questions: Questions, pref
                 scores.append(score_prefix(backend, questions, text, lambda count: progress.update(progress.done + count)))
             row = {"variation": prefix.name, "examples_per_class": prefix.per_class, "model": backend.name, **summarise(scores)}
             row |= {"texts": len(questions.texts), "texts_seed": config.seed, "how": backend.how, "seconds": clock.lap()}
-            row |= {"texts_in_test": prefix.texts_in_test, "note": prefix.note}
+            row |= {"texts_in_test": prefix.texts_in_test, "note": "; ".join(filter(None, (prefix.note, tell_unanswered(row))))}
             progress.update(progress.done, accuracy=row["accuracy_mean"])
             rows.append(row)
-    rows[0]["note"] = describe(config, backend, questions)
+    rows[0]["note"] = "; ".join(filter(None, (describe(config, backend, questions), rows[0]["note"])))
+    warn_of_silence(backend, rows)
     return rows
+
+
+def tell_unanswered(row: Row) -> str:
+    """How many answers name no label, or nothing where all do."""
+    share = row["unanswered_mean"]
+    return f"{100 * share:.1f} % of its answers name no label and count as wrong" if share else ""
+
+
+def warn_of_silence(backend: Backend, rows: list[Row]) -> None:
+    """Say once where most of a model's answers name no label, so that its accuracies say little about the examples."""
+    share = sum(row["unanswered_mean"] for row in rows) / len(rows)
+    if share > MOST:
+        asked = "set config.prompt.ask to text or chat_text" if backend.calibrated else "ask for longer ones with config.prompt.answer_tokens"
+        say(
+            f"  {backend.name}: {100 * share:.0f} % of the answers name no label and count as wrong; {asked}, or say in config.prompt.instruction what to "
+            "answer with"
+        )
 
 
 def describe(config: ConfigDict, backend: Backend, questions: Questions) -> str:

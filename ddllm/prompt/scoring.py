@@ -52,14 +52,17 @@ def score_prefix(backend: Backend, questions: Questions, prefix: str, done: Call
         done: is told how many more questions have been answered.
 
     Returns:
-        {"accuracy"} calibrated where that is possible, and "uncalibrated" as the model says.
+        {"accuracy"} calibrated where that is possible, "uncalibrated" as the model says, and "unanswered": the share of texts without an answer, which are
+        right in neither.
     """
     blanks = questions.blanks if backend.calibrated else []
     prompts = [prefix + query for query in [*questions.texts, *blanks]]
     scores = backend.score(prompts, questions.template.continuations, done)
     scores_nC, blanks_mC = scores[: len(questions.texts)], scores[len(questions.texts) :]
-    raw = accuracy(scores_nC, questions.labels)
-    return {"accuracy": accuracy(calibrate(scores_nC, blanks_mC), questions.labels) if len(blanks) else raw, "uncalibrated": raw}
+    raw, answered_n = accuracy(scores_nC, questions.labels), decided(scores_nC)
+    # Calibration alone would give an answer where the model gives none.
+    reached = accuracy(np.where(answered_n[:, None], calibrate(scores_nC, blanks_mC), 0.0), questions.labels) if len(blanks) else raw
+    return {"accuracy": reached, "uncalibrated": raw, "unanswered": float(np.mean(~answered_n))}
 
 
 def calibrate(scores_nC: np.ndarray, blanks_mC: np.ndarray) -> np.ndarray:
@@ -76,8 +79,12 @@ def log_normalise(scores_nC: np.ndarray) -> np.ndarray:
 
 def accuracy(scores_nC: np.ndarray, labels_n: np.ndarray) -> float:
     """Share of texts whose class has a higher score than every other; where the highest are equal there is no answer."""
-    decided_n = np.sum(scores_nC == scores_nC.max(axis=1, keepdims=True), axis=1) == 1
-    return float(np.mean(decided_n & (scores_nC.argmax(axis=1) == labels_n)))
+    return float(np.mean(decided(scores_nC) & (scores_nC.argmax(axis=1) == labels_n)))
+
+
+def decided(scores_nC: np.ndarray) -> np.ndarray:
+    """Whether each text [n] has one highest score, and so an answer."""
+    return np.sum(scores_nC == scores_nC.max(axis=1, keepdims=True), axis=1) == 1
 
 
 class Clock:

@@ -21,9 +21,10 @@ from ddllm.prompt.cache import Answers, key_of
 from ddllm.prompt.client import Client, Refused
 from ddllm.runtime.progress import say
 
-# Ways in the order of preference, with the number of alternatives or tokens asked for (OpenAI's completions give five, others more).
-WAYS = (("echo", 1), ("first", 20), ("first", 5), ("chat_first", 20), ("chat_first", 5), ("text", 8), ("chat_text", 8))
-FIRST_TOKEN = ("first", "chat_first")
+# Ways in the order of preference, with the number of alternatives asked for (OpenAI's completions give five, others more); then the generated ones, which
+# have config.prompt.answer_tokens.
+WAYS = (("echo", 1), ("first", 20), ("first", 5), ("chat_first", 20), ("chat_first", 5))
+FIRST_TOKEN, GENERATED = ("first", "chat_first"), ("text", "chat_text")
 HOW = {
     "echo": "log-likelihood of the label's tokens",
     "first": "log-probability of the label's first token among the likeliest",
@@ -33,6 +34,7 @@ PROBE, PROBED = "Review: a good film\nSentiment:", (" negative", " positive")
 CHECKED = (PROBE, "Monday, Tuesday,", "the actor was very")
 AGREEMENT = 0.3  # nats between two computations of the same log-probability, by quantised models in batches too
 BEGINNING = 3  # letters of a label that a first token must have at least, since single ones begin many words
+THOUGHTS, ANSWER = "<think>", "</think>"  # what models think stands between these, where the server leaves it in
 BELOW = 1.0  # nats that a label which is not among the likeliest tokens lies below the last of them
 
 
@@ -43,14 +45,14 @@ class ServerModel:
         name: what the server calls the model.
         client: sends requests.
         answers: those so far.
-        way: one of `WAYS`.
+        way: one of `WAYS`, or of `GENERATED` with the tokens of an answer.
         place: what tells this server's answers from another's.
         parallel: requests at a time.
     """
 
     def __init__(self, name: str, client: Client, answers: Answers, way: tuple[str, int], place: str, parallel: int):
         self.name, self.way = name, way
-        self.calibrated = not way[0].endswith("text")
+        self.calibrated = way[0] not in GENERATED
         self._client, self._answers, self._place, self._parallel = client, answers, place, parallel
 
     @property
@@ -107,8 +109,9 @@ def open_server(prompt: ConfigDict, name: str, answers: Answers, words: Sequence
             "give config.prompt.label_words that begin with different words, or set config.prompt.ask to another way."
         )
     client = client or Client(prompt, answers)
-    ways = [way for way in WAYS if prompt.ask in ("auto", way[0]) and not (alike and way[0] in FIRST_TOKEN)]
-    key = key_of("way", prompt.base_url, name, prompt.ask, *["alike"] * bool(alike))
+    offered = (*WAYS, *((kind, prompt.answer_tokens) for kind in GENERATED))
+    ways = [way for way in offered if prompt.ask in ("auto", way[0]) and not (alike and way[0] in FIRST_TOKEN)]
+    key = key_of("way", prompt.base_url, name, prompt.ask, str(prompt.answer_tokens), *["alike"] * bool(alike))
     known = answers.get(key)
     way: tuple[str, int] = (known[0], known[1]) if known else _find_way(client, name, ways, prompt.base_url)
     if known is None:
@@ -132,7 +135,10 @@ def _find_way(client: Client, name: str, ways: Sequence[tuple[str, int]], url: s
     refusals: dict[str, str] = {}
     for way in ways:
         try:
-            ask(client, name, way, PROBE, PROBED)
+            if way[0] in GENERATED:
+                check_text(client, name, way)
+            else:
+                ask(client, name, way, PROBE, PROBED)
             if way[0] == "echo":
                 check_echo(client, name)
             return way
@@ -158,6 +164,18 @@ def check_echo(client: Client, model: str) -> None:
             raise Refused("the log-probabilities of an echoed prompt are not those of its tokens")
 
 
+def check_text(client: Client, model: str, way: tuple[str, int]) -> None:
+    """Look whether a model that is asked something says anything.
+
+    Raises:
+        Refused: it says nothing, or nothing but thoughts.
+    """
+    if not answer_of(_generated(client, model, way, PROBE)).strip():
+        raise Refused(
+            f"an answer without text within {way[1]} tokens, as of models that think before they answer; these need a greater config.prompt.answer_tokens"
+        )
+
+
 def ask(client: Client, model: str, way: tuple[str, int], prompt: str, continuations: Sequence[str]) -> list[float]:
     """Scores [C] of continuations after one prompt.
 
@@ -168,19 +186,28 @@ def ask(client: Client, model: str, way: tuple[str, int], prompt: str, continuat
     kind, count = way
     if kind == "echo":
         return [_echoed(client, model, prompt, continuation) for continuation in continuations]
-    chat, wanted = kind.startswith("chat_"), kind.removeprefix("chat_")
-    body: dict[str, Any] = {"model": model, "temperature": 0, "max_tokens": 1 if wanted == "first" else count}
-    body |= {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
-    if wanted == "first":
-        body |= {"logprobs": True, "top_logprobs": count} if chat else {"logprobs": count}
-    choice = client.post(path_of(kind), body)["choices"][0]
-    if wanted == "first":
-        return score_first(_likeliest(choice), continuations)
-    said = choice.get("message") if chat else choice
-    text = said.get("content" if chat else "text") if isinstance(said, dict) else None
+    if kind in GENERATED:
+        return score_text(answer_of(_generated(client, model, way, prompt)), continuations)
+    asked = {"logprobs": True, "top_logprobs": count} if kind.startswith("chat_") else {"logprobs": count}
+    return score_first(_likeliest(_first_choice(client, model, kind, prompt, {"max_tokens": 1} | asked)), continuations)
+
+
+def _generated(client: Client, model: str, way: tuple[str, int], prompt: str) -> str:
+    """The text that a model goes on with."""
+    kind, count = way
+    choice = _first_choice(client, model, kind, prompt, {"max_tokens": count})
+    said = choice.get("message") if kind == "chat_text" else choice
+    text = said.get("content" if kind == "chat_text" else "text") if isinstance(said, dict) else None
+    if kind == "chat_text" and isinstance(said, dict) and text is None:
+        return ""  # as it is where all of it was thought
     if not isinstance(text, str):
         raise Refused("no text in the answer")
-    return score_text(text, continuations)
+    return text
+
+
+def _first_choice(client: Client, model: str, kind: str, prompt: str, asked: dict[str, Any]) -> dict[str, Any]:
+    body = {"messages": [{"role": "user", "content": prompt}]} if kind.startswith("chat_") else {"prompt": prompt}
+    return client.post(path_of(kind), {"model": model, "temperature": 0, **asked, **body})["choices"][0]
 
 
 def path_of(kind: str) -> str:
@@ -255,6 +282,13 @@ def score_first(likeliest: dict[str, float], continuations: Sequence[str]) -> li
             found[begun[0]].append(value)
     lowest = min(likeliest.values()) - BELOW
     return [float(np.logaddexp.reduce(values)) if values else lowest for values in found]
+
+
+def answer_of(text: str) -> str:
+    """What a model says behind its thoughts, where these are in the text; nothing where they have no end."""
+    if ANSWER in text:
+        return text.rpartition(ANSWER)[2]
+    return "" if text.lstrip().startswith(THOUGHTS) else text
 
 
 def score_text(text: str, continuations: Sequence[str]) -> list[float]:

@@ -26,12 +26,13 @@ class FakeServer:
         shifted: whether log-probabilities of a prompt's tokens are given one token too late.
         limits: names of the limit of an answer that it takes.
         temperatures: whether it takes others than 1.
+        says: what it goes on with, given the request, in the place of what the model likes best; or None.
     """
 
     def __init__(self, folder, ways=("echo",), key=""):
         self.tokenizer, self.model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
         self.ways, self.key, self.faults, self.requests, self.shifted = ways, key, [], [], False
-        self.limits, self.temperatures = ("max_tokens",), True
+        self.limits, self.temperatures, self.says = ("max_tokens",), True, None
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
@@ -124,7 +125,7 @@ class FakeServer:
         count = body["top_logprobs"] if chat and body.get("logprobs") else body.get("logprobs") or 1
         top, numbers = values[-1].topk(min(count, values.shape[1]))
         likeliest = {" " + self.tokenizer.decode([int(number)]): float(value) for number, value in zip(numbers, top, strict=True)}
-        first = next(iter(likeliest))
+        first = self.says(body) if self.says else next(iter(likeliest))
         choice = {"index": 0, "message": {"content": first}} if chat else {"index": 0, "text": first}
         if kind == "echo":
             words = [self.tokenizer.decode([number]) for number in ids]

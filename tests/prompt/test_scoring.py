@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
+from ddllm.config import default_config
 from ddllm.errors import UserError
 from ddllm.prompt.cache import Answers
 from ddllm.prompt.causal import CausalModel, open_causal
+from ddllm.prompt.evaluate import Prefixes, score_model
 from ddllm.prompt.examples import orders_of
-from ddllm.prompt.scoring import accuracy, calibrate
-from ddllm.prompt.templates import Example
+from ddllm.prompt.scoring import Questions, accuracy, calibrate, score_prefix
+from ddllm.prompt.templates import Example, Template
 
 PREFIX = "Review : a good film Sentiment : positive Review : the dull story Sentiment : negative "
 TEXTS = ["Review : the film Sentiment :", "Review : lovely actor was the plot Sentiment :", "Review : a plot Sentiment :"]
@@ -95,3 +97,37 @@ def test_orders_differ():
     orders = orders_of(examples, 99, 0)
     assert len({tuple(example.text for example in order) for order in orders}) == len(orders) == 6
     assert len(orders_of(examples, 4, 0)) == 4 and len(orders_of(examples[:1], 4, 0)) == 1
+
+
+class Known:
+    """A backend that gives the scores of a list, prompt by prompt."""
+
+    name, how = "known", "as told"
+
+    def __init__(self, scores, calibrated):
+        self.scores, self.calibrated = scores, calibrated
+
+    def score(self, prompts, continuations, done):
+        done(len(prompts))
+        return np.array(self.scores[: len(prompts)], np.float64)
+
+    def close(self):
+        pass
+
+
+def test_texts_without_an_answer_are_counted_and_told(capsys):
+    questions = Questions(Template("{text} {label}", ("no", "yes")), ["a", "b", "c", "d"], ["N/A"], np.array([0, 1, 1, 0]))
+    prefixes = [Prefixes("no examples", 0, [""]), Prefixes("random", 1, ["x ", "y "], "theirs")]
+    silent, config = [[-1, -1]] * 3 + [[0, -1]], default_config().prompt
+    rows = score_model(config, Known(silent, False), questions, prefixes)
+    assert [row["unanswered_mean"] for row in rows] == [0.75, 0.75] and rows[0]["accuracy_mean"] == 0.25
+    assert rows[1]["note"] == "theirs; 75.0 % of its answers name no label and count as wrong" and rows[0]["note"].endswith("; " + rows[1]["note"][8:])
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("75 % of the answers name no label") == 1 and "config.prompt.answer_tokens" in said
+    rows = score_model(config, Known([[0, -1], [-1, 0], [-1, 0], [-1, -1]], False), questions, prefixes)
+    assert rows[1]["unanswered_mean"] == 0.25 and "25.0 %" in rows[1]["note"] and "%" not in capsys.readouterr().err
+    rows = score_model(config, Known([[0, -1]] * 4, False), questions, prefixes)
+    assert rows[1]["unanswered_mean"] == 0 and rows[1]["note"] == "theirs"
+    # Of likeliest tokens without a label calibration would make one: the last blank prefers the first class.
+    found = score_prefix(Known([[-5, -5], [-5, -5], [-5, -3], [-4, -5], [-1, -2]], True), questions, "")
+    assert found == {"accuracy": 0.25, "uncalibrated": 0.5, "unanswered": 0.5}

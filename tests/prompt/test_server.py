@@ -16,7 +16,7 @@ from ddllm.prompt import client
 from ddllm.prompt.cache import Answers
 from ddllm.prompt.causal import open_causal
 from ddllm.prompt.client import Client
-from ddllm.prompt.server import open_server, score_echo, score_first, score_text
+from ddllm.prompt.server import answer_of, open_server, score_echo, score_first, score_text
 
 spec = importlib.util.spec_from_file_location("fake_server", Path(__file__).parent / "fake_server.py")
 fake_server = importlib.util.module_from_spec(spec)
@@ -116,6 +116,28 @@ def test_generated_labels(folder, opened):
         assert backend.way == ("chat_text", 8) and not backend.calibrated
         assert set(np.unique(backend.score(PROMPTS, LABELS))) <= {0.0, -1.0}
     assert score_text("It is Negative, not positive.", LABELS) == [-1, 0] and score_text("nonnegative", LABELS) == [-1, -1]
+
+
+@pytest.mark.parametrize("nothing", ["", " \n", None, "<think> what does the user"])
+def test_a_model_that_says_nothing_is_not_asked_for_text(folder, opened, nothing):
+    with FakeServer(folder, ("chat_text",)) as server:
+        server.says = lambda body: nothing
+        with pytest.raises(UserError, match="chat_text: an answer without text within 8 tokens.* these need a greater config.prompt.answer_tokens"):
+            opened(server)
+
+
+def test_models_that_think_are_given_more_tokens(folder, opened):
+    with FakeServer(folder, ("chat_text",)) as server:
+        server.says = lambda body: "<think>Not positive?</think>\nNegative." if body["max_tokens"] >= 60 else "<think>Not"
+        backend = opened(server, answer_tokens=60, ask="chat_text")
+        assert backend.way == ("chat_text", 60) and backend.score(PROMPTS, LABELS).tolist() == [[-1, 0]] * len(PROMPTS)
+        backend.close()
+        server.requests = []
+        opened(server, answer_tokens=60, ask="chat_text").score(PROMPTS, LABELS)
+        assert not server.requests
+        opened(server, answer_tokens=61, ask="chat_text").score(PROMPTS, LABELS)
+        assert [body["max_tokens"] for body in server.requests] == [61] * (1 + len(PROMPTS)), "answers of another length were taken"
+    assert answer_of("<think>a") == "" and answer_of("a</think>b") == "b" and answer_of("I think") == "I think"
 
 
 @pytest.mark.parametrize("way", ["chat_first", "chat_text"])
