@@ -7,6 +7,7 @@ own: what a server refuses is put in the other way, once (`Dialect`). The key co
 
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,8 @@ LIMIT, NEWER_LIMIT = ("max_tokens", "max_completion_tokens")
 TEMPERATURE = "temperature"
 CHARACTERS = 3.0  # of a token, at least, where a request's cost has to be guessed
 LONGEST_ANSWER = 1 << 26  # bytes
+# How servers say that prompt and answer together have too many tokens.
+TOO_LONG = re.compile(r"context[ _-]?(length|window|size)|maximum context|prompt is too long|too many (input )?tokens|reduce the length|max_new_tokens")
 
 
 class Refused(Exception):
@@ -86,8 +89,8 @@ class Client:
         sleep: waits so many seconds; left out, until then or until `stop`.
 
     Raises:
-        UserError: the key or the address cannot be meant; and from `post`, when the server cannot be reached, refuses the key, is never done, or limits are
-            reached.
+        UserError: the key or the address cannot be meant; and from `post`, when the server cannot be reached, refuses the key, wants money, finds a prompt
+            too long, is never done, or limits are reached.
     """
 
     def __init__(self, prompt: ConfigDict, answers: Answers, sleep: Callable[[float], Any] | None = None):
@@ -190,8 +193,16 @@ class Client:
         if status in (401, 403):
             has = "was refused" if "Authorization" in self._http.headers else "is not set"
             raise UserError(f"{self._url} wants a key (status {status}), and the one in the environment variable {self._variable or '(none)'} {has}; set it.")
+        message = _message(response)
+        if status == 402:
+            raise UserError(f"{self._url} wants to be paid (status 402: {message}); answers so far are kept, start the same command again when it has been.")
+        if status == 413 or status in (400, 422) and TOO_LONG.search(f"{message} {_code(response)}".lower()):
+            also = " (or .answer_tokens)" if body.get(LIMIT, body.get(NEWER_LIMIT, 1)) > 1 else ""
+            raise UserError(
+                f"a prompt is too long for {body.get('model')} at {self._url} (status {status}: {message}); make config.prompt.text_words or "
+                f"config.prompt.per_class{also} smaller."
+            )
         if status >= 300:
-            message = _message(response)
             said, words = f"status {status}: {message}", [word for word in (LIMIT, NEWER_LIMIT, TEMPERATURE) if word in message and word in body]
             raise WordRefused(said, words[0]) if words and status in (400, 422) else Refused(said)
         try:
@@ -284,6 +295,14 @@ def _retry_after(value: str | None) -> float | None:
         return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
     except (TypeError, ValueError):
         return None
+
+
+def _code(response: Any) -> str:
+    """The name that the server gives to an error, or nothing."""
+    try:
+        return str(response.json()["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _message(response: Any) -> str:

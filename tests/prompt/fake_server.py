@@ -20,8 +20,8 @@ class FakeServer:
         key: that it wants; empty for none.
 
     Attributes:
-        faults: what goes wrong at the next requests, one after the other: a status, or (status, Retry-After), or CUT, BROKEN, SLOW, EMPTY, PACKED,
-            TRICKLE, or a dict that is the answer.
+        faults: what goes wrong at the next requests, one after the other: a status, or (429, Retry-After), or (status, what is said of it), or CUT,
+            BROKEN, SLOW, EMPTY, PACKED, TRICKLE, or a dict that is the answer.
         requests: bodies of all requests.
         shifted: whether log-probabilities of a prompt's tokens are given one token too late.
         limits: names of the limit of an answer that it takes.
@@ -91,7 +91,8 @@ class FakeServer:
                 elif isinstance(fault, dict):
                     self.send(200, fault)
                 elif isinstance(fault, tuple):
-                    self.send(fault[0], {"error": {"message": "later"}}, [("Retry-After", fault[1])])
+                    later = fault[0] == 429
+                    self.send(fault[0], {"error": {"message": "later" if later else fault[1]}}, [("Retry-After", fault[1])] if later else [])
                 elif isinstance(fault, int):
                     self.send(fault, {"error": {"message": "no luck"}})
                 elif fake.key and self.headers.get("Authorization") != f"Bearer {fake.key}":

@@ -129,13 +129,13 @@ def test_a_model_that_says_nothing_is_not_asked_for_text(folder, opened, nothing
 def test_models_that_think_are_given_more_tokens(folder, opened):
     with FakeServer(folder, ("chat_text",)) as server:
         server.says = lambda body: "<think>Not positive?</think>\nNegative." if body["max_tokens"] >= 60 else "<think>Not"
-        backend = opened(server, answer_tokens=60, ask="chat_text")
+        backend = opened(server, answer_tokens=60, ask="chat_text", timeout=30.0)
         assert backend.way == ("chat_text", 60) and backend.score(PROMPTS, LABELS).tolist() == [[-1, 0]] * len(PROMPTS)
         backend.close()
         server.requests = []
-        opened(server, answer_tokens=60, ask="chat_text").score(PROMPTS, LABELS)
+        opened(server, answer_tokens=60, ask="chat_text", timeout=30.0).score(PROMPTS, LABELS)
         assert not server.requests
-        opened(server, answer_tokens=61, ask="chat_text").score(PROMPTS, LABELS)
+        opened(server, answer_tokens=61, ask="chat_text", timeout=30.0).score(PROMPTS, LABELS)
         assert [body["max_tokens"] for body in server.requests] == [61] * (1 + len(PROMPTS)), "answers of another length were taken"
     assert answer_of("<think>a") == "" and answer_of("a</think>b") == "b" and answer_of("I think") == "I think"
 
@@ -196,11 +196,11 @@ def test_an_answer_that_trickles_is_timed_out(folder, opened):
     with FakeServer(folder) as server:
         server.faults = [TRICKLE]
         begun = time.monotonic()
-        with pytest.raises(UserError, match="no whole answer within 0.3 seconds"):
-            opened(server, ask="echo", retries=0)
+        with pytest.raises(UserError, match="no whole answer within 1 seconds"):
+            opened(server, ask="echo", retries=0, timeout=1.0)
         assert time.monotonic() - begun < 10  # all of its bytes would take longer
         server.faults, waited = [TRICKLE], []
-        assert opened(server, waited, ask="echo").way == ("echo", 1) and waited == [0.5]
+        assert opened(server, waited, ask="echo", timeout=1.0).way == ("echo", 1) and waited == [0.5]
 
 
 def test_an_endless_answer_is_given_up(folder, opened, monkeypatch):
@@ -208,7 +208,7 @@ def test_an_endless_answer_is_given_up(folder, opened, monkeypatch):
     with FakeServer(folder) as server:
         server.faults = [{"choices": [{"text": "x" * (1 << 21)}]}]
         with pytest.raises(UserError, match="an answer of more than 1 MiB"):
-            opened(server, ask="echo", retries=0)
+            opened(server, ask="echo", retries=0, timeout=1.0)
 
 
 @pytest.mark.parametrize("fault", [PACKED, {"choices": [None]}, {"choices": {"a": 1}}, {"choices": ["positive"]}, (429, "nan")])
@@ -216,7 +216,7 @@ def test_garbled_answers_pass(folder, opened, fault):
     with FakeServer(folder) as server:
         waited = []
         server.faults = [fault]
-        assert opened(server, waited, ask="echo").way == ("echo", 1) and waited == [0.5]
+        assert opened(server, waited, ask="echo", timeout=1.0).way == ("echo", 1) and waited == [0.5]
 
 
 @pytest.mark.parametrize(
@@ -245,6 +245,24 @@ def test_answers_under_way_are_kept_when_another_request_fails(folder, opened):
         answered, server.requests = len(server.requests) - 1, []
         opened(server, timeout=30.0).score(PROMPTS, LABELS)
         assert answered >= 2 and len(server.requests) == len(PROMPTS) - answered
+
+
+@pytest.mark.parametrize(
+    "fault, message",
+    [
+        ((400, "This model's maximum context length is 512 tokens. However, max_tokens is 8 and"), r"too long for tiny .*make config.prompt.text_words or"),
+        ((400, "the request exceeds the available context size, try increasing it"), r"config.prompt.per_class \(or .answer_tokens\) smaller"),
+        (413, "a prompt is too long for tiny at .* .status 413: no luck"),
+        ((402, "Insufficient Balance"), "wants to be paid .status 402: Insufficient Balance.; answers so far are kept"),
+    ],
+)
+def test_another_way_of_asking_is_no_help(folder, opened, fault, message):
+    with FakeServer(folder, ("chat_text",)) as server:
+        backend = opened(server, ask="chat_text", timeout=30.0)
+        server.faults = [fault]
+        with pytest.raises(UserError, match=message) as caught:
+            backend.score(PROMPTS[:1], LABELS)
+        assert "config.prompt.ask" not in str(caught.value) and len(server.requests) == 2
 
 
 @pytest.mark.parametrize("key", ["right key\r\n", " right key", "right \u00c9 key", "right\nkey"])
