@@ -70,11 +70,13 @@ class Layout:
         title: what it is about.
         first: key and heading of the first column.
         columns: heading and cell of the others.
+        apart: those of their headings that tell rows of the same name apart.
     """
 
     title: str
     first: tuple[str, str]
     columns: tuple[Column, ...]
+    apart: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ LAYOUTS = {
             ("bytes", lambda row: count_cell(row["bytes"])),
             ("seconds", lambda row: _time(row["seconds"])),
         ),
+        ("after task",),
     ),
     "compute": Layout(
         "Compute",
@@ -133,6 +136,7 @@ LAYOUTS = {
             (FIGURES[ACCURACY], _figure),
             ("uncalibrated, %", _uncalibrated),
         ),
+        ("per class", "model"),
     ),
     "privacy": Layout(
         "Membership inference",
@@ -205,15 +209,35 @@ def _cells(layout: Layout, row: Row) -> tuple[str, ...]:
 
 
 def _notes(layout: Layout, rows: list[Row]) -> list[str]:
-    said: dict[str, list[str]] = {}
+    said: dict[str, list[Row]] = {}
     for row in rows:
         if row.get("note"):
-            said.setdefault(row["note"], []).append(row[layout.first[0]])
-    # What holds for most rows needs none of their names.
-    notes = [f"{', '.join(names)}: {note}" if len(names) <= 2 else note for note, names in said.items()]
+            said.setdefault(row["note"], []).append(row)
+    notes = [": ".join(filter(None, (_who(layout, those, rows), note))) for note, those in said.items()]
     for row in rows:
         paid = {what: row.get(f"paid_after_{what}") for what in ("flops", "seconds")}
         if any(paid.values()):
             told = " and ".join(f"{count:,} trainings by {'FLOPs' if what == 'flops' else what}" for what, count in paid.items() if count)
             notes.append(f"{row['cost']} has paid for itself after {told}, against as many fine-tunings on all texts.")
     return notes
+
+
+def _who(layout: Layout, those: list[Row], rows: list[Row]) -> str:
+    """The names of some rows, or of the others where these are fewer; nothing for several that are all."""
+    others = [row for row in rows if not any(row is one for one in those)]
+    if not others and len(rows) > 2:
+        return ""
+    if len(those) > 2 and len(others) <= 2:
+        return f"all but {' and '.join(_names(layout, others, those))}"
+    return ", ".join(_names(layout, those, others))
+
+
+def _names(layout: Layout, those: list[Row], others: list[Row]) -> list[str]:
+    """Each row's name once; of those that share theirs with other rows, what tells them apart too."""
+    shared, cells = {row[layout.first[0]] for row in others}, dict(layout.columns)
+    names = []
+    for row in those:
+        name = row[layout.first[0]]
+        apart = ", ".join(f"{heading} {cells[heading](row)}" for heading in layout.apart) if name in shared else ""
+        names.append(f"{name} ({apart})" if apart else name)
+    return list(dict.fromkeys(names))

@@ -141,3 +141,28 @@ def test_attacks_fit_a_terminal_of_eighty_columns():
     lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
     assert "LiRA 1.000 0.998 to 1.000 100.0 % – 1,821 1,821" in lines and "offline," in lines and "distilled" in lines
     assert "…" not in out.getvalue()
+
+
+def prompt_row(name, count, note="", model="m"):
+    figures = {"accuracy_mean": 0.5, "accuracy_std": 0.1, "uncalibrated_mean": 0.5, "uncalibrated_std": 0.1, "runs": 4}
+    return {"name": "distilled", "variation": name, "examples_per_class": count, "model": model, "note": note, **figures}
+
+
+def prompt_notes(rows):
+    return [line[2:] for line in markdown_analyses({"prompt": rows}).splitlines() if line.startswith("- ")]
+
+
+def test_a_note_stands_alone_only_where_it_holds_for_all():
+    same = "the same examples in every run"
+    rows = [prompt_row("no examples", 0, "m on 9 texts"), prompt_row("random", 1)] + [prompt_row("k_centers", count, same) for count in (1, 2, 4)]
+    assert prompt_notes([*rows, prompt_row("random", 2)]) == ["no examples: m on 9 texts", f"k_centers: {same}"]
+    # Where few lack it, these are named; of rows with the same name, what tells them apart.
+    assert prompt_notes([row | {"note": row["note"] and same} for row in rows if row["variation"] != "no examples"]) == [f"all but random: {same}"]
+    own = [prompt_row("theirs", 1), prompt_row("theirs", 2, same), prompt_row("random", 1), prompt_row("random", 2)]
+    assert prompt_notes(own) == [f"theirs (per class 2, model m): {same}"]
+    assert prompt_notes([row | {"note": same} for row in own]) == [same]
+
+
+def test_a_name_stands_before_a_note_once():
+    rows = [prompt_row("soft prompt, as text", None, "the nearest tokens", model) for model in ("m", "n")]
+    assert prompt_notes([prompt_row("random", 1), *rows, prompt_row("random", 1, model="n")]) == ["soft prompt, as text: the nearest tokens"]
