@@ -222,7 +222,7 @@ def tiny_corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_decoder(tmp_path_factory, tiny_corpus):
-    """make(family, seed) -> folder of a random GPT-2 or Llama that knows the words of the tiny corpus; the same seed gives the same weights."""
+    """make(family, seed) -> folder of a random GPT-2, Llama or one of `others` that knows the words of the tiny corpus; the same seed, the same weights."""
     pytest.importorskip("torch")
     rows = [json.loads(line) for line in (tiny_corpus / "train.jsonl").read_text().splitlines()]
     known = sorted({word for row in rows for word in row["text"].split()} | {"Review", "Sentiment", ":", "negative", "positive", "very", "N", "/", "A"})
@@ -230,7 +230,7 @@ def make_decoder(tmp_path_factory, tiny_corpus):
     def make(family: str = "gpt2", seed: int = 0, words: tuple[str, ...] = ()) -> Path:
         import torch
         from tokenizers import Tokenizer, models, pre_tokenizers
-        from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
         folder = tmp_path_factory.mktemp(family)
         names = ["<end>", "<unknown>", *known, *words]
@@ -242,7 +242,17 @@ def make_decoder(tmp_path_factory, tiny_corpus):
         (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **special}))
         torch.manual_seed(seed)
         common = {"vocab_size": len(names), "bos_token_id": None, "eos_token_id": 0}
-        if family == "gpt2":
+        wide, deep = {"hidden_size": 16, "num_hidden_layers": 2}, {"num_attention_heads": 2, "intermediate_size": 24}
+        others = {
+            "openai-gpt": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 128, "initializer_range": 0.5},
+            "mamba": {**wide, "state_size": 4, "initializer_range": 0.5},
+            "lfm2": {**wide, **deep, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"], "initializer_range": 0.5},
+            "xlnet": {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 24},
+            "bert": {**wide, **deep},
+        }
+        if family in others:
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **others[family], **common))
+        elif family == "gpt2":
             model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=128, initializer_range=0.5, **common))
         else:
             sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 24}

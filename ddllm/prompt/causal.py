@@ -13,6 +13,8 @@ from ddllm.prompt.cache import Answers, key_of
 from ddllm.prompt.decoders import NEEDED, find_decoder, fingerprint_decoder, first_line, quiet_transformers
 from ddllm.prompt.sequences import Sequences, arrange
 
+SAME = 1e-4  # largest difference, as a share of the largest logit, between what is the same but for rounding
+
 
 class CausalModel:
     """A backend (see backend.py) on PyTorch.
@@ -81,7 +83,7 @@ def load_causal(folder: Path) -> tuple[Any, Any]:
     """Model (float32, on a GPU where PyTorch has one) and tokenizer; only safetensors are read, and no code of the model's own is run.
 
     Raises:
-        UserError: the folder holds no causal language model that transformers knows.
+        UserError: the folder holds no language model that transformers knows, or one that is not causal.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -93,13 +95,29 @@ def load_causal(folder: Path) -> tuple[Any, Any]:
             model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype="float32", use_safetensors=True, **options)
     except Exception as error:  # Many kinds, for a damaged file as for an unknown architecture.
         raise UserError(f"{folder} cannot be read as a causal language model: {first_line(error)}.") from error
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    if not is_causal(model):
+        raise UserError(
+            f"{folder} holds a {type(model).__name__}, whose predictions of a token depend on the tokens behind it; prompts need a causal language model, such "
+            "as a GPT or a Llama."
+        )
+    return model, tokenizer
+
+
+def is_causal(model: Any) -> bool:
+    """Whether what is predicted at a position depends on nothing behind it: encoders and XLNet load as causal models too, and are none."""
+    import torch
+
+    inputs = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=model.device) % model.config.get_text_config().vocab_size
+    with torch.inference_mode():
+        logits_BTV = model(input_ids=inputs).logits.float()[:, :-1]
+    return bool((logits_BTV[0] - logits_BTV[1]).abs().max() <= SAME * logits_BTV.abs().max())
 
 
 def check_length(sequences: Sequences, positions: int | None, name: str) -> None:
-    """Raise `UserError` where a sequence has more tokens than a model has positions (None: unknown)."""
+    """Raise `UserError` where a sequence has more tokens than a model has positions (None, or the −1 of some configurations: unknown, or without end)."""
     longest = max(len(ids) for ids in sequences.ids)
-    if positions is not None and longest > positions:
+    if positions is not None and 0 < positions < longest:
         raise UserError(
             f"a prompt of {longest} tokens does not fit the {positions} positions of {name}; make config.prompt.text_words or "
             "config.prompt.per_class smaller."
@@ -109,7 +127,8 @@ def check_length(sequences: Sequences, positions: int | None, name: str) -> None
 def score_sequences(model: Any, sequences: Sequences, batch_size: int) -> Any:
     """Yield (numbers of prompts, their log-likelihoods [b, C] as lists) batch by batch; prompts of like length go together.
 
-    The common beginning of all is computed once. What is filled up lies behind what is looked at, so that a causal model needs no mask.
+    The common beginning of all is computed once, where the model remembers keys and values and nothing else. What is filled up lies behind what is looked
+    at, so that a causal model needs no mask.
     """
     import torch
 
@@ -119,11 +138,20 @@ def score_sequences(model: Any, sequences: Sequences, batch_size: int) -> Any:
         beginning = None
         if common:
             inputs = torch.tensor([sequences.ids[0][:common]], device=model.device)
-            beginning = model(input_ids=inputs, use_cache=True, logits_to_keep=1).past_key_values
+            beginning = repeatable(model(input_ids=inputs, use_cache=True, logits_to_keep=1))
+        common = common if beginning is not None else 0
         for numbers in _batches(sequences, order, batch_size):
             rows = sorted({target.row for number in numbers for target in sequences.targets[number]})
             found = _log_probabilities(model, sequences, numbers, rows, common, beginning)
             yield numbers, found
+
+
+def repeatable(output: Any) -> Any:
+    """The keys and values that a model remembers of a beginning, or None: some give none back, and others have states that only single tokens go on from."""
+    past = getattr(output, "past_key_values", None)
+    layers = getattr(past, "layers", [])
+    states = any(hasattr(layer, "conv_states") or hasattr(layer, "recurrent_states") for layer in layers)
+    return past if hasattr(past, "batch_repeat_interleave") and not states else None
 
 
 def _batches(sequences: Sequences, order: list[int], batch_size: int) -> list[list[int]]:

@@ -33,7 +33,7 @@ def losses(folder, prompts, continuations):
     return scores
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "openai-gpt", "mamba", "lfm2"])
 @pytest.mark.parametrize("labels", [(" positive", " negative"), (" positive", " very positive", " very negative")])
 def test_log_likelihoods(make_decoder, tmp_path, family, labels):
     folder = make_decoder(family)
@@ -79,6 +79,12 @@ def test_what_cannot_be_scored(make_decoder, tmp_path):
     pytest.importorskip("accelerate")
     with pytest.raises(UserError, match="cannot be (read as a GGUF|converted)"):
         open_causal(str(tmp_path / "model.gguf"), 2, Answers(tmp_path / "d"))
+
+
+@pytest.mark.parametrize("family", ["xlnet", "bert"])
+def test_a_model_that_looks_ahead_is_refused(make_decoder, tmp_path, family):
+    with pytest.raises(UserError, match="holds a (XLNet|Bert)LMHeadModel, whose predictions of a token depend on the tokens behind it"):
+        open_causal(str(make_decoder(family)), 2, Answers(tmp_path / "a")).score(["film"], (" positive", " negative"))
 
 
 def test_calibration():
