@@ -3,8 +3,10 @@
 Tried again with back-off: 408, 409, 425, 429 and every 5xx (as long as Retry-After asks for, where it is given), time-outs, dropped connections, and answers
 that are no JSON or hold no choices. Newer chat models call the limit of the answer by another name than older ones, and some take no temperature but their
 own: what a server refuses is put in the other way, once (`Dialect`). The key comes from the environment and goes nowhere but into the request's header.
+Proxies and certificates are the environment's, but servers on this machine are asked directly.
 """
 
+import ipaddress
 import math
 import os
 import re
@@ -103,12 +105,18 @@ class Client:
         self._lock = threading.Lock()
         self._open_requests, self._open_tokens = 0, 0.0
         try:
-            httpx2.URL(self._url)
+            host = httpx2.URL(self._url).host
         except httpx2.InvalidURL as error:
             raise UserError(f"config.prompt.base_url is {self._url!r}, which is no address ({error}); give one such as http://127.0.0.1:8000/v1.") from None
         key = read_key(self._variable)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx2.Client(headers=headers, timeout=prompt.timeout, trust_env=False, follow_redirects=False)
+        try:
+            self._http = httpx2.Client(headers=headers, timeout=prompt.timeout, trust_env=not is_loopback(host), follow_redirects=False)
+        except (OSError, ValueError, ImportError, httpx2.InvalidURL) as error:  # whose words may hold a proxy's password
+            raise UserError(
+                f"{self._url} cannot be asked as the environment says ({type(error).__name__}); correct or unset HTTPS_PROXY, ALL_PROXY, NO_PROXY, "
+                "SSL_CERT_FILE and SSL_CERT_DIR, of which one names no proxy that can be used, or no file of certificates."
+            ) from None
 
     def stop(self) -> None:
         """Let no request be tried again, and nobody wait any longer."""
@@ -258,6 +266,17 @@ class Client:
             self._open_requests -= 1
             self._open_tokens -= reserved
             self._answers.spend(1, tokens)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, which no proxy leads to."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
 
 
 def read_key(variable: str) -> str:

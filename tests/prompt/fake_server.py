@@ -99,7 +99,7 @@ class FakeServer:
                     self.send(401, {"error": {"message": "who are you?"}})
                 else:
                     if fault == SLOW:
-                        time.sleep(0.6)
+                        time.sleep(2.0)
                     try:
                         self.send(*fake.answer(self.path, body))
                     except BrokenPipeError:

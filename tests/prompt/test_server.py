@@ -15,7 +15,7 @@ from ddllm.errors import UserError
 from ddllm.prompt import client
 from ddllm.prompt.cache import Answers
 from ddllm.prompt.causal import open_causal
-from ddllm.prompt.client import Client
+from ddllm.prompt.client import Client, is_loopback
 from ddllm.prompt.server import answer_of, open_server, score_echo, score_first, score_text
 
 spec = importlib.util.spec_from_file_location("fake_server", Path(__file__).parent / "fake_server.py")
@@ -34,7 +34,7 @@ def opened(tmp_path):
 
     def open_(server, waited=None, file="answers.jsonl", words=LABELS, **changes):
         config = default_config().prompt
-        config.update({"base_url": server.url, "model": "tiny", "parallel": 1, "timeout": 0.3, **changes})
+        config.update({"base_url": server.url, "model": "tiny", "parallel": 1, "timeout": 1.0, **changes})
         answers = Answers(tmp_path / file)
         waited = [] if waited is None else waited
         return open_server(config, "tiny", answers, words, Client(config, answers, waited.append))
@@ -197,10 +197,10 @@ def test_an_answer_that_trickles_is_timed_out(folder, opened):
         server.faults = [TRICKLE]
         begun = time.monotonic()
         with pytest.raises(UserError, match="no whole answer within 1 seconds"):
-            opened(server, ask="echo", retries=0, timeout=1.0)
+            opened(server, ask="echo", retries=0)
         assert time.monotonic() - begun < 10  # all of its bytes would take longer
         server.faults, waited = [TRICKLE], []
-        assert opened(server, waited, ask="echo", timeout=1.0).way == ("echo", 1) and waited == [0.5]
+        assert opened(server, waited, ask="echo").way == ("echo", 1) and waited == [0.5]
 
 
 def test_an_endless_answer_is_given_up(folder, opened, monkeypatch):
@@ -208,7 +208,7 @@ def test_an_endless_answer_is_given_up(folder, opened, monkeypatch):
     with FakeServer(folder) as server:
         server.faults = [{"choices": [{"text": "x" * (1 << 21)}]}]
         with pytest.raises(UserError, match="an answer of more than 1 MiB"):
-            opened(server, ask="echo", retries=0, timeout=1.0)
+            opened(server, ask="echo", retries=0)
 
 
 @pytest.mark.parametrize("fault", [PACKED, {"choices": [None]}, {"choices": {"a": 1}}, {"choices": ["positive"]}, (429, "nan")])
@@ -216,7 +216,7 @@ def test_garbled_answers_pass(folder, opened, fault):
     with FakeServer(folder) as server:
         waited = []
         server.faults = [fault]
-        assert opened(server, waited, ask="echo", timeout=1.0).way == ("echo", 1) and waited == [0.5]
+        assert opened(server, waited, ask="echo").way == ("echo", 1) and waited == [0.5]
 
 
 @pytest.mark.parametrize(
@@ -284,6 +284,38 @@ def test_a_request_that_cannot_be_sent_shows_no_header(folder, opened):
         with pytest.raises(UserError, match="a request that cannot be sent") as caught:
             backend.score(PROMPTS, LABELS)
         assert "hidden" not in str(caught.value)
+
+
+@pytest.fixture
+def proxied(monkeypatch):
+    """proxied(**variables): the environment's proxies and certificates are these and no others."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return lambda **variables: [monkeypatch.setenv(name, value) for name, value in variables.items()]
+
+
+def test_servers_elsewhere_are_asked_through_the_environment_s_proxy(folder, opened, proxied):
+    with FakeServer(folder) as server:
+        proxied(http_proxy=server.url.removesuffix("/v1"))
+        there = opened(SimpleNamespace(url="http://models.invalid/v1"), ask="echo", retries=0, timeout=30.0)
+        assert there.way == ("echo", 1) and server.requests
+
+
+def test_a_server_on_this_machine_is_asked_directly(folder, opened, proxied):
+    proxied(http_proxy="http://127.0.0.1:9", all_proxy="http://127.0.0.1:9", SSL_CERT_FILE="/nowhere")
+    with FakeServer(folder) as server:
+        assert opened(server, ask="echo", retries=0, timeout=30.0).way == ("echo", 1)
+    assert all(map(is_loopback, ("localhost", "models.localhost", "127.0.0.1", "127.1.2.3", "::1", "0.0.0.0")))
+    assert not any(map(is_loopback, ("example.com", "localhost.example.com", "10.0.0.1", "1.2.3", "")))
+
+
+@pytest.mark.parametrize("variables", [{"SSL_CERT_FILE": "/nowhere"}, {"https_proxy": "ftp://me:hidden@proxy.invalid"}, {"https_proxy": "http://me:hidden@a:b"}])
+def test_an_environment_that_cannot_be_used(opened, proxied, variables):
+    proxied(**variables)
+    with pytest.raises(UserError, match="cannot be asked as the environment says .*correct or unset HTTPS_PROXY") as caught:
+        opened(SimpleNamespace(url="https://models.invalid/v1"))
+    assert "hidden" not in str(caught.value)
 
 
 def test_an_address_that_cannot_be_asked(opened):
