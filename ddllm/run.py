@@ -30,6 +30,8 @@ from ddllm.runtime.storage import digest_files
 from ddllm.runtime.workdir import CLASSES, CORPUS, MODEL, SCALE, Workdir
 from ddllm.values import split_parts
 
+TAUGHT = "corpus of the fine-tuned model in "  # before a folder: what `Workdir.keep_origin` notes of a teacher of other texts
+
 
 @dataclass
 class Run:
@@ -74,6 +76,8 @@ class Run:
     def finetuned(self, prepared: Prepared, name: str = OWN, share: float = 1.0) -> Teacher:
         """The model that is fine-tuned on all texts, in this run or in that of the folder `name`; `share`: see `Teacher`.
 
+        Says so where those are of another corpus or split than the run's, and notes it for `taught`.
+
         Raises:
             UserError: there is none, its fine-tuning has not come to its end, it is of another base model, other classes, numbers of another mean or
                 deviation, or another shape, or it is another one than when this run was begun.
@@ -82,7 +86,21 @@ class Run:
         teacher = load_teacher(prepared, self._at(name).finetune, share)
         if name != OWN:
             self.keep_origin({f"fine-tuned model in {name}": teacher.fingerprint})
+            there = from_first(lambda: self._at(name).read_origin().get(CORPUS))  # older versions did not note it
+            if there and there != prepared.tokens.fingerprint:
+                say(
+                    f"  the model in {name} was fine-tuned on another corpus, split or length than this run's; its training texts may be among the "
+                    "test texts here, and what it teaches comes from them."
+                )
+                self.keep_origin({f"{TAUGHT}{name}": there})
         return teacher
+
+    def taught(self) -> dict[str, Any]:
+        """For the card of what is learned here: the corpora of its teachers, as far as they are others than this run's; nothing where there are none."""
+        noted = from_first(self.workdir.read_origin)
+        names = list(self.prepared.tokens.label_names)
+        teachers = [{"corpus": corpus, "label_names": names} for what, corpus in noted.items() if what.startswith(TAUGHT)]
+        return {"teachers": teachers} if teachers else {}
 
     def keep_sources(self) -> None:
         """Note what the files hold that config.distill names beside data and model, or make sure that distillation goes on with the same.
@@ -188,7 +206,7 @@ def load_scored(run: Run) -> tuple[Prepared, Distilled]:
     distilled.check_base(prepared.pretrained)
     if not of_same_texts(prepared, distilled):
         say(
-            f"  {folder} was distilled from another corpus, split or length than this run's, or merged of a set that was; "
+            f"  {folder} was distilled from another corpus, split or length than this run's, or merged of a set or taught by a model that was; "
             "its training texts may be among the test texts here."
         )
     learner = distilled.learner(prepared.pretrained)
@@ -200,7 +218,7 @@ def load_scored(run: Run) -> tuple[Prepared, Distilled]:
 
 
 def of_same_texts(prepared: Prepared, distilled: Distilled) -> bool:
-    """Whether a data set was distilled from the very texts, split as they are, that are prepared, as far as its card knows.
+    """Whether a data set was distilled from the very texts, split as they are, that are prepared, and by teachers of these, as far as its card knows.
 
     Of sets that were merged into it, those of other classes say nothing: their texts are no corpus that could have been split otherwise.
     """

@@ -114,8 +114,9 @@ def distill(run: Run) -> None:
     run.keep_sources()
     teacher = run.teacher if config.teacher else None
     data, figures = distil_texts(prepared, run.workdir.checkpoints, run.workdir.bodies, run.metrics, DISTILL, teacher)
+    taught = run.taught()
     if is_first():
-        export_distilled(run.workdir.distilled, prepared, data, recipe_of(config), **figures)
+        export_distilled(run.workdir.distilled, prepared, data, recipe_of(config), **figures, **taught)
 
 
 def evaluate(run: Run) -> None:
@@ -132,7 +133,7 @@ def evaluate(run: Run) -> None:
     same = of_same_texts(prepared, distilled)
     for row in rows:
         row["name"] = run.name + row["name"].removeprefix("distilled")
-        row["note"] += "" if same else "; distilled from another corpus or split, whose training texts may be among these test texts"
+        row["note"] += "" if same else "; it or its teacher learned from another corpus or split, whose training texts may be among these test texts"
         row["distillation_seconds"] = distilled.card.get("distillation_seconds")
     record(run, rows)
     if run.distilled is None and is_first():  # another's folder is not ours to change

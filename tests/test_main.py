@@ -543,3 +543,27 @@ def test_a_set_from_another_split_says_so(arguments, tmp_path, capsys):
         assert ("another corpus or split" in note) == (name != "own")
     assert main([*arguments(tmp_path / "attack", **{"mode": "privacy", "data.seed": 4}), given]) == 2
     assert "which texts the data set was distilled from is not known here" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_teacher_of_another_split_says_so(arguments, tmp_path, capsys):
+    held_out = {"data.test": "", "data.test_size": 30}
+    for name, values in (("same", held_out), ("other", {})):
+        assert main(arguments(tmp_path / name, **{"mode": "finetune", **values})) == 0
+    capsys.readouterr()
+    notes = {}
+    for name in ("same", "other"):
+        taught = {"mode": "distill,evaluate", "distill.teacher": tmp_path / name, **held_out}
+        assert main(arguments(tmp_path / f"by-{name}", **taught)) == 0
+        told = f"the model in {tmp_path / name} was fine-tuned on another corpus, split or length than this run's"
+        assert (told in " ".join(capsys.readouterr().err.split())) == (name == "other")
+        notes[name] = [row["note"] for row in json.loads((tmp_path / f"by-{name}" / "results.json").read_text())["rows"]]
+    assert not any("its teacher learned from another corpus" in note for note in notes["same"])
+    assert all("its teacher learned from another corpus or split" in note for note in notes["other"])
+    assert "its teacher learned from another corpus" in (tmp_path / "by-other" / "distilled" / "README.md").read_text()
+    # The folder knows it for good: where it is merged, and after the teacher is gone.
+    shutil.rmtree(tmp_path / "other")
+    assert main(arguments(tmp_path / "by-other", **{**taught, "mode": "distill"})) == 0
+    assert len(load_distilled(tmp_path / "by-other" / "distilled").texts) == 2
+    sets = ",".join(str(tmp_path / f"by-{name}" / "distilled") for name in ("same", "other"))
+    assert main([*arguments(tmp_path / "merged", **{"mode": "merge,evaluate", **held_out}), f"--sets={sets}"]) == 0
+    assert "its teacher learned from another" in json.loads((tmp_path / "merged" / "results.json").read_text())["rows"][0]["note"]

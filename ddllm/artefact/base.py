@@ -55,9 +55,10 @@ class Distilled:
 
     @property
     def texts(self) -> list[dict[str, Any]]:
-        """{"corpus", "label_names"} of every corpus that it was distilled from, as far as its card knows, also of sets that were merged into it."""
+        """{"corpus", "label_names"} of every corpus that it was distilled from, as far as its card knows, also of its teachers' and of merged sets'."""
         own = [{"corpus": self.card["corpus"], "label_names": list(self.label_names)}] if "corpus" in self.card else []
-        return own + [texts for part in parts_of(self.card) for texts in part.get("texts", []) if texts not in own]
+        others = [*self.card.get("teachers", []), *(texts for part in parts_of(self.card) for texts in part.get("texts", []))]
+        return own + [texts for texts in others if texts not in own]
 
     def train(self, model: str | None = None, seed: int = 0) -> "Trained":
         """A classifier trained on it, exactly as its recipe says; see `ddllm.use.train`."""

@@ -82,6 +82,7 @@ OPTIONAL: dict[str, Meant] = {
     "merged.sets": OBJECTS,
     "updated": OBJECT,
     "corpus": TEXT,
+    "teachers": OBJECTS,
     "distillation_seconds": NUMBER,
 }
 IN_PART: dict[str, Meant] = {"texts": OBJECTS, "sets": COUNT}
@@ -100,6 +101,8 @@ def check_card(card: Card, where: str | Path) -> None:
     _check_entries(card, OPTIONAL, where, needed=False)
     for number, score in enumerate(card["scores"], 1):
         _check_entries(score, IN_SCORE, f"score {number} of {where}", needed=True)
+    for number, texts in enumerate(card.get("teachers", []), 1):
+        _check_entries(texts, IN_TEXTS, f"the texts of teacher {number} of {where}", needed=True)
     for number, part in enumerate(parts_of(card), 1):
         _check_entries(part, IN_PART, f"set {number} of {where}", needed=False)
         for texts in part.get("texts", []):

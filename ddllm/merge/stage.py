@@ -49,8 +49,9 @@ def merge(run: Run) -> None:
         raise UserError("there is nothing to merge; give the distilled folders as --sets A,B.")
     sets = from_first(lambda: [load_distilled(folder) for folder in folders])
     merged, pretrained = merge_as_asked(run, sets, folders)
+    learned_from = run.taught() if merged.card.get("corpus") and run.config.distill.teacher else {}
     if is_first():
-        merged.save(run.workdir.distilled, pretrained, run.config.distill.storage, config=resolve(run.config))
+        merged.save(run.workdir.distilled, pretrained, run.config.distill.storage, config=resolve(run.config), **learned_from)
         data = merged.data
         say(f"merged into {data.examples} examples in {data.steps} inner steps: {run.workdir.distilled}")
 

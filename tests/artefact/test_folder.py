@@ -346,6 +346,7 @@ def test_what_recipe_json_has_to_say(folder, place):
         ({"preprocessing": "none"}, "no preprocessing"),
         ({"merged": {"sets": [{"sets": 1}, {"texts": "x"}]}}, "texts in set 2 of .* must be a list of objects"),
         ({"updated": {"texts": [{"corpus": "x"}]}}, "texts of set 1 of .* says no label_names"),
+        ({"teachers": [{"label_names": ["x"]}]}, "texts of teacher 1 of .* says no corpus"),
     ],
 )
 def test_what_recipe_json_cannot_mean(folder, change, message):
