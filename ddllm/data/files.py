@@ -24,6 +24,18 @@ from ddllm.errors import UserError
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
+class MissingColumn(UserError):
+    """A column that is not there.
+
+    Attributes:
+        told: the sentence without what to do about it.
+    """
+
+    def __init__(self, told: str, key: str) -> None:
+        super().__init__(f"{told}; set config.data.{key}.")
+        self.told = told
+
+
 class Columns(NamedTuple):
     """Names of the columns that are read.
 
@@ -104,14 +116,11 @@ def file_kind(path: Path) -> str:
 
 
 def check_columns(found: Iterable[str], columns: Columns, where: str) -> None:
-    """Raise `UserError` where one of the columns is not among those found, or is there more than once."""
+    """Raise `MissingColumn` where one of the columns is not among those found, and `UserError` where it is there more than once."""
     found = [str(name) for name in found]
     for column, key in columns.names.items():
         if column not in found:
-            raise UserError(
-                f"{where} has no column {column!r}{suggest(column, found)}; its columns are {', '.join(found) or 'none'}; "
-                f"set config.data.{key}."
-            )
+            raise MissingColumn(f"{where} has no column {column!r}{suggest(column, found)}; its columns are {', '.join(found) or 'none'}", key)
         if found.count(column) > 1:
             raise UserError(f"{where} has {found.count(column)} columns {column!r}; rename or remove all but one.")
 
@@ -120,7 +129,8 @@ def read_file(path: Path, text_column: str, label_column: str | tuple[str, ...],
     """Read one file.
 
     Raises:
-        UserError: it does not exist, cannot be read in the format its name says, or lacks a column.
+        MissingColumn: it lacks a column.
+        UserError: it does not exist, or cannot be read in the format its name says.
     """
     kind = file_kind(path)
     if not kind:

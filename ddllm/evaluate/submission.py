@@ -4,8 +4,8 @@ A file holds texts with hard or soft labels, perhaps several sets of them (one f
 constant rate, for some number of passes, both chosen on validation texts for all sets together. Every set is trained on from heads of its own.
 """
 
+import json
 import math
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddllm.data.files import Table, read_file
-from ddllm.data.labels import LabelNames, encode, filled_rows
+from ddllm.config import suggest
+from ddllm.data.files import MissingColumn, Table, read_file
+from ddllm.data.labels import are_numbers, check_unicode, filled_rows
 from ddllm.data.splits import Split
 from ddllm.data.tokens import TokenSplit, load_tokenizer, tokenize_texts
 from ddllm.distill.dataset import DistilledData, Recipe, raw_rate
@@ -28,7 +29,7 @@ from ddllm.models.task import AS_THEY_STAND
 from ddllm.models.tasks import Classification
 from ddllm.prepare import Prepared
 from ddllm.report.results import mean_figure
-from ddllm.runtime.progress import Progress
+from ddllm.runtime.progress import Progress, say
 
 TEXT, PAIR, LABEL, SOFT, SET = "text", "text_pair", "label", "label_probabilities", "set"
 
@@ -61,33 +62,34 @@ def read_sets(path: Path, label_names: tuple[str, ...], pairs: bool = False) -> 
     """Read a file with the columns text and label or label_probabilities, and perhaps text_pair and set.
 
     Args:
-        path: JSONL, or another format that data/files.py reads.
+        path: JSONL, or another format that data/files.py reads; in those without lists, probabilities are written as JSON has lists.
         label_names: the corpus's class names; integer labels are positions among them.
         pairs: whether the corpus is one of pairs, so that there are second texts.
 
     Raises:
-        UserError: the file or a column is missing, a label is not among the names, or probabilities are none.
+        UserError: the file or a column is missing, a text is no string, a label is not among the names, or probabilities are none.
     """
-    inputs = read_file(path, TEXT, TEXT, PAIR if pairs else "")
+    inputs = _read_texts(path, pairs)
     filled = sum(1 for _ in filled_rows(inputs))
     if not filled or filled < len(inputs.texts):
         raise UserError(f"{path} has {len(inputs.texts) - filled} rows without text; remove them." if filled else f"{path} has no texts.")
-    # Classes that are called by numbers are meant by them.
-    names = LabelNames(label_names, indexed=not all(re.fullmatch(r"-?\d+", name) for name in label_names))
+    texts = [_text(value, TEXT, row, path) for row, value in enumerate(inputs.texts, 1)]
+    seconds = None if inputs.pairs is None else [_text(value, PAIR, row, path) for row, value in enumerate(inputs.pairs, 1)]
     hard, soft = _column(path, LABEL), _column(path, SOFT)
-    if soft is None and hard and isinstance(hard[0], list):
-        hard, soft = soft, hard
-    if soft is not None and hard is None:
+    if hard is not None and soft is not None:
+        say(f"  {path} has both {LABEL!r} and {SOFT!r}; the latter are taken.")
+    elif hard is not None and isinstance(_listed(hard[0], label_names), list):
+        soft = hard
+    if soft is not None:
         labels = np.stack([_probabilities(value, row, path, label_names) for row, value in enumerate(soft, 1)])
-        hard = [label_names[row.argmax()] for row in labels]
-    elif hard is not None and soft is None:
-        labels = None
+    elif hard is not None:
+        places = np.array([_position(value, row, path, label_names) for row, value in enumerate(hard, 1)], np.int32)
+        labels = Classification().store(places, len(label_names), "hard")
     else:
         raise UserError(
             f"{path} needs one of the columns {LABEL!r} (class names or numbers) and {SOFT!r} (lists, in the order {', '.join(label_names)})."
         )
-    split, _ = encode(Table(inputs.texts, hard, (), str(path), inputs.pairs), names, "train")
-    labels = Classification().store(split.labels, len(label_names), "hard") if labels is None else labels
+    split = Split(texts, labels.argmax(axis=1).astype(np.int32), seconds)
     keys = _column(path, SET) or [None] * len(split)
     for row, key in enumerate(keys, 1):
         if not (key is None or isinstance(key, (str, int)) or (isinstance(key, float) and key.is_integer())):
@@ -211,16 +213,58 @@ def _tokenize(tokenizer: Any, made: TextSet, length: int) -> TokenSplit:
     return tokenize_texts(tokenizer, Split(made.texts, made.labels.argmax(axis=1).astype(np.int32), made.pairs), length)[0]
 
 
+def _read_texts(path: Path, pairs: bool) -> Table:
+    try:
+        return read_file(path, TEXT, TEXT, PAIR if pairs else "")
+    except MissingColumn as missing:
+        wanted = f"{TEXT!r} and, since the corpus is one of pairs, {PAIR!r}" if pairs else f"{TEXT!r}"
+        raise UserError(f"{missing.told}; a file of texts has its texts in {wanted}, so rename the column.") from None
+
+
 def _column(path: Path, name: str) -> list[Any] | None:
     try:
         return read_file(path, TEXT, name).labels
-    except UserError:  # The file itself has been read before, so that only the column can be missing.
+    except MissingColumn:
         return None
+
+
+def _text(value: Any, column: str, row: int, path: Path) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{path}, row {row}: the {column} {value!r} is not a string ({type(value).__name__}); put it in quotation marks.")
+    check_unicode(value, column, row, str(path))
+    return value.strip()
+
+
+def _listed(value: Any, label_names: tuple[str, ...]) -> Any:
+    """A list, where a string says one, as it does in CSV; else the value itself."""
+    if isinstance(value, str) and value.lstrip().startswith("[") and value not in label_names:
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _position(value: Any, row: int, path: Path, label_names: tuple[str, ...]) -> int:
+    """Place of a hard label among the names. Classes that are called by numbers are meant by them."""
+    numbers = are_numbers(label_names)
+    if value is None or value == "" or value != value:
+        raise UserError(f"{path}, row {row}: there is no {LABEL}; remove the row or give it one.")
+    if isinstance(value, int) and not numbers and 0 <= value < len(label_names):
+        return int(value)
+    if isinstance(value, str) or (isinstance(value, int) and numbers):
+        name = str(value) if isinstance(value, str) else str(int(value))
+        if name in label_names:
+            return label_names.index(name)
+    close = suggest(value, label_names) if isinstance(value, str) else ""
+    meant = "a name" if numbers else f"a name, or its number from 0 to {len(label_names) - 1}"
+    quoted = ", without quotation marks" if isinstance(value, str) and value.isdecimal() and not numbers else ""
+    raise UserError(f"{path}, row {row}: the {LABEL} {value!r}{close} is none of the classes {', '.join(label_names)}; give {meant}{quoted}.")
 
 
 def _probabilities(value: Any, row: int, path: Path, label_names: tuple[str, ...]) -> np.ndarray:
     try:
-        found = np.array(value, np.float64)
+        found = np.array(_listed(value, ()), np.float64)
     except (TypeError, ValueError):
         found = np.zeros(0)
     if found.shape != (len(label_names),) or not np.all(found >= 0) or abs(found.sum() - 1) > 1e-3:

@@ -43,23 +43,71 @@ def test_reading(write):
     np.testing.assert_array_equal(read_sets(write({"text": "a", "label": 1}), ("1", "2"))[0].labels, [[1, 0]])
 
 
+CLASSES = "is none of the classes negative, positive; give a name, or its number from 0 to 1"
+PROBABILITIES = "but must be 2 numbers that are not negative and sum to 1, in the order negative, positive."
+
+
 @pytest.mark.parametrize(
-    "row, message",
+    "row, pairs, message",
     [
-        ({"text": "a"}, "needs one of the columns 'label'"),
-        ({"text": "a", "label": 2}, "the label 2 is outside 0 to 1"),
-        ({"text": "a", "label_probabilities": [0.5, 0.6]}, "row 1: label_probabilities is .* sum to 1, in the order negative, positive"),
-        ({"text": "a", "label_probabilities": [1.5, -0.5]}, "not negative"),
-        ({"text": "a", "label_probabilities": [1]}, "must be 2 numbers"),
-        ({"text": " ", "label": 1}, "has no texts"),
-        ({"text": "a", "label": 1, "set": [1]}, r"row 1: the set \[1\] is neither a name nor a whole number"),
-        ({"text": "a", "label": 1, "set": float("nan")}, "the set nan is neither"),
-        ({"texts": "a", "label": 1}, "no column 'text'"),
+        (
+            {"text": "a"},
+            False,
+            " needs one of the columns 'label' (class names or numbers) and 'label_probabilities' (lists, in the order negative, positive).",
+        ),
+        ({"text": "a", "label": 2}, False, f", row 1: the label 2 {CLASSES}."),
+        ({"text": "a", "label": -1}, False, f", row 1: the label -1 {CLASSES}."),
+        ({"text": "a", "label": 1.0}, False, f", row 1: the label 1.0 {CLASSES}."),
+        ({"text": "a", "label": "1"}, False, f", row 1: the label '1' {CLASSES}, without quotation marks."),
+        ({"text": "a", "label": "positiv"}, False, f", row 1: the label 'positiv' (did you mean positive?) {CLASSES}."),
+        ({"text": "a", "label": None}, False, ", row 1: there is no label; remove the row or give it one."),
+        ({"text": "a", "label_probabilities": [0.5, 0.6]}, False, f", row 1: label_probabilities is [0.5, 0.6], {PROBABILITIES}"),
+        ({"text": "a", "label_probabilities": [1.5, -0.5]}, False, f", row 1: label_probabilities is [1.5, -0.5], {PROBABILITIES}"),
+        ({"text": "a", "label_probabilities": [1]}, False, f", row 1: label_probabilities is [1], {PROBABILITIES}"),
+        ({"text": "a", "label_probabilities": "[0.5"}, False, f", row 1: label_probabilities is '[0.5', {PROBABILITIES}"),
+        ({"text": " ", "label": 1}, False, " has no texts."),
+        ({"text": 7, "label": 1}, False, ", row 1: the text 7 is not a string (int); put it in quotation marks."),
+        ({"text": "a", "label": 1, "set": [1]}, False, ", row 1: the set [1] is neither a name nor a whole number."),
+        ({"text": "a", "label": 1, "set": float("nan")}, False, ", row 1: the set nan is neither a name nor a whole number."),
+        (
+            {"texts": "a", "label": 1},
+            False,
+            " has no column 'text' (did you mean texts?); its columns are texts, label; a file of texts has its texts in 'text', so rename the column.",
+        ),
+        (
+            {"text": "a", "label": 1},
+            True,
+            " has no column 'text_pair' (did you mean text?); its columns are text, label; a file of texts has its texts in 'text' and, since the "
+            "corpus is one of pairs, 'text_pair', so rename the column.",
+        ),
     ],
 )
-def test_what_cannot_be_meant_is_one_sentence(write, row, message):
-    with pytest.raises(UserError, match=message):
-        read_sets(write(row), NAMES)
+def test_what_cannot_be_meant_is_one_sentence(write, row, pairs, message):
+    path = write(row)
+    with pytest.raises(UserError) as caught:
+        read_sets(path, NAMES, pairs)
+    assert str(caught.value) == f"{path}{message}"
+
+
+def test_formats_without_lists_have_probabilities_as_text(tmp_path):
+    for name, line in (("texts.csv", 'a,"[0.75, 0.25]"'), ("texts.tsv", "a\t[0.75, 0.25]")):
+        for column in ("label_probabilities", "label"):
+            (tmp_path / name).write_text(f"text{line[1]}{column}\n{line}\n")
+            np.testing.assert_array_equal(read_sets(tmp_path / name, NAMES)[0].labels, [[0.75, 0.25]])
+    (tmp_path / "texts.csv").write_text("text,label\na,[good]\nb,1\n")
+    np.testing.assert_array_equal(read_sets(tmp_path / "texts.csv", ("bad", "[good]", "1"))[0].labels, [[0, 1, 0], [0, 0, 1]])
+
+
+def test_of_both_columns_the_probabilities_are_taken(write, capsys):
+    path = write({"text": "a", "label": 1, "label_probabilities": [0.75, 0.25]})
+    np.testing.assert_array_equal(read_sets(path, NAMES)[0].labels, [[0.75, 0.25]])
+    assert f"{path} has both 'label' and 'label_probabilities'; the latter are taken." in " ".join(capsys.readouterr().err.split())
+
+
+def test_two_columns_of_one_name(tmp_path):
+    (tmp_path / "texts.csv").write_text("text,label,label\na,1,1\n")
+    with pytest.raises(UserError, match="has 2 columns 'label'; rename or remove all but one"):
+        read_sets(tmp_path / "texts.csv", NAMES)
 
 
 def test_a_file_with_a_header_alone(tmp_path):
