@@ -48,6 +48,20 @@ CHANGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "passes_3": ("three passes", ("passes=3",)),
     "passes_4": ("four passes", ("passes=4",)),
     "robust": ("perturbed rates and positions", ("robust=('rates','positions')",)),
+    "attention_all": (
+        "labels for the attention of all positions instead of direction labels",
+        ("direction_labels=False", "attention_labels=all", "attention_weight=10"),
+    ),
+    "features": ("labels of what the head takes instead of direction labels", ("direction_labels=False", "feature_labels=True")),
+    "head_learned": ("a learned head", ("head=learned",)),
+    "heads_2": ("two heads redrawn at every outer step", ("head=redrawn", "heads=2")),
+    "pool_4": ("outer steps that start from the model or one of four, partly fine-tuned", ("pool=4",)),
+    "window_random": ("a gradient that reaches one inner step, at a random place", ("truncate=1", "window=random")),
+    "balanced": ("as many texts of every class in each outer batch", ("balanced=True",)),
+    "initial_k_centers": ("texts chosen by k-centers at the start", ("initial=k_centers",)),
+    "initial_k_means": ("texts chosen by k-means at the start", ("initial=k_means",)),
+    "momentum": ("inner steps with momentum", ("inner_optimizer=momentum",)),
+    "adam": ("inner steps of Adam, at a rate of 1e-3 at first", ("inner_optimizer=adam", "initial_rate=1e-3")),
 }
 
 

@@ -12,7 +12,11 @@ from ddllm.runtime.storage import read_json, write_atomically, write_json
 Entry = dict[str, Any]
 APART = ("name", "seed", "runtime", "data.source", "distill.teacher", "distill.checkpoint_every", "distill.checkpoints_kept", "text.judge")
 # Sections that a kind of run does not depend on, and what selections take of one of them.
-WITHOUT_EFFECT = {"full": ("distill", "evaluate", "text"), "select": ("distill", "finetune", "text")}
+WITHOUT_EFFECT = {
+    "full": ("distill", "evaluate", "text"),
+    "select": ("distill", "finetune", "text"),
+    "submitted": ("distill", "finetune", "text"),
+}
 ASIDE = ("merge", "continual", "prompt", "privacy")  # sections of stages that a run does not have unless it is said
 DEVICES = "devices"
 SIZES = ("distill.examples_per_class", "distill.batches")

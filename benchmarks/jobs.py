@@ -3,12 +3,13 @@
 | job | its command | cells that it fills |
 |---|---|---|
 | full | --mode=finetune | full |
-| select | --mode=select | random, k_centers, herding: one draw for each seed |
+| select | --mode=select | random, k_centers, herding, and in runs of their own k_means and gradient_norm: one draw for each seed |
 | a recipe | --mode=distill,evaluate | the recipe's own, "distilled" for ours, "no_gains" for ours without them |
+| submitted | --mode=evaluate --distilled FILE --name NAME | NAME: another's texts or folder under docs/PROTOCOL.md |
 """
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.entries import called
@@ -23,10 +24,12 @@ CONFIGS = ROOT / "configs"
 EMBEDDED = "embedded"
 DATASETS = ("rotten_tomatoes", "sst2", "ag_news", "imdb")
 SELECTIONS = ("random", "k_centers", "herding")
+FURTHER = ("k_means", "gradient_norm")  # selections that a table has where it is asked for them
 DISTILLED = "distilled"  # what our recipe's cells are named
 NO_GAINS = "no_gains"
+SUBMITTED = "submitted"
 DEFAULT_NAMES = ("full", *SELECTIONS, DISTILLED, *(name for name in RECIPES if name != "ddllm"))
-NAMES = (*DEFAULT_NAMES, NO_GAINS)
+NAMES = ("full", *SELECTIONS, *FURTHER, *(name for name in DEFAULT_NAMES if name not in ("full", *SELECTIONS)), NO_GAINS)
 # What a data set's folder of files has for the hub's splits and columns.
 LOCAL = {
     "sst2": {"validation": "validation", "test": "test", "text_column": "text"},
@@ -47,11 +50,11 @@ class Job:
     Attributes:
         dataset: a file of configs/, without its ending.
         model: as in config.model.name, but of a local folder its name alone.
-        kind: "full", "select", "distilled" or the name of another recipe; of an ablation, its folder's name.
+        kind: "full", "select", "submitted", "distilled" or the name of another recipe; of an ablation, its folder's name.
         per_class: examples per class; None for full data.
         seeds: the seeds that it fills cells for; one, save for "select".
         member: the run.
-        change: of an ablation, what it changes in our recipe.
+        change: of an ablation, what it changes in our recipe; of a submission, its name.
     """
 
     dataset: str
@@ -110,6 +113,7 @@ def plan_jobs(
                         chosen = tuple(name for name in SELECTIONS if name in names)
                         if chosen:
                             jobs.append(base.selecting(chosen, count, tuple(seeds)))
+                        jobs += [base.selecting((name,), count, tuple(seeds), f"select-{name}") for name in FURTHER if name in names]
     return jobs
 
 
@@ -146,10 +150,15 @@ class Base:
         line += [f"--config.distill.{change}" for change in TUNED.get((recipe, self.model), ())]
         return self.job(kind or name, count, (seed,), [*line, *changes], f"recipe={recipe},examples={count}")
 
-    def selecting(self, chosen: tuple[str, ...], count: int, seeds: tuple[int, ...]) -> Job:
+    def submitted(self, name: str, path: str, seed: int) -> Job:
+        """Another's texts or folder, scored by itself."""
+        line = ["--mode=evaluate", f"--distilled={path}", f"--name={name}"]
+        return replace(self.job(f"{SUBMITTED}-{name}", None, (seed,), line), kind=SUBMITTED, change=name)
+
+    def selecting(self, chosen: tuple[str, ...], count: int, seeds: tuple[int, ...], folder: str = "select") -> Job:
         """Selections of real examples, all seeds in one run, since they are tuned together."""
         options = [f"--config.evaluate.selections={chosen!r}", f"--config.evaluate.selection_draws={len(seeds)}"]
-        return self.job("select", count, seeds, ["--mode=select", *options], f"examples={count}")
+        return replace(self.job(folder, count, seeds, ["--mode=select", *options], f"examples={count}"), kind="select")
 
     def job(self, kind: str, count: int | None, seeds: tuple[int, ...], line: list[str], arguments: str = "") -> Job:
         """A run, its configuration checked."""

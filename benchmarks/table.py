@@ -2,21 +2,24 @@
 
     python -m benchmarks.table [--datasets rotten_tomatoes,sst2] [--models embedded] [--names full,random,distilled] [--per-class 1,5,10]
                                [--seeds 0,1,2] [--products bfloat16] [--data FOLDER] [--work runs/table] [--minutes N] [--processes N]
-                               [--only-table]
+                               [--submissions NAME=FILE,NAME=FILE] [--only-table]
 
 Entry by cell: every run is a command of its own in a folder below --work, resumes there, and enters the table as soon as it has ended. The same
 command does what is left; --minutes starts nothing new after so long. A cell holds the accuracy of each seed, and with the recipe's head
-redrawn where that is measured too. Runs that are not below --work any more keep the figures that the table has of them, unless their settings differ.
+redrawn where that is measured too. --submissions scores others' texts or folders, made of the one data set that --datasets names, as docs/PROTOCOL.md
+says; add --names= to run these alone. Runs that are not below --work any more keep the figures that the table has of them, unless their settings differ.
 """
 
 import argparse
+import re
 import statistics
 import sys
 from typing import Any
 
 from benchmarks.entries import Entry, find_entry, note_devices, read_entries, settings_of, write_entries
-from benchmarks.jobs import DEFAULT_NAMES, NAMES, ROOT, Job, plan_jobs
+from benchmarks.jobs import DEFAULT_NAMES, NAMES, ROOT, SUBMITTED, Base, Job, plan_jobs
 from benchmarks.options import listed, make_parser, numbers, read_options, work_through
+from ddllm.errors import UserError
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
 from ddllm.runtime.storage import read_json
@@ -53,10 +56,35 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     parser = make_parser("benchmarks.table", "runs/table")
     parser.add_argument("--names", default=",".join(DEFAULT_NAMES), help=f"rows, of {', '.join(NAMES)}")
     parser.add_argument("--per-class", default="1,5,10", help="examples per class")
+    parser.add_argument("--submissions", default="", metavar="NAME=FILE", help="others' results to score, with commas between them")
     options = read_options(parser, arguments)
-    names, per_class = listed(options.names, "--names", NAMES), numbers(options.per_class, "--per-class", 1)
+    names = listed(options.names, "--names", NAMES) if options.names else []
+    per_class, submissions = numbers(options.per_class, "--per-class", 1), read_submissions(options.submissions, options.datasets)
     jobs = plan_jobs(options.datasets, options.models, names, per_class, options.seeds, options.data, options.work, options.alike)
+    for model in options.models:
+        for dataset in options.datasets if submissions else ():
+            base = Base.below(options.work, dataset, model, options.data, options.alike)
+            jobs += [base.submitted(name, path, options.seeds[0]) for name, path in submissions.items()]
     return options, jobs
+
+
+def read_submissions(text: str, datasets: list[str]) -> dict[str, str]:
+    """The files and folders of --submissions by the names of their rows.
+
+    Raises:
+        UserError: it is not understood, a name is taken, or it is not clear which data set they are of.
+    """
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, equals, path = part.partition("=")
+        if not equals or not path or not re.fullmatch(r"\w[\w.+-]*", name):
+            raise UserError(f"--submissions {part!r} is not understood; it has the form NAME=FILE, such as dilm=texts.jsonl.")
+        if name in NAMES or name in found:
+            raise UserError(f"--submissions has {name!r}, which another row is called; choose another name.")
+        found[name] = path
+    if found and len(datasets) > 1:
+        raise UserError("--submissions are of one data set; name it with --datasets.")
+    return found
 
 
 def enter(cells: list[Entry], job: Job) -> None:
@@ -70,9 +98,16 @@ def enter(cells: list[Entry], job: Job) -> None:
             name = job.kind
         if (job.kind == "full") != (name == "full"):
             continue
-        key = {"dataset": job.dataset, "model": job.model, "name": name, "examples_per_class": job.per_class}
+        if job.kind == SUBMITTED and name != job.change:
+            continue
+        per_class = row["examples_per_class"] if job.kind == SUBMITTED else job.per_class
+        key = {"dataset": job.dataset, "model": job.model, "name": name, "examples_per_class": per_class}
         cell = find_entry(cells, key, settings, ("values", "redrawn"))
         cell["protocol"] = PROTOCOL
+        if job.kind == SUBMITTED:
+            cell["submitted"] = True
+            if row.get("head") == "redrawn":  # texts know no other heads; their trainings are this figure's spread
+                cell["redrawn"][first] = [row["accuracy_mean"], row["accuracy_std"], row["runs"], row["texts"]]
         if row["name"].endswith(REDRAWN):
             cell["redrawn"][first] = [row["accuracy_mean"], row["accuracy_std"], row["runs"], row["texts"]]
             summarise(cell)
@@ -131,7 +166,10 @@ def begin_section(here: list[Entry], beside: tuple[str, ...] = ()) -> tuple[list
 def write(cells: list[Entry]) -> None:
     """Write both files, in a fixed order, with each cell's share of full data."""
     order = {name: place for place, name in enumerate(NAMES)}
-    cells.sort(key=lambda cell: (cell["dataset"], cell["model"], cell["examples_per_class"] or 0, order[cell["name"]]))
+    last = len(order)
+    cells.sort(
+        key=lambda cell: (cell["dataset"], cell["model"], cell["examples_per_class"] or 0, order.get(cell["name"], last), cell["name"])
+    )
     share_of_full(cells)
     write_entries(JSON, "cells", cells, MARKDOWN, markdown(cells, read_json(PUBLISHED)))
 
@@ -152,13 +190,15 @@ def markdown(cells: list[Entry], published: dict[str, Any]) -> str:
         counts, columns, begin = begin_section(here)
         lines += begin
         several = len({steps_of(cell) for cell in here} - {None}) > 1
-        for name in NAMES:
+        for name in (*NAMES, *sorted({cell["name"] for cell in here} - set(NAMES))):
             mine = {cell["examples_per_class"]: cell for cell in here if cell["name"] == name}
-            if name == "full" and None in mine:
-                lines.append(f"| full: all texts | {' | '.join([figure(mine[None])] * len(columns))} |")
+            if None in mine:  # as many of each class as there are, or other numbers of each
+                called = "full: all texts" if name == "full" else f"{name} (submitted)"
+                lines.append(f"| {called} | {' | '.join([figure(mine[None])] * len(columns))} |")
             elif mine:
                 shown = [figure(mine[count], several) if count in mine else "–" for count in counts]
-                lines.append(f"| {name} | {' | '.join(shown)} |")
+                called = f"{name} (submitted)" if any(cell.get("submitted") for cell in mine.values()) else name
+                lines.append(f"| {called} | {' | '.join(shown)} |")
     lines += ["", "## Published figures", "", published["note"], ""]
     lines += ["| data set | model | training data | accuracy, % | source |", "|---|---|---|---:|---|"]
     lines += [

@@ -96,7 +96,8 @@ def finetune(run: Run) -> None:
             metrics.close()
         scores.append(score_finetuned(prepared, state))
         seconds += took / run.config.finetune.seeds
-    record(run, [full_row(scores, seconds, len(prepared.tokens.train), run.config.finetune, prepared.metric)])
+    texts, products = len(prepared.tokens.train), prepared.learner.encoder.products
+    record(run, [full_row(scores, seconds, texts, run.config.finetune, prepared.metric, products)])
 
 
 def select(run: Run) -> None:

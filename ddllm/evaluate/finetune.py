@@ -17,6 +17,7 @@ from ddllm.data.batches import Batch, BatchStream
 from ddllm.models.encoder import Tree
 from ddllm.models.heads import init_head
 from ddllm.models.parts import count_parts, differentiate
+from ddllm.models.products import in_products
 from ddllm.models.scoring import real_loss
 from ddllm.prepare import Prepared
 from ddllm.report.results import ACCURACY, summarise
@@ -162,13 +163,16 @@ def score_finetuned(prepared: Prepared, state: FinetuneState) -> dict[str, float
     return prepared.scorer(prepared.tokens.test).scores(params, params.get("words"))
 
 
-def full_row(scores: list[dict[str, float]], seconds: float, texts: int, config: ConfigDict, metric: str = ACCURACY) -> dict[str, Any]:
+def full_row(
+    scores: list[dict[str, float]], seconds: float, texts: int, config: ConfigDict, metric: str = ACCURACY, products: str = "float32"
+) -> dict[str, Any]:
     """The results' row of full-data fine-tuning, from the figures of its runs on test texts."""
+    chosen = f"parameters chosen on validation{in_products(products)}"
     return {
         "name": "full",
         "examples_per_class": None,
         "examples": texts,
         **summarise(scores, metric),
         "seconds": seconds,
-        "note": f"all training texts, {config.epochs:g} epoch{'s' * (config.epochs != 1)} of AdamW at {config.rate:g}, parameters chosen on validation",
+        "note": f"all training texts, {config.epochs:g} epoch{'s' * (config.epochs != 1)} of AdamW at {config.rate:g}, {chosen}",
     }

@@ -21,6 +21,7 @@ from ddllm.distill.inner_loop import unroll
 from ddllm.evaluate.small import head_key, of_texts, small_row
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner, Start
+from ddllm.models.products import in_products
 from ddllm.prepare import Prepared
 from ddllm.report.results import mean_figure
 from ddllm.runtime.mesh import place_parameters
@@ -163,7 +164,7 @@ def selection_row(prepared: Prepared, selection: Selection) -> dict[str, Any]:
     note = f"SGD rate {selection.rate:g} of {rates} and {selection.passes} of {passes} passes, chosen on validation"
     if selection.name in DETERMINISTIC:
         note += "; the same texts in every run, so that runs differ by their heads alone"
-    note += of_texts(selection.texts, len(prepared.tokens.test))
+    note += in_products(prepared.learner.encoder.products) + of_texts(selection.texts, len(prepared.tokens.test))
     more = {"rate": selection.rate, "passes": selection.passes, "inner_steps": data.steps * selection.passes, "texts": selection.texts}
     constants = (prepared.classes, selection.seconds, prepared.metric)
     return small_row(selection.name, selection.scores, data, *constants, head="redrawn", note=note, **more)

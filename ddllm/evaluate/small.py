@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.distill.inner_loop import same_every_time, train
 from ddllm.models.learner import Learner, Start
+from ddllm.models.products import in_products
 from ddllm.models.scoring import Scorer
 from ddllm.prepare import Prepared
 from ddllm.report.results import ACCURACY, mean_figure, summarise
@@ -76,19 +77,20 @@ def evaluate_distilled(prepared: Prepared, data: DistilledData, recipe: Recipe) 
     constants = (prepared.classes, seconds, prepared.metric)
     texts = config.head_texts or len(test)
     shuffled = ", orders redrawn" if recipe.order == "shuffled" else ""
+    exact = in_products(learner.encoder.products)
     rows = []
     with Progress(len(keys) + learner.same_every_time * len(own), "evaluate: distilled") as progress:
         if learner.same_every_time:
             scorer = prepared.scorer(test, texts if shuffled else 0)
             scores = score_heads(learner, recipe, start, data, scorer, own, progress)
             note = f"{learner.start} head" + (shuffled or ": the same every time, so there is no deviation over heads")
-            note += of_texts(scorer.texts, len(test))
+            note += exact + of_texts(scorer.texts, len(test))
             rows.append(small_row("distilled", scores, data, *constants, head=learner.start, texts=scorer.texts, note=note))
         redrawn = replace(learner, start="redrawn")
         scorer = prepared.scorer(test, texts)
         scores = score_heads(redrawn, recipe, start, data.replace(head=None), scorer, keys, progress)
         name = "distilled, redrawn heads" if rows else "distilled"
-        note = f"heads redrawn from N(0, {learner.head.deviation:g}²){shuffled}" + of_texts(scorer.texts, len(test))
+        note = f"heads redrawn from N(0, {learner.head.deviation:g}²){shuffled}{exact}" + of_texts(scorer.texts, len(test))
         rows.append(small_row(name, scores, data, *constants, head="redrawn", texts=scorer.texts, note=note))
     return rows
 

@@ -24,6 +24,7 @@ from ddllm.distill.initialise import fit
 from ddllm.errors import UserError
 from ddllm.evaluate.robustness import choose
 from ddllm.evaluate.small import head_keys, of_texts, score_heads, small_row, training_seconds
+from ddllm.models.products import in_products
 from ddllm.models.scoring import Scorer
 from ddllm.models.task import AS_THEY_STAND
 from ddllm.models.tasks import Classification
@@ -143,7 +144,7 @@ def evaluate_submission(
     note = f"texts in {len(sets)} sets" if len(sets) > 1 else "texts"
     tried = tried or f"rate {chosen[0]:g} for {chosen[1]} passes"
     note += f", heads redrawn from N(0, {learner.head.deviation:g}²), SGD {tried}"
-    note += of_texts(test.texts, len(prepared.tokens.test))
+    note += in_products(learner.encoder.products) + of_texts(test.texts, len(prepared.tokens.test))
     if known:
         note += f"; {known} of its texts occur in the test split"
     row = small_row(

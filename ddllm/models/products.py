@@ -13,6 +13,11 @@ PRECISIONS = {"float32": jax.lax.Precision.HIGHEST, "tensorfloat32": jax.lax.Pre
 BLOCK = 16  # columns that are transposed together
 
 
+def in_products(products: str) -> str:
+    """A part of a row's note, where matrix products are not exact."""
+    return "" if products == "float32" else f", matrix products in {products}"
+
+
 def multiply(a: jax.Array, b: jax.Array, products: str) -> jax.Array:
     """The product of two matrices, by one of `PRECISIONS`; "bfloat16" rounds the operands, and those of its derivatives."""
     return rounded_product(a, b) if products == "bfloat16" else jnp.matmul(a, b, precision=PRECISIONS[products])

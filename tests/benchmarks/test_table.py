@@ -8,6 +8,7 @@ import pytest
 from benchmarks import options, table
 from benchmarks.jobs import Base, plan_jobs
 from ddllm.config import resolve
+from ddllm.errors import UserError
 from ddllm.main import main as command
 from ddllm.main import parse
 from ddllm.members import FINISHED
@@ -63,6 +64,41 @@ def test_runs_are_those_that_the_cells_need(jobs):
     [peer] = jobs(seeds=(0,), names=("maekawa2023",), per_class=(1,)).values()
     assert peer.member.config.distill.attention_weight == 1 and "--config.distill.initial=real" in peer.command
     assert peer.member.config.distill.outer_steps == distilled.config.distill.outer_steps
+
+
+def test_further_selections_are_runs_of_their_own(jobs):
+    [alone] = jobs(seeds=(0,), names=("random",), per_class=(1,)).values()
+    line = ["--datasets=sst2", "--per-class=1", "--seeds=0", f"--work={alone.member.folder.parents[1]}"]
+    _, planned = table.plan([*line, "--names=random,k_means,gradient_norm"])
+    assert [tuple(job.member.config.evaluate.selections) for job in planned] == [("random",), ("k_means",), ("gradient_norm",)]
+    # So that the figures of those that a table has anyway stay, and their run with them.
+    assert {job.kind for job in planned} == {"select"} and planned[0].member.folder == alone.member.folder
+    assert len({job.member.folder for job in planned}) == 3
+
+
+def test_what_others_submit_is_a_row(tmp_path):
+    line = ["--datasets=sst2", "--seeds=0,1", "--names=", f"--work={tmp_path}", "--submissions=dilm=a/texts.jsonl,theirs=b"]
+    _, jobs = table.plan(line)
+    assert [(job.kind, job.change, job.seeds) for job in jobs] == [("submitted", "dilm", (0,)), ("submitted", "theirs", (0,))]
+    texts, folder = jobs
+    assert {"--distilled=a/texts.jsonl", "--name=dilm", "--mode=evaluate"} <= set(texts.member.line) and texts.member.stages == ["evaluate"]
+    redrawn = {"accuracy_mean": 0.7, "accuracy_std": 0.05, "runs": 20, "head": "redrawn", "texts": 20}
+    finish(texts, [redrawn | {"name": "dilm", "examples_per_class": 5, "sets": 20}])
+    own = {"name": "theirs", "examples_per_class": None, "accuracy_mean": 0.75, "head": "zero", "texts": 30}
+    finish(folder, [own, redrawn | {"name": "theirs, redrawn heads", "examples_per_class": None}])
+    cells: list[dict] = []
+    for job in jobs:
+        table.enter(cells, job)
+    assert cell_of(cells, "dilm", 5)["redrawn_std"] == 0.05 and cell_of(cells, "theirs", None)["accuracy_mean"] == 0.75
+    assert not any(key.startswith("distill") for key in cells[0]["settings"])
+    shown = table.markdown(cells, {"note": "", "figures": []})
+    assert "| dilm (submitted) | 70.0 (1), on 20 test texts / [70.0 ± 5.0, on 20] |" in shown
+    assert "| theirs (submitted) | 75.0 (1) / [70.0 ± 5.0, on 20] |" in shown
+    for given, message in (("dilm", "form NAME=FILE"), ("random=a", "another row is called"), ("a=b,a=c", "another row is called")):
+        with pytest.raises(UserError, match=message):
+            table.plan([*line[:-1], f"--submissions={given}"])
+    with pytest.raises(UserError, match="are of one data set"):
+        table.plan(["--submissions=a=b"])
 
 
 def test_seeds_are_averaged_and_other_settings_begin_anew(jobs):
