@@ -93,12 +93,13 @@ class Trained:
     def save(self, folder: str | Path) -> None:
         """Write an ordinary Hugging Face checkpoint, which `transformers.pipeline` runs; see models/save.py for what mean pooling becomes.
 
-        Says so where transformers cannot run the head (mean pooling of an MPNet, or of very many classes).
+        The folder is new, empty, or what was saved before. Says so where transformers cannot run the head (mean pooling of an MPNet, or of very many classes).
         """
         learner, names = self.learner, self.distilled.label_names
         names = learner.task.output_names(names) if isinstance(learner.task, MultiHead) else names
         params = self.params | {"head": learner.task.export_head(self.params["head"])}
-        save_pretrained(folder, self.pretrained, params, self.pretrained.words, learner.head, names, learner.task.problem)
+        length = self.distilled.card["preprocessing"]["text_length"]
+        save_pretrained(folder, self.pretrained, params, self.pretrained.words, learner.head, names, learner.task.problem, length)
         if not runs_in_transformers(learner):
             say(f"  transformers cannot run the head in {folder}, which pools the mean; ddllm can")
 

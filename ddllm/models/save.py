@@ -7,8 +7,12 @@ encoder's own, and the head as it was trained lies in classifier_head.safetensor
 classifier.weight [C, D], classifier.bias [C], to be fed the mean over real positions): `load_pretrained` reads
 that back, and leaves the further layer out. Where there are too many classes for such a layer, or the family has
 none that could (MPNet), the folder is the family's plain model.
+
+Beside the model lies ddllm.json, the mark of a save: the checksum of its weights. A folder without it, or with other
+weights than it says, is somebody's own and never replaced.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+import ddllm
 from ddllm.errors import UserError
 from ddllm.models.encoder import Tree
 from ddllm.models.families import (
@@ -43,9 +48,11 @@ from ddllm.models.pretrained import (
     read_config_file,
 )
 from ddllm.models.weights import SINGLE
+from ddllm.runtime.storage import read_json
 
 WEIGHTS_FILE = SINGLE[0]
-OWN_FILES = {CONFIG_FILE, WEIGHTS_FILE, MEAN_HEAD_FILE, *TOKENIZER_FILES}
+TOKENIZER_CONFIG, MARK_FILE = "tokenizer_config.json", "ddllm.json"
+OWN_FILES = {CONFIG_FILE, WEIGHTS_FILE, MEAN_HEAD_FILE, MARK_FILE, *TOKENIZER_FILES}
 
 
 def save_pretrained(
@@ -56,25 +63,27 @@ def save_pretrained(
     head_config: HeadConfig,
     label_names: Sequence[str],
     problem: str = "single_label_classification",
+    length: int | None = None,
 ) -> None:
     """Write a classifier, whole or not at all: a save that fails leaves what was there before.
 
     Args:
-        folder: where to. A model saved there before is replaced.
+        folder: where to. A model saved there before is replaced, unless it is the source.
         source: the encoder that the parameters were trained from; its config and tokenizer go along.
         params: {"body": tree, "head": tree} of JAX or NumPy arrays; they are written as float32.
         words: word table [V, D].
         head_config: the head's kind, "mean" or the encoder's family, and number of classes C.
         label_names: C distinct names.
         problem: what transformers calls the task.
+        length: tokens that the tokenizer cuts texts to where it is asked to cut; left out, as the source's does.
 
     Raises:
-        UserError: the folder holds other things than a saved model, cannot be written, or the parameters are
-            not finite.
+        UserError: the folder is the source's or holds other things than a saved model, cannot be written, or the
+            parameters are not finite.
         ValueError: parameters, head and names do not fit each other.
     """
     target = Path(expanduser(folder)).resolve()
-    _check_target(target)
+    check_target(target, source)
     config = source.config
     if head_config.kind not in (config.family, "mean"):
         raise ValueError(f"a {config.family} encoder is saved with a head of its family or 'mean', not {head_config.kind!r}")
@@ -97,7 +106,7 @@ def save_pretrained(
                 files[MEAN_HEAD_FILE] = head | _split(dense_leaves((), [HEADS["bert"]["dense"]], config.hidden, config.hidden), source.pooler)
     else:
         files = {WEIGHTS_FILE: _name_for_class(config.family, body, head)}
-    _write(target, _describe(source, head_config, label_names, problem), files, source.folder)
+    _write(target, _describe(source, head_config, label_names, problem), files, source.folder, length)
 
 
 def _name_for_class(family: str, body: dict[str, np.ndarray], head: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -107,14 +116,36 @@ def _name_for_class(family: str, body: dict[str, np.ndarray], head: dict[str, np
     return body | {name: tensor for name, tensor in head.items() if name not in pooler}
 
 
-def _check_target(target: Path) -> None:
-    """Replacing a folder deletes what is in it, so nothing may be in it that a save would not write."""
+def check_target(target: Path, source: Pretrained) -> None:
+    """Replacing a folder deletes what is in it: raise `UserError` unless it is new, empty, or an earlier save, and not what is trained from."""
+    target = target.resolve()
+    if target == source.folder.resolve():
+        raise UserError(f"cannot save a model to {target}: the model that training starts from lies there; name another folder")
     if target.exists() and not target.is_dir():
         raise UserError(f"cannot save a model to {target}: it is a file; name a folder")
     names = {path.name for path in target.iterdir()} if target.exists() else set()
     foreign = sorted(names - OWN_FILES) or (sorted(names) if CONFIG_FILE not in names else [])
     if foreign:
         raise UserError(f"cannot save a model to {target}: it holds other things ({foreign[0]}); name a new or empty folder")
+    if names and not _is_own(target):
+        raise UserError(
+            f"cannot save a model to {target}: it holds one that this version of ddllm has not written, or that was changed since; "
+            "remove that folder, or name a new or empty one"
+        )
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a folder's weights are those that a save has left there."""
+    try:
+        marked = json.loads((folder / MARK_FILE).read_text(encoding="utf-8"))["files"][WEIGHTS_FILE]
+        return marked == _checksum(folder / WEIGHTS_FILE)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _split(leaves: Iterable[Leaf], tree: Any) -> dict[str, np.ndarray]:
@@ -148,7 +179,9 @@ def _describe(source: Pretrained, head_config: HeadConfig, label_names: Sequence
     }
 
 
-def _write(target: Path, config: dict[str, Any], files: dict[str, dict[str, np.ndarray]], tokenizer: Path) -> None:
+def _write(
+    target: Path, config: dict[str, Any], files: dict[str, dict[str, np.ndarray]], tokenizer: Path, length: int | None
+) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -161,7 +194,11 @@ def _write(target: Path, config: dict[str, Any], files: dict[str, dict[str, np.n
         for name in TOKENIZER_FILES:
             if (tokenizer / name).is_file():
                 shutil.copyfile(tokenizer / name, partial / name)
-        (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if length is not None:
+            kept = read_json(partial / TOKENIZER_CONFIG) if (partial / TOKENIZER_CONFIG).is_file() else {}
+            _write_json(partial / TOKENIZER_CONFIG, kept | {"model_max_length": length})
+        _write_json(partial / CONFIG_FILE, config)
+        _write_json(partial / MARK_FILE, {"ddllm": ddllm.__version__, "files": {WEIGHTS_FILE: _checksum(partial / WEIGHTS_FILE)}})
         if target.exists():
             target.rename(replaced)
         partial.rename(target)
@@ -172,3 +209,7 @@ def _write(target: Path, config: dict[str, Any], files: dict[str, dict[str, np.n
             replaced.rename(target)
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

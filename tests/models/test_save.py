@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 from pathlib import Path
 
 import jax
@@ -123,7 +124,7 @@ def test_what_else_is_written(source, tmp_path):
     params, words = draw_params(checkpoint, "bert")
     save_pretrained(tmp_path / "target", checkpoint, params, words, HeadConfig("bert", 3), LABELS)
     names = {path.name for path in (tmp_path / "target").iterdir()}
-    assert names == {"config.json", "model.safetensors", "vocab.txt"}
+    assert names == {"config.json", "model.safetensors", "vocab.txt", "ddllm.json"}
     assert {path.name for path in tmp_path.iterdir()} == {"source", "target"}
     assert (tmp_path / "target" / "vocab.txt").read_text() == "[PAD]\nword\n"
     written = json.loads((tmp_path / "target" / "config.json").read_text())
@@ -135,7 +136,7 @@ def test_what_else_is_written(source, tmp_path):
         assert file.metadata() == {"format": "pt"}
 
 
-def test_a_saved_model_is_replaced_even_by_itself(source, tmp_path):
+def test_a_saved_model_is_replaced(source, tmp_path):
     checkpoint = source("bert")
     target = tmp_path / "target"
     target.mkdir()  # empty: fine
@@ -143,10 +144,45 @@ def test_a_saved_model_is_replaced_even_by_itself(source, tmp_path):
         params, words = draw_params(checkpoint, kind)
         words = perturb(words, seed)
         save_pretrained(target, checkpoint, params, words, HeadConfig(kind, 3), LABELS)
-        checkpoint = load_pretrained(str(target))
-        np.testing.assert_array_equal(checkpoint.words, words)
+        np.testing.assert_array_equal(load_pretrained(str(target)).words, words)
     assert not (target / "classifier_head.safetensors").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"source", "target"}
+
+
+def test_a_model_is_never_replaced_by_what_is_trained_from_it(source, tmp_path):
+    checkpoint = source("bert")
+    params, words = draw_params(checkpoint, "bert")
+    save_pretrained(tmp_path / "base", checkpoint, params, words, HeadConfig("bert", 3), LABELS)
+    (tmp_path / "link").symlink_to(tmp_path / "base")
+    for name, target in (("base", "link"), ("link", "base"), ("base", "base")):
+        base = load_pretrained(str(tmp_path / name))
+        with pytest.raises(UserError, match="the model that training starts from lies there"):
+            save_pretrained(tmp_path / target, base, params, words, HeadConfig("bert", 3), LABELS)
+    assert load_pretrained(str(tmp_path / "base")).fingerprint == base.fingerprint
+
+
+def test_models_of_others_are_left_alone(source, tmp_path, make_torch_model):
+    """A foreign checkpoint, and what somebody has trained on from a saved one."""
+    checkpoint = source("bert")
+    params, words = draw_params(checkpoint, "bert")
+    make_torch_model("bert").save_pretrained(tmp_path / "foreign")
+    save_pretrained(tmp_path / "changed", checkpoint, params, words, HeadConfig("bert", 3), LABELS)
+    make_torch_model("bert").save_pretrained(tmp_path / "changed")
+    for name in ("foreign", "changed"):
+        before = load_pretrained(str(tmp_path / name)).fingerprint
+        with pytest.raises(UserError, match="has not written, or that was changed since; remove that folder"):
+            save_pretrained(tmp_path / name, checkpoint, params, words, HeadConfig("bert", 3), LABELS)
+        assert load_pretrained(str(tmp_path / name)).fingerprint == before
+
+
+def test_the_tokenizer_cuts_to_a_length(source, tmp_path):
+    checkpoint = source("bert")
+    params, words = draw_params(checkpoint, "bert")
+    for kept in ({}, {"tokenizer_class": "BertTokenizer", "model_max_length": 512}):
+        if kept:
+            (tmp_path / "source" / "tokenizer_config.json").write_text(json.dumps(kept))
+        save_pretrained(tmp_path / "target", checkpoint, params, words, HeadConfig("bert", 3), LABELS, length=12)
+        assert json.loads((tmp_path / "target" / "tokenizer_config.json").read_text()) == kept | {"model_max_length": 12}
 
 
 def test_folders_with_other_things_are_left_alone(source, tmp_path):
@@ -161,7 +197,8 @@ def test_folders_with_other_things_are_left_alone(source, tmp_path):
             assert word in str(caught.value)
         assert before == (sorted(path.name for path in folder.iterdir()) if folder.is_dir() else folder.read_text())
 
-    refuse(tmp_path / "source", "README.md")
+    shutil.copytree(tmp_path / "source", tmp_path / "other")
+    refuse(tmp_path / "other", "README.md")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "vocab.txt").write_text("mine")
     refuse(tmp_path / "data", "vocab.txt")
