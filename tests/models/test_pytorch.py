@@ -1,5 +1,6 @@
 """PyTorch trains on a folder as JAX does: the same logits, for every option of a recipe and every family."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -81,12 +82,12 @@ def compare(folder, pretrained, atol=1e-4):
     """Both trainings, and that they agree on texts; hands on the model."""
     from ddllm.pytorch import train
 
-    texts = ["the good plot", "a very dull and boring film", "rich"]
+    texts = ["the good plot", "a very dull and boring film", "rich", "a good plot and a dull film " * 9]  # the last one is cut
     trained = load_distilled(folder).train()
     pairs = trained.distilled.pairs
     model, tokenizer = train(folder)
     second = [text.split()[-1] for text in texts]
-    tokens = tokenizer(texts, second if pairs else None, padding=True, return_tensors="pt")
+    tokens = tokenizer(texts, second if pairs else None, padding=True, truncation=True, return_tensors="pt")
     if pretrained.config.token_types < 2:
         tokens.pop("token_type_ids", None)
     with torch.no_grad():
@@ -227,10 +228,52 @@ def test_a_loaded_model_is_trained_in_place(checkpoint, tmp_path):
     folder = make_folder(tmp_path / "folder", pretrained, **options)
     loaded = transformers.AutoModelForSequenceClassification.from_pretrained(pretrained.folder)
     model, tokenizer = train(folder, loaded)
-    texts = ["the good plot"]
-    found = model(**tokenizer(texts, return_tensors="pt")).logits.detach().numpy()
+    texts = ["the good plot", "a dull and boring film " * 9]
+    found = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits.detach().numpy()
     assert model is loaded
+    assert model.config.id2label == dict(enumerate(NAMES)) and model.config.label2id == {name: index for index, name in enumerate(NAMES)}
+    assert model.config.problem_type == "single_label_classification"
     np.testing.assert_allclose(found, load_distilled(folder).train().logits(texts), rtol=0, atol=1e-4)
+
+
+def test_a_loaded_model_without_a_name_has_the_tokenizer_of_the_base(checkpoint, tmp_path):
+    from ddllm.pytorch import train
+
+    pretrained = checkpoint()
+    folder = make_folder(tmp_path / "folder", pretrained)
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(pretrained.folder, id2label=dict(enumerate("abc")))
+
+    def nameless():
+        config = transformers.BertConfig.from_dict({key: value for key, value in loaded.config.to_dict().items() if key != "_name_or_path"})
+        model = transformers.BertForSequenceClassification(config)
+        model.load_state_dict(loaded.state_dict())
+        assert not model.name_or_path
+        return model
+
+    model, tokenizer = train(folder, nameless())
+    assert tokenizer.model_max_length == 12 and list(model.config.id2label.values()) == ["a", "b", "c"]  # somebody's own names stay
+    for file in pretrained.folder.iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match="no tokenizer for the loaded model.*give the folder of .* as model instead"):
+        train(folder, nameless())
+
+
+def test_a_loaded_model_is_trained_where_it_lies(checkpoint, tmp_path, monkeypatch):
+    """On a device without numbers, since tests have no other: everything meets there, or PyTorch refuses."""
+    from transformers import masking_utils
+
+    from ddllm import pytorch
+
+    monkeypatch.setattr(masking_utils, "_ignore_bidirectional_mask_sdpa", lambda *args, **kwargs: False)  # it looks at a number
+    monkeypatch.setattr(pytorch, "fold_mean", lambda model, mean: None)  # so does this
+    pretrained = checkpoint()
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(pretrained.folder, num_labels=3, attn_implementation="eager")
+    for name, options in (("own", {"head": "bert", "parts": ("gains", "directions")}), ("mean", {"recipe": Recipe("hard", "adam", 2, "shuffled")})):
+        folder = make_folder(tmp_path / name, pretrained, **{"start": "fixed", **options})
+        model, _ = pytorch.train(folder, loaded.to("meta"))
+        assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    with pytest.raises(ValueError, match="not float32"):
+        pytorch.train(folder, loaded.to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("task", [Classification(), MultiHead(("x", "y"), (1, 2))])
@@ -303,6 +346,51 @@ def test_the_real_encoder(embedded, tmp_path):
     options = {"rates": "tensor", "parts": ("directions", "gains"), "storage": "float16", "scale": 0.05, "rate": -6.0}
     model = compare(make_folder(tmp_path / "folder", pretrained, **options), pretrained)
     assert model.config.num_hidden_layers == 7
+
+
+def test_folders_that_are_none(checkpoint, tmp_path, monkeypatch):
+    """One sentence for each, and never a training on what does not fit."""
+    from safetensors.numpy import load, save
+
+    from ddllm.pytorch import read
+
+    folder = make_folder(tmp_path / "run" / "distilled", checkpoint())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    read("~/run/distilled")
+    kept, arrays = (folder / "recipe.json").read_text(), load((folder / "distilled.safetensors").read_bytes())
+
+    def refused(where, message):
+        with pytest.raises(ValueError, match=message) as caught:
+            read(where)
+        assert "\n" not in str(caught.value)
+
+    refused(tmp_path / "nowhere", "nowhere is not a distilled data set: it has no recipe.json; give the folder that ddllm wrote")
+    refused("~/run", "it has no recipe.json; give .*run/distilled")
+    for text in ("", "[]", "{", '{"schema": 5}', '{"schema": 5, "label_names": []}'):
+        (folder / "recipe.json").write_text(text)
+        refused(folder, "is not the recipe of a distilled data set")
+    for change, message in (
+        ({"task": {}}, "it has no task.name"),
+        ({"recipe": []}, "it has no recipe.labels"),
+        ({"schema": "new"}, "newer ddllm"),
+        ({"storage": "float8"}, "stored as float8, which is not known here"),
+    ):
+        (folder / "recipe.json").write_text(json.dumps(json.loads(kept) | change))
+        refused(folder, message)
+    for changed in (
+        {"mask": arrays["mask"][:, :1]},
+        {"labels": arrays["labels"][..., :1]},
+        {"rates": arrays["rates"][:1]},
+        {"rates": arrays["rates"][0]},
+        {"embeddings": arrays["embeddings"][0]},
+        {"rates": None},
+    ):
+        content = save({name: np.ascontiguousarray(value) for name, value in (arrays | changed).items() if value is not None})
+        (folder / "distilled.safetensors").write_bytes(content)
+        card = json.loads(kept)
+        card["files"]["distilled.safetensors"] = hashlib.sha256(content).hexdigest()
+        (folder / "recipe.json").write_text(json.dumps(card))
+        refused(folder, "do not fit together")
 
 
 def test_imports_no_jax():
