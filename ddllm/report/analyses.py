@@ -1,16 +1,18 @@
 """Tables of what the stages on request found, in the terminal or as Markdown: one for each list of results.json."""
 
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ddllm.report.results import ACCURACY, metric_of
-from ddllm.report.table import FIGURES, NOTHING, count_cell, markdown_row, one_line
+from ddllm.report.table import FIGURES, LEAST, NOTHING, count_cell, markdown_row, one_line
 
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str]]
@@ -164,18 +166,31 @@ LAYOUTS = {
 
 
 def print_analyses(results: dict[str, Any], console: Console | None = None) -> None:
-    """Print a table for every list and every distilled data set; nothing where there are none."""
+    """Print a table for every list and every distilled data set, folded where it does not fit; nothing where there are none."""
     console = console or Console(highlight=False)
     for shown in make_tables(results):
-        table = Table(title=Text(shown.title, "bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-        table.add_column(shown.headings[0], overflow="fold")
-        for heading in shown.headings[1:]:
-            table.add_column(heading.replace(", ", ",\n"), justify="right", no_wrap=True)
+        widths, padding = _fit(shown, console.width)
+        table = Table(title=Text(shown.title, "bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, padding), pad_edge=False)
+        for place, (heading, width) in enumerate(zip(shown.headings, widths, strict=True)):
+            table.add_column("\n".join(textwrap.wrap(heading, width)), width=width, overflow="fold", justify="right" if place else "left")
         for cells in shown.cells:
             table.add_row(*map(Text, cells))
         console.print(table)
         for line in shown.notes:
             console.print(Text(line))
+
+
+def _fit(shown: Shown, room: int) -> tuple[list[int], int]:
+    """Width of each column, and blanks on both sides of it: headings break between words; where there is no room for whole cells, these do too."""
+    columns = list(zip(shown.headings, *shown.cells, strict=True))
+    for padding, whole in ((1, True), (0, True), (0, False)):
+        parts = [[*heading.split(), *(cells if whole else [part for cell in cells for part in cell.split()])] for heading, *cells in columns[1:]]
+        widths = [max(map(cell_len, part)) for part in parts]
+        widths = widths if whole else [min(width, LEAST) for width in widths]
+        left = room - sum(widths) - (len(columns) - 1) * (2 * padding + 1) - 2
+        if left >= LEAST:
+            break
+    return [min(max(left, LEAST), max(map(cell_len, columns[0]))), *widths], padding
 
 
 def markdown_analyses(results: dict[str, Any]) -> str:

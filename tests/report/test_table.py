@@ -139,7 +139,7 @@ def test_attacks_fit_a_terminal_of_eighty_columns():
     out = io.StringIO()
     print_analyses({"privacy": [{"name": "distilled", **row}]}, Console(file=out, width=80))
     lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
-    assert "LiRA 1.000 0.998 to 1.000 100.0 % – 1,821 1,821" in lines and "offline," in lines and "distilled" in lines
+    assert "LiRA offline, 1.000 0.998 to 1.000 100.0 % – 1,821 1,821" in lines and "distilled" in lines
     assert "…" not in out.getvalue()
 
 
@@ -166,3 +166,22 @@ def test_a_note_stands_alone_only_where_it_holds_for_all():
 def test_a_name_stands_before_a_note_once():
     rows = [prompt_row("soft prompt, as text", None, "the nearest tokens", model) for model in ("m", "n")]
     assert prompt_notes([prompt_row("random", 1), *rows, prompt_row("random", 1, model="n")]) == ["soft prompt, as text: the nearest tokens"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+@pytest.mark.parametrize("runs", [1, 3])
+def test_every_column_of_tasks_in_turn_is_shown(width, runs):
+    figures = {f"{name}_mean": 0.8494 for name in ("accuracy", "average", "forgetting", "transfer")}
+    figures |= {name.replace("_mean", "_std"): 0.0121 for name in figures}
+    row = {"name": "distilled", "tasks": 2, "runs": runs, **figures, "percent_of_joint": 94.4, "bytes": 102_345, "seconds": 1234.5}
+    rows = [row | {"method": method, "after": 2} for method in ("elastic weight consolidation", "herding sentences alone")]
+    out = io.StringIO()
+    print_analyses({"continual": rows}, Console(file=out, width=width))
+    text = out.getvalue()
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    shown = text.split()
+    for word in ("elastic", "weight", "herding", "sentences", "alone", "memory"):
+        assert word in shown, text
+    if width >= 80:  # on less, words are broken too
+        for word in ("accuracy,", "mean", "forgetting", "backward", "transfer", "bytes", "seconds", "102,345", "94.4", "1,234"):
+            assert word in shown, text
