@@ -242,6 +242,9 @@ def default_config() -> ConfigDict:
     text.passes = 0  # times all texts are gone through in the inner loop; 0: as config.distill.passes; what is begun with has its own number
     text.auxiliary = False  # keep labels of the body (config.distill.direction_labels, …) and gains, which are no text
     text.whole_words = True  # take whole words alone, no pieces, so that what a person reads is tokenised again as it was
+    # Tokens that texts are made of, real sentences of splice apart: those of the training texts (train), or of a file with a word or token in each line;
+    # empty: all
+    text.words = ""
     text.metric = "cosine"  # what is nearest: cosine | dot | euclidean
     text.pull = 0.1  # share of the way to its nearest token that an embedding goes in each of the last outer steps; less in earlier ones
     text.k = 16  # nearest tokens that are mixed; tokens that a search considers for each place

@@ -8,6 +8,7 @@ from ddllm.errors import UserError
 from ddllm.values import check_choice, check_choices, check_not_negative, check_positive, named
 
 ROUTE_NAMES = ("project", "relearn", "straight_through", "mixture", "search", "splice")
+TRAIN = "train"  # config.text.words: those of the training texts
 NEEDS_DISTILLED = ("project", "relearn")
 METRICS = ("cosine", "dot", "euclidean")
 POSITIVE = ("k", "temperature", "final_temperature", "rate_mixture", "rounds", "candidates", "together", "search_texts", "pool", "fluency_candidates")
@@ -54,6 +55,10 @@ def validate_text(text: ConfigDict, per_class: int) -> None:
             f"config.text.fluency_candidates is {text.fluency_candidates}, fewer than config.text.candidates={text.candidates}, which are taken of them; "
             "raise the one or lower the other."
         )
+    if text.words and route_names(text) == ["splice"]:
+        raise UserError(f"config.text.words is {text.words!r}, but config.text.route=splice keeps real sentences as they are; leave one of them out.")
+    if text.words not in ("", TRAIN) and not Path(text.words).is_file():
+        raise UserError(f"config.text.words is {text.words!r}, but there is no such file; give one with a word in each line, or {TRAIN!r}.")
     if text.start and route_names(text) == ["splice"]:
         raise UserError("config.text.start is a set to begin with, but config.text.route=splice begins with real sentences; leave one of them out.")
     if text.start and not Path(text.start).is_dir():

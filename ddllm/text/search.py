@@ -225,7 +225,7 @@ def search(
     if distill.pool or distill.bodies:
         say("  a search compares losses from the pretrained model alone: config.distill.pool and config.distill.bodies are left out")
     frame, allowed = frame_of(prepared, data.mask), allowed_by(prepared)
-    first = snap(data.embeddings, index_of(prepared), frame)
+    first = snap(data.embeddings, index_of(prepared, allowed), frame)
     train_texts = prepared.tokens.train
     # As many as the devices can share out evenly.
     shares = prepared.mesh.shape["data"]

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,7 +15,7 @@ from ddllm.run import Run, load_scored, record
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
 from ddllm.runtime.storage import write_atomically, write_json
-from ddllm.text.checks import NEEDS_DISTILLED, ROUTE_NAMES, route_names
+from ddllm.text.checks import NEEDS_DISTILLED, ROUTE_NAMES, TRAIN, route_names
 from ddllm.text.distilled_text import DistilledText, text_of
 from ddllm.text.judge import judge_texts, tell
 from ddllm.text.learn import Desk
@@ -29,6 +30,8 @@ def text(run: Run) -> None:
     Of a set with a name of its own (--distilled, --name) it lies in a folder of that name, which its rows begin with too.
     """
     names, config = route_names(run.config.text), run.config
+    if config.text.words not in ("", TRAIN):
+        run.keep_origin({"list of words for texts": sha256(Path(config.text.words).read_bytes()).hexdigest()})
     judge = open_language_model(config.text.judge) if config.text.judge else None
     own = load_scored(run) if run.distilled or from_first(run.workdir.distilled.exists) else None
     called = "" if run.name == OWN_NAME else f"{run.name}, "

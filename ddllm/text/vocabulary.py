@@ -13,7 +13,7 @@ UNKNOWN = "\ufffd"  # what stands for bytes that are no character
 
 
 def allowed_tokens(
-    tokenizer: Any, size: int | None = None, special: bool = False, unused: bool = False, only: Iterable[str] | None = None
+    tokenizer: Any, size: int | None = None, special: bool = False, unused: bool = False, only: Iterable[str | int] | None = None
 ) -> np.ndarray:
     """Which tokens a projection may find.
 
@@ -22,7 +22,7 @@ def allowed_tokens(
         size: rows of the word table, where it has more than the tokenizer has tokens; the others are never allowed.
         special: allow special tokens, such as [CLS].
         unused: allow tokens that no text has, such as [unused7] or <extra_id_3>.
-        only: texts whose tokens alone are allowed (a word list, or a training corpus); None for no such limit.
+        only: texts whose tokens alone are allowed, or numbers of tokens (see `find_words`); None for no such limit.
 
     Returns:
         bool [V].
@@ -39,7 +39,7 @@ def allowed_tokens(
     if only is not None:
         found = np.zeros(len(names), bool)
         for text in only:
-            found[tokenizer.encode(text, add_special_tokens=False)] = True
+            found[tokenizer.encode(text, add_special_tokens=False) if isinstance(text, str) else text] = True
         allowed &= found
     if not allowed.any():
         raise UserError("no token of the vocabulary is allowed; name words that the tokenizer knows.")
@@ -55,6 +55,23 @@ def readable_tokens(tokenizer: Any, size: int | None = None) -> np.ndarray:
     framing = {*tokenizer("")["input_ids"], *tokenizer("", "")["input_ids"], tokenizer.unk_token_id}
     allowed[[number for number in framing if number is not None and number < len(allowed)]] = True
     return allowed
+
+
+def find_words(tokenizer: Any, words: Iterable[str]) -> tuple[list[int], list[str]]:
+    """The numbers of words, and which of them are no token.
+
+    Args:
+        tokenizer: of `load_tokenizer`.
+        words: as a person writes them, each of which is looked for at a text's start and after a space; or tokens by their names, such as ##ing.
+    """
+    known, special = tokenizer.get_vocab(), set(tokenizer.all_special_ids)
+    numbers, missing = set[int](), []
+    for word in words:
+        read = (tokenizer.encode(text, add_special_tokens=False) for text in (word, f" {word}"))
+        found = {known.get(word), *(ids[0] for ids in read if len(ids) == 1)} - {None} - special
+        numbers |= found
+        missing += [word] * (not found)
+    return sorted(numbers), missing
 
 
 def token_names(tokenizer: Any, size: int | None = None) -> list[str | None]:

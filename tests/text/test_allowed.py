@@ -1,6 +1,7 @@
 """What texts may be made of: marks and readable tokens in a byte-level vocabulary, what a text can begin with, and lists of words."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from ddllm.models.pretrained import load_pretrained
 from ddllm.text.allowed import FIRST, REST, TextIndex, allowed_by, begins, nearest_tokens
 from ddllm.text.distilled_text import FREE
 from ddllm.text.projection import index_table
-from ddllm.text.vocabulary import UNKNOWN, readable, starts_text, starts_word, token_names
+from ddllm.text.vocabulary import UNKNOWN, find_words, readable, starts_text, starts_word, token_names
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
@@ -94,9 +95,43 @@ def test_no_text_begins_with_a_piece_of_a_word(embedded):
     names = token_names(load_tokenizer(pretrained.folder))
     for whole_words in (False, True):
         text = SimpleNamespace(whole_words=whole_words, words="")
-        allowed = allowed_by(cast(Any, SimpleNamespace(pretrained=pretrained, config=SimpleNamespace(text=text))))
+        allowed = allowed_by(cast(Any, SimpleNamespace(pretrained=pretrained, tokens=SimpleNamespace(train=None), config=SimpleNamespace(text=text))))
         assert allowed[:, names.index("good")].all() and not allowed[FIRST, names.index("##ing")]
         assert allowed[REST, names.index("##ing")] != whole_words
+
+
+def test_texts_of_listed_words(make_line, tiny_corpus, tmp_path, capsys):
+    file = tmp_path / "words.txt"
+    file.write_text("good\n\ndull\nplot\nunheard of\nfilm\n")
+    line = make_line(tmp_path / "run", text__route="search", text__words=file)
+    assert main(line) == 0
+    assert f"1 of the 5 words in {file} are no token" in " ".join(capsys.readouterr().err.split())
+    rows = [json.loads(row)["text"] for row in (tmp_path / "run" / "text" / "search" / "text.jsonl").read_text().splitlines()]
+    assert {word for text in rows for word in text.split()} <= {"good", "dull", "plot", "film"}
+    file.write_text("good\n")
+    assert main(line) == 2 and "another list of words for texts" in " ".join(capsys.readouterr().err.split())
+    file.write_text("unheard of\n")
+    for number, (words, message) in enumerate([(tmp_path / "none.txt", "there is no such file"), (file, "none of the 1 words in")]):
+        assert main(make_line(tmp_path / str(number), text__words=words)) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_texts_of_the_training_texts_words(prepared):
+    tokenizer, size = load_tokenizer(prepared.pretrained.folder), len(prepared.pretrained.words)
+    config = prepared.config.copy_and_resolve_references()
+    config.text.words = "train"
+    tokens = prepared.tokens
+    few = replace(prepared, config=config, tokens=replace(tokens, train=tokens.train.take(np.arange(2))))
+    names, allowed = token_names(tokenizer, size), allowed_by(few)
+    used = {names[number] for row, length in zip(few.tokens.train.ids, few.tokens.train.lengths, strict=True) for number in row[:length]}
+    assert {names[number] for number in np.flatnonzero(allowed[REST])} == used - {"[CLS]", "[SEP]"} and 2 < len(used) < 20
+
+
+def test_listed_words_of_a_byte_level_vocabulary(roberta):
+    tokenizer = load_tokenizer(roberta)
+    names = token_names(tokenizer)
+    numbers, missing = find_words(tokenizer, ["good", "Ġfilm", ",", "unheard", "<s>"])
+    assert {names[number] for number in numbers} == {"good", "Ġgood", "Ġfilm", ","} and missing == ["unheard", "<s>"]
 
 
 def test_texts_begin_with_other_tokens_than_they_go_on_with():
