@@ -29,7 +29,7 @@ from ddllm.models.learner import Learner, Start
 from ddllm.models.scoring import real_loss
 from ddllm.prepare import Prepared
 from ddllm.runtime.checkpoints import Checkpoints
-from ddllm.runtime.loop import Loop, keep_best, no_best
+from ddllm.runtime.loop import Diverged, Loop, keep_best, no_best
 from ddllm.runtime.progress import say
 from ddllm.text.allowed import FIRST, REST, allowed_by, begins, index_of
 from ddllm.text.distilled_text import FREE, DistilledText, frame_of, make_text
@@ -114,6 +114,9 @@ class Search:
         """The next (place, token) exchanges by the first-order estimate, `skip` of them left out; places are counted through all texts.
 
         A causal model has the last word: of `looked_at` exchanges the `candidates` with the lowest sum of estimated loss and surprise.
+
+        Raises:
+            Diverged: no gradient is a finite number.
         """
         embeddings = self.prepared.start.words[jnp.asarray(ids_MNT)]
         _, _, gradient = self.step.gradient({"embeddings": embeddings}, self.batch, self.key)
@@ -121,6 +124,11 @@ class Search:
         inputs = (gradient["embeddings"], self.prepared.start.words, jnp.asarray(ids_MNT), self.free, self.begins, self.allowed)
         tokens, gains = _estimate(*inputs, more_PV, each=self.each)
         tokens, gains = np.asarray(tokens).ravel(), np.asarray(gains).ravel()
+        if np.isnan(gains).any() and not np.isfinite(gains).any():
+            raise Diverged(
+                f"{NAME} stopped, since training on the text leads to numbers that are not finite. Start anew, in another working directory, with a smaller "
+                "config.distill.initial_rate."
+            )
         order = np.argsort(-gains, kind="stable")[skip : skip + self.looked_at]
         order = order[np.isfinite(gains[order])]
         exchanges = [(int(number) // self.each, int(tokens[number])) for number in order]
@@ -133,11 +141,13 @@ class Search:
         return [exchanges[place] for place in ranked]
 
     def advance(self, state: SearchState, index: int) -> tuple[SearchState, dict[str, jax.Array]]:
-        """One round."""
+        """One round; where there is nothing to exchange, the text stays."""
         ids, loss = np.asarray(state.ids), float(state.loss)
         exchanges = self.promising(ids, int(state.tried))
         if not exchanges:  # everything that the gradient speaks for has been tried
             exchanges = self.promising(ids, 0)
+        if not exchanges:  # nor is there another allowed token
+            return state._replace(step=state.step + 1), {"loss": state.loss, "exchanged": jnp.asarray(0)}
         singles = [exchange(ids, [each]) for each in exchanges]
         losses = self.losses(singles)
         helping = [exchanges[place] for place in np.argsort(losses, kind="stable") if losses[place] < loss]
@@ -217,6 +227,7 @@ def search(
         watch: is shown the state after each round.
 
     Raises:
+        Diverged: training on the texts leads to numbers that are not finite.
         UserError: a round needs more memory than there is.
     """
     prepared, data, recipe = plan_texts(prepared, distilled)

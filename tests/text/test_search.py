@@ -12,6 +12,7 @@ from ddllm.data.tokens import load_tokenizer
 from ddllm.distill.gradients import Mixed
 from ddllm.distill.outer_step import OuterStep
 from ddllm.models.scoring import real_loss
+from ddllm.runtime.loop import Diverged
 from ddllm.runtime.metrics import Metrics
 from ddllm.text.distilled_text import FREE, frame_of, make_text, read_texts
 from ddllm.text.fluency import Bigrams, Causal
@@ -62,6 +63,23 @@ def test_a_loss_that_is_not_a_number_is_the_highest(prepared, tmp_path, monkeypa
     search(prepared, None, Desk(tmp_path / "again", lambda: Metrics(None)), again.append)
     assert float(again[-1].loss) < float(again[0].loss) + 1e-9 and np.isfinite(float(again[-1].loss))
     assert any(int(np.sum(np.asarray(one.ids) != np.asarray(other.ids))) for one, other in zip(again, again[1:], strict=False))
+
+
+def test_training_that_leads_to_no_numbers_ends_the_search(prepared, tmp_path):
+    config = prepared.config.copy_and_resolve_references()
+    config.distill.initial_rate = 1e30
+    with pytest.raises(Diverged, match="not finite.*config.distill.initial_rate"):
+        search(replace(prepared, config=config), None, Desk(tmp_path, lambda: Metrics(None)))
+
+
+def test_without_another_token_a_text_stays(prepared, tmp_path):
+    config = prepared.config.copy_and_resolve_references()
+    config.text.words, config.text.rounds = str(tmp_path / "words.txt"), 2
+    (tmp_path / "words.txt").write_text("film")
+    states = []
+    search(replace(prepared, config=config), None, Desk(tmp_path, lambda: Metrics(None)), states.append)
+    assert len(states) == 2 and len({float(state.loss) for state in states}) == 1
+    np.testing.assert_array_equal(states[0].ids, states[1].ids)
 
 
 def test_fluency_is_that_of_a_language_model(prepared, tmp_path):
