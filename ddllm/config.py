@@ -260,7 +260,7 @@ def default_config() -> ConfigDict:
     # That model: hub name, local folder, GGUF file or "embedded" (as config.prompt.model); empty: bigrams of the training texts
     text.fluency_model = ""
     text.fluency_candidates = 64  # exchanges of each round that fluency_model ranks, text.candidates of which are tried in truth
-    text.pool = 50  # sentences of each class that are spliced from
+    text.pool = 50  # sentences of each class that are spliced from; where a class has fewer, as many as it has
     # Language model that says how readable texts are, beside as many real ones: named as fluency_model, but better another one; empty: not measured
     text.judge = ""
 

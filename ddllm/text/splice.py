@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from ddllm.artefact.base import Distilled
+from ddllm.data.splits import strata
 from ddllm.distill import initialise
 from ddllm.distill.dataset import DistilledData, group_names
 from ddllm.distill.plan import complete, recipe_of
@@ -19,6 +20,7 @@ from ddllm.models.heads import init_head
 from ddllm.prepare import Prepared
 from ddllm.runtime.processes import from_first
 from ddllm.runtime.progress import say
+from ddllm.select.methods import rows_of_classes
 from ddllm.text.checks import check_pool
 from ddllm.text.distilled_text import FREE, DistilledText, frame_of, make_text
 from ddllm.text.learn import Desk, learn, learned_beside, plan_texts
@@ -29,7 +31,7 @@ def splice(prepared: Prepared, distilled: Distilled | None, desk: Desk) -> Disti
 
     Args:
         prepared: data and model; config.text.pool says how many sentences of each class are chosen from.
-        distilled: not needed, since real sentences are begun with.
+        distilled: left out, since real sentences are begun with.
         desk: where to work.
 
     Raises:
@@ -37,8 +39,11 @@ def splice(prepared: Prepared, distilled: Distilled | None, desk: Desk) -> Disti
     """
     prepared, _, recipe = plan_texts(prepared)
     config, train, classes = prepared.config, prepared.tokens.train, prepared.classes
-    per_class, pool = config.distill.examples_per_class, config.text.pool
+    per_class = config.distill.examples_per_class
     check_pool(config.text, per_class)
+    if distilled is not None:
+        say("  splice begins with real sentences: config.text.start counts for the other routes alone")
+    pool = pool_size(prepared)
     rng = np.random.default_rng([config.seed, 37])
     picked = from_first(lambda: initialise.pick_examples(train, classes, pool, rng, at_most=config.distill.length))
     rows = np.concatenate(picked)
@@ -51,6 +56,22 @@ def splice(prepared: Prepared, distilled: Distilled | None, desk: Desk) -> Disti
     data = data.replace(embeddings=np.asarray(prepared.pretrained.words, np.float32)[ids])
     found = learn(prepared, data, learned_beside(data, recipe), desk, "text splice")
     return make_text(prepared, ids, data.replace(**found.learned), recipe, **found.notes)
+
+
+def pool_size(prepared: Prepared) -> int:
+    """How many sentences of each class are chosen from: config.text.pool, or as many as the smallest class has.
+
+    Raises:
+        UserError: a class has fewer than are to be chosen.
+    """
+    config, names = prepared.config, prepared.tokens.label_names
+    groups = rows_of_classes(strata(prepared.tokens.train.labels), prepared.classes, config.distill.examples_per_class, names)
+    smallest = min(range(len(groups)), key=lambda label: len(groups[label]))
+    least, pool = len(groups[smallest]), config.text.pool
+    if least < pool:
+        whose = f"the class {names[smallest]} has {least} training texts" if len(groups) > 1 else f"there are {least} training texts"
+        say(f"  {whose}, fewer than config.text.pool={pool}: sentences are chosen from {least}" + " of each class" * (len(groups) > 1))
+    return min(pool, least)
 
 
 def choose(prepared: Prepared, rows: np.ndarray, desk: Desk) -> np.ndarray:

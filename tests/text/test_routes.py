@@ -84,6 +84,25 @@ def test_sentences_are_spliced_by_any_recipe(make_line, tmp_path, changes):
     assert {row["distillation_seconds"] for row in rows} == {card["distillation_seconds"]} and card["distillation_seconds"] > 0
 
 
+def test_a_pool_larger_than_a_class(all_routes, make_line, tiny_corpus, tmp_path, capsys):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = {name: [json.loads(line) for line in (tiny_corpus / f"{name}.jsonl").read_text().splitlines()] for name in ("train", "test")}
+    rows["train"] = [row for row in rows["train"] if row["label"] == "negative"] + [row for row in rows["train"] if row["label"] == "positive"][:6]
+    for name, each in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in each))
+    line = make_line(tmp_path / "run", text__route="splice,project", text__start=all_routes / "text" / "splice", text__pool=50, data__source=folder)
+    assert main(line) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    least = int(told.split("the class positive has ")[1].split()[0])
+    assert 2 <= least <= 6 and f"fewer than config.text.pool=50: sentences are chosen from {least} of each class" in told
+    assert "config.text.start counts for the other routes alone" in told
+    few = {"text__route": "splice", "text__pool": 50, "data__source": folder, "distill__examples_per_class": 20}
+    for number, initial in enumerate(("real", "noise")):
+        assert main(make_line(tmp_path / str(number), **few, distill__initial=initial)) == 2
+        assert f"the class 'positive' has {least} training texts, but config.distill.examples_per_class" in " ".join(capsys.readouterr().err.split())
+
+
 def test_texts_of_two_sets_keep_their_figures_apart(all_routes, make_line, tmp_path):
     line = make_line(tmp_path / "run", "text", text__route="relearn")
     for name in ("one", "two"):
