@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from benchmarks.entries import Entry, by_setting, find_entry, note_devices, read_entries, settings_of, write_entries
 from benchmarks.jobs import DISTILLED, ROOT, Base, Job
-from benchmarks.options import listed, make_parser, numbers, read_options, work_through
+from benchmarks.options import listed, make_parser, number, numbers, read_options, work_through
 from ddllm.artefact.folder import RECIPE as CARD
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument("--outer-steps", default="300", help="of every run")
         options = read_options(parser, arguments)
         changes, per_class = listed(options.changes, "--changes", tuple(CHANGES)), numbers(options.per_class, "--per-class", 1)
-        outer_steps, *_ = numbers(options.outer_steps, "--outer-steps", 1)
+        outer_steps = number(options.outer_steps, "--outer-steps", 1)
         jobs = []
         for seed in options.seeds:
             for dataset in options.datasets:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from benchmarks.corpora import data_options, write_alike
 from benchmarks.entries import Entry, by_setting, find_entry, note_devices, settings_of, write_entries
 from benchmarks.jobs import DATASETS, DISTILLED, ROOT, Base, Job
-from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
+from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, number, read_options
 from ddllm.continual.checks import METHODS, STORAGE, TOKENS
 from ddllm.errors import UserError
 from ddllm.main import exit_status
@@ -50,9 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
         if len(sequence) == 1:
             raise UserError(f"--sequence has {sequence[0]} alone; name the data sets that come after it too.")
         methods = listed(options.methods, "--methods", METHODS)
-        outer_steps, *_ = numbers(options.outer_steps, "--outer-steps", 1)
-        [texts] = numbers(options.texts, "--texts", 0)
-        [storage], count = listed(options.storage, "--storage", STORAGE), numbers(options.per_class, "--per-class", 1)[0]
+        outer_steps = number(options.outer_steps, "--outer-steps", 1)
+        texts, count = number(options.texts, "--texts", 0), number(options.per_class, "--per-class", 1)
+        storage, *others = listed(options.storage, "--storage", STORAGE)
+        if others:
+            raise UserError(f"--storage is {options.storage}, but must be one of {', '.join(STORAGE)}.")
         firsts = sequence[:1] or options.datasets
         bases = [Base.below(options.work, dataset, model, options.data, options.alike) for dataset in firsts for model in options.models]
         planned = [(base, put_in_sequence(base, sequence, build=not options.only_table) if sequence else None) for base in bases]

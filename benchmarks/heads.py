@@ -15,7 +15,7 @@ from dataclasses import replace
 from benchmarks.corpora import data_options, write_alike
 from benchmarks.entries import Entry, by_setting, find_entry, note_devices, settings_of, write_entries
 from benchmarks.jobs import DATASETS, ROOT, Base, Job
-from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
+from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, number, read_options
 from ddllm.errors import UserError
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         tasks, ways = listed(options.tasks, "--tasks", DATASETS), listed(options.ways, "--ways", tuple(WAYS))
         if len(set(tasks)) < max(len(tasks), 2):
             raise UserError(f"--tasks is {options.tasks}, but has to be two or more different data sets.")
-        count, outer_steps = (numbers(text, option, 1)[0] for text, option in ((options.per_class, "--per-class"), (options.outer_steps, "--outer-steps")))
+        count, outer_steps = (number(text, option, 1) for text, option in ((options.per_class, "--per-class"), (options.outer_steps, "--outer-steps")))
         jobs = []
         for seed in options.seeds:
             for model in options.models:

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.corpora import data_options, is_written, write_corpus
 from benchmarks.entries import Entry, by_setting, find_entry, note_devices, settings_of, write_entries
 from benchmarks.jobs import ROOT, Base, Job
-from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
+from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, number, read_options
 from ddllm.artefact.folder import load_distilled
 from ddllm.data.corpus import load_corpus
 from ddllm.data.splits import draw_part
@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument("--outer-steps", default="300", help="of every distillation; learning again has a third of them")
         add_smoke(parser)
         options = read_options(parser, arguments)
-        ways, [count, *_] = listed(options.ways, "--ways", tuple(WAYS)), numbers(options.per_class, "--per-class", 2)
-        outer_steps, *_ = numbers(options.outer_steps, "--outer-steps", 1)
+        ways, count = listed(options.ways, "--ways", tuple(WAYS)), number(options.per_class, "--per-class", 2)
+        outer_steps = number(options.outer_steps, "--outer-steps", 1)
         if count % 2:
             raise UserError(f"--per-class is {count}, which cannot be divided between two halves; make it even.")
         jobs = []

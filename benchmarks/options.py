@@ -37,20 +37,37 @@ def read_options(parser: argparse.ArgumentParser, arguments: list[str]) -> argpa
     Raises:
         UserError: something on the command line is wrong.
     """
-    try:
-        options, rest = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error}; correct it on the command line.") from None
-    if rest:
-        raise UserError(f"{rest[0]!r} is not understood; see --help.")
+    options = parse(parser, arguments)
     options.datasets = listed(options.datasets, "--datasets", DATASETS)
     options.models = options.models.split(",")
     options.seeds = numbers(options.seeds, "--seeds", 0)
     options.data = Path(options.data) if options.data else None
     if options.data is not None and not options.data.is_dir():
         raise UserError(f"--data {options.data} is not a folder; give one that has a folder for each data set, or leave it out.")
+    if not options.minutes >= 0:
+        raise UserError(f"--minutes is {options.minutes:g}, but must be at least 0.")
     options.work = Path(options.work)
     options.alike = () if options.products == "float32" else (f"--config.model.products={options.products}",)
+    return options
+
+
+def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """Options as they stand on the command line.
+
+    Args:
+        parser: one that does not exit over errors.
+        arguments: of the command.
+
+    Raises:
+        UserError: one of them is not known, or lacks its value.
+    """
+    try:
+        options, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; correct it on the command line.") from None
+    if rest:
+        known = [name for action in parser._actions for name in action.option_strings]
+        raise UserError(f"{rest[0]!r} is not understood{suggest(rest[0].partition('=')[0], known)}; see --help.")
     return options
 
 
@@ -72,6 +89,17 @@ def numbers(text: str, option: str, least: int) -> list[int]:
     if not values or min(values) < least:
         raise UserError(f"{option} is {text!r}, but must be whole numbers from {least} on, such as 1,5,10.")
     return values
+
+
+def number(text: str, option: str, least: int) -> int:
+    """The single whole number that an option takes."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise UserError(f"{option} is {text!r}, but must be a whole number from {least} on.")
+    return value
 
 
 def work_through(options: argparse.Namespace, jobs: list[Job], finished: Callable[[Job], None], table: Path) -> int:

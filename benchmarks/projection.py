@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from rich.table import Table
 RESULTS = Path(__file__).resolve().parent / "results" / "projection.json"
 ROWS, WIDTH = 30_522, 768  # bert-base-uncased's word table
 ENOUGH = 20.0  # seconds of repetitions behind a row
+MEMORY_OF = "--memory-of"  # what the process of `peak_beyond` is told
 Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
@@ -61,7 +63,7 @@ def make_search(framework: str, table: np.ndarray) -> Search:
 
 def peak_beyond(framework: str, count: int, k: int) -> int:
     """Bytes that a search needs at its peak, table, index, queries and result among them, in a process of its own."""
-    line = [sys.executable, "-m", "benchmarks.projection", "--memory-of", framework, "--queries", str(count), "--neighbours", str(k)]
+    line = [sys.executable, "-m", "benchmarks.projection", MEMORY_OF, framework, str(count), str(k)]
     return int(subprocess.run(line, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -135,27 +137,49 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == [MEMORY_OF]:
+        framework, count, k = arguments[1:]
+        print(measure_memory(framework, int(count), int(k)))
+        return 0
+    from ddllm.main import exit_status  # here, since JAX comes with it, which counts where memory is measured
+
+    return exit_status(lambda: work(arguments), "nothing was kept")
+
+
+def work(arguments: list[str]) -> int:
+    """Measure, print the table and write the rows.
+
+    Raises:
+        UserError: something on the command line is wrong, or faiss is not installed.
+    """
+    from benchmarks.options import number, numbers, parse
+    from ddllm.errors import UserError
+
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m benchmarks.projection", description=__doc__, formatter_class=form, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--queries", default="1,32,1000,10000,100000")
     parser.add_argument("--neighbours", default="1,10")
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--memory-of", default="", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    counts, ks = ([int(number) for number in text.split(",")] for text in (given.queries, given.neighbours))
-    if given.memory_of:
-        print(measure_memory(given.memory_of, counts[0], ks[0]))
-        return
+    parser.add_argument("--repetitions", default="5")
+    given = parse(parser, arguments)
+    counts, ks = numbers(given.queries, "--queries", 1), numbers(given.neighbours, "--neighbours", 1)
+    repetitions = number(given.repetitions, "--repetitions", 1)
+    if max(ks) > ROWS:
+        raise UserError(f"--neighbours has {max(ks)}, but the table has {ROWS} rows.")
+    if not find_spec("faiss"):
+        raise UserError("faiss is not installed here; make bench BENCH=projection installs it.")
     console = Console()
-    rows = measure(counts, ks, given.repetitions, console)
+    rows = measure(counts, ks, repetitions, console)
     measured = set(map(key_of, rows))
     earlier = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     rows = sorted(rows + [row for row in earlier if key_of(row) not in measured], key=key_of)
     show(rows, console)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

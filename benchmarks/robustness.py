@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from benchmarks.entries import Entry, by_setting, called, find_entry, note_devices, settings_of, write_entries
 from benchmarks.jobs import DISTILLED, ROOT, Base, Job
-from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
+from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, number, read_options
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
 
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument("--transfer", default="", help="other encoders to train on the sets too: hub names or folders")
         add_smoke(parser)
         options = read_options(parser, arguments)
-        sets, [count, *_] = listed(options.sets, "--sets", tuple(SETS)), numbers(options.per_class, "--per-class", 1)
+        sets, count = listed(options.sets, "--sets", tuple(SETS)), number(options.per_class, "--per-class", 1)
         transfer = tuple(filter(None, options.transfer.split(",")))
         jobs = []
         for seed in options.seeds:

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.entries import Entry, find_entry, note_devices, read_entries, settings_of, write_entries
 from benchmarks.jobs import DISTILLED, ROOT, UNTAUGHT, Base, Job
-from benchmarks.options import listed, make_parser, numbers, read_options, work_through
+from benchmarks.options import listed, make_parser, number, numbers, read_options, work_through
 from benchmarks.readability import Reader, markdown_curve, told
 from benchmarks.table import REDRAWN, begin_section, figure, share_of_full, summarise
 from ddllm.main import exit_status, name_of
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = read_options(parser, arguments)
         reader = Reader(options.judge) if options.judge else None
         routes, per_class = listed(options.routes, "--routes", ROUTES), numbers(options.per_class, "--per-class", 1)
-        names, [steps] = listed(options.names, "--names", NAMES), numbers(options.outer_steps, "--outer-steps", 0)
+        names, steps = listed(options.names, "--names", NAMES), number(options.outer_steps, "--outer-steps", 0)
         changes = split_options(options.text_options, "--config.text.")
         changes += [f"--config.distill.outer_steps={steps}"] if steps else []
         others, parts = [model for model in options.transfer.split(",") if model], []

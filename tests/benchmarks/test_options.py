@@ -36,3 +36,28 @@ def test_products_are_those_of_every_run(name, products, data, tmp_path, monkeyp
     monkeypatch.setattr(module, "MARKDOWN", tmp_path / "rows.md")
     assert module.main(["--products", products, "--seeds", "0", "--data", str(data), "--work", str(tmp_path / "work")]) == 0
     assert planned and {job.member.config.model.products for job in planned} == {products}
+
+
+@pytest.mark.parametrize(
+    "name, line, told",
+    [
+        ("ablations", "--outer-steps 300,600", "--outer-steps is '300,600', but must be a whole number from 1 on."),
+        ("continual", "--texts 100,200", "--texts is '100,200', but must be a whole number from 0 on."),
+        ("continual", "--storage int8,tokens", "--storage is int8,tokens, but must be one of"),
+        ("heads", "--outer-steps 0", "--outer-steps is '0', but must be a whole number from 1 on."),
+        ("merging", "--per-class 2,4", "--per-class is '2,4', but must be a whole number from 2 on."),
+        ("robustness", "--per-class 1,5", "--per-class is '1,5', but must be a whole number from 1 on."),
+        ("text", "--outer-steps 1,2", "--outer-steps is '1,2', but must be a whole number from 0 on."),
+        ("table", "--minutes -5", "--minutes is -5, but must be at least 0."),
+        ("table", "--minutes nan", "--minutes is nan, but must be at least 0."),
+        ("table", "--name full", "'--name' is not understood (did you mean --names?); see --help."),
+        ("projection", "--repetitions 0", "--repetitions is '0', but must be a whole number from 1 on."),
+        ("projection", "--queries 32,many", "--queries is '32,many', but must be whole numbers from 1 on, such as 1,5,10."),
+        ("projection", "--neighbours 40000", "--neighbours has 40000, but the table has 30522 rows."),
+    ],
+)
+def test_refuses_what_it_would_not_do(name, line, told, monkeypatch, capsys):
+    monkeypatch.setattr(options, "run_members", None)  # nothing may be started
+    assert import_module(f"benchmarks.{name}").main(line.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"ddllm: {told}") and error.count("\n") == 1
