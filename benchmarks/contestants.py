@@ -14,28 +14,35 @@ import numpy as np
 
 from benchmarks.workloads import CLASSES, Problem
 
+DOUBLE = "float64"
+
 
 class Step(NamedTuple):
     """An outer step.
 
     Attributes:
         run: gives its loss and gradients.
-        compile: does what has to be done once, before the first.
+        compile: does what has to be done once, before the first; gives the bytes that a step is expected to need, or None.
     """
 
     run: Callable[[], tuple[float, dict[str, np.ndarray]]]
-    compile: Callable[[], Any] = lambda: None
+    compile: Callable[[], int | None] = lambda: None
+
+
+def shards_of(method: str) -> int:
+    """Devices that share the parameters in one of our methods."""
+    return int(method.partition("@")[2] or 1)
 
 
 def ours(problem: Problem, method: str, products: str) -> Step:
     """ddllm's outer step with one of its gradient methods.
 
-    "checkpointed-4" has four segments, "mixed/0" takes all texts at once, "mixed+offload" keeps what it keeps in the host's memory.
+    "checkpointed-4" has four segments, "mixed/0" takes all texts at once, "mixed+offload" keeps what it keeps in the host's memory, and of "mixed@2" two
+    devices share the parameters. With `DOUBLE` as products, everything is float64, which JAX has to be told to compute in.
     """
     import jax
     import jax.numpy as jnp
     import optax
-    from jax.sharding import AxisType
 
     from ddllm.data.batches import Batch
     from ddllm.distill.dataset import DistilledData, Recipe, learned_parts
@@ -45,29 +52,32 @@ def ours(problem: Problem, method: str, products: str) -> Step:
     from ddllm.models.heads import HeadConfig
     from ddllm.models.learner import Learner, Start
     from ddllm.models.parts import choose_tokens
+    from ddllm.runtime.mesh import arrange
 
-    name, _, offload = method.partition("+")
+    shards, numbers = shards_of(method), np.float64 if products == DOUBLE else np.float32
+    name, _, offload = method.partition("@")[0].partition("+")
     name, _, tokens = name.partition("/")
     name, _, segments = name.partition("-")
-    mask = np.ones(problem.embeddings.shape[:3], np.float32)
+    problem = problem.astype(numbers)
+    mask = np.ones(problem.embeddings.shape[:3], numbers)
     data = DistilledData(problem.embeddings, mask, problem.labels, problem.rates)
     recipe = Recipe("unrestricted")
-    learner = Learner(replace(problem.encoder, products=products), HeadConfig("mean", CLASSES), "fixed")
+    learner = Learner(replace(problem.encoder, products="float32" if products == DOUBLE else products), HeadConfig("mean", CLASSES), "fixed")
     start = Start(jax.tree.map(jnp.asarray, problem.body), jnp.asarray(problem.words))
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    mesh = arrange(jax.devices()[:shards], model=shards)
     at_once = int(tokens) if tokens else choose_tokens(0, jax.default_backend())
     differentiation = METHODS[name](bool(offload), at_once)
     step = OuterStep(learner, recipe, start, data, differentiation, optax.sgd(1.0), mesh, int(segments or 1))
     learned = jax.device_put(learned_parts(data, recipe), step.everywhere)
-    batch = Batch(problem.ids, np.ones(problem.ids.shape, np.float32), problem.targets, np.ones(len(problem.ids), np.float32))
+    batch = Batch(problem.ids, np.ones(problem.ids.shape, numbers), problem.targets, np.ones(len(problem.ids), numbers))
     key = jax.random.key(0)
 
     def run() -> tuple[float, dict[str, np.ndarray]]:
         loss, _, gradient = step.gradient(learned, batch, key)
         return float(loss), {part: np.asarray(value) for part, value in gradient.items()}
 
-    # Asking what it needs compiles what runs.
-    return Step(run, lambda: predict_memory(step, learned, *problem.ids.shape))
+    # Asking what it needs compiles what runs, but for float32 alone.
+    return Step(run) if products == DOUBLE else Step(run, lambda: predict_memory(step, learned, *problem.ids.shape))
 
 
 def pytorch(problem: Problem, method: str, products: str) -> Step:

@@ -2,98 +2,45 @@
 
     python -m benchmarks.meta_gradient [--workloads A,B] [--methods mixed,double-backward] [--repetitions 5] [--device gpu] [--products tensorfloat32]
 
+    python -m benchmarks.meta_gradient --check [--workloads A,B] [--methods mixed,mixed-5] [--products float64]
+
 Each contestant runs in a process of its own, on the same arrays and device, with products as exact and as many threads; steps are taken in turns, and
-medians reported. Before anything is timed, all contestants must give the same loss and gradients; how far these are from exact ones, those of our first
-method in float32, is reported. Results go to benchmarks/results/meta_gradient.json, in the place of those of the same workload, device and products.
+medians reported. Before anything is timed, all contestants must give the same loss and gradients; how far these are from those of a reference, our `direct`
+in float32 (see `reference_of`), which is computed once without being timed where it is not measured, is reported. Results go to
+benchmarks/results/meta_gradient.json, in the place of those of the same workload, device and products. With --check nothing is timed: see gradients.py.
 """
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.workloads import LARGE, WORKLOADS
+from benchmarks import gradients
+from benchmarks.options import listed, number, parse
+from benchmarks.running import LIMIT, OURS, ROOT, describe, difference, launch, reference_of
+from benchmarks.workloads import LARGE, WORKLOADS, find_workload
 from ddllm.config import default_config
+from ddllm.errors import UserError
+from ddllm.main import exit_status
 from ddllm.runtime.huge_pages import start_with_huge_pages
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "meta_gradient.json"
-OURS = {"cpu": ("direct", "checkpointed", "mixed", "mixed/0"), "gpu": ("direct", "checkpointed", "mixed", "mixed+offload")}
+METHODS = {"cpu": ("direct", "checkpointed", "mixed", "mixed/0"), "gpu": ("direct", "checkpointed", "mixed", "mixed+offload")}
 GROWTH, GREAT = ("mixed", "mixed-4"), ("mixed", "mixed+offload")
-# Relative difference to the first method in float32.
+PEERS = ("double-backward", "torchopt")
+# Relative difference to the reference.
 TOLERANCE = {
     "float32": {"ours": 1e-5, "pytorch": 1e-3},
     "tensorfloat32": {"ours": 0.05, "pytorch": 0.05},
     "bfloat16": {"ours": 0.2, "pytorch": 0.2},
 }
-
-
-@dataclass
-class Contestant:
-    """A running contestant and what it has said."""
-
-    framework: str
-    method: str
-    products: str
-    process: subprocess.Popen[str]
-    gradients: Path
-    compile_seconds: float = 0.0
-    loss: float = 0.0
-
-    @classmethod
-    def start(cls, folder: Path, workload: str, device: str, framework: str, method: str, products: str) -> "Contestant":
-        """Start one; its compiled programs stay in the folder for a second start."""
-        name = f"{method}-{products}".replace("/", "-of-")
-        gradients = folder / f"{framework}-{name}.npz"
-        line = [sys.executable, "-m", "benchmarks.worker", workload, framework, method, products, str(gradients), str(folder / name)]
-        process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=surroundings(device))
-        return cls(framework, method, products, process, gradients)
-
-    def ask(self, command: str = "") -> dict[str, float]:
-        """Send a command and wait for the answer."""
-        assert self.process.stdin and self.process.stdout
-        if command:
-            self.process.stdin.write(command + "\n")
-            self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.framework} {self.method} ended early (exit status {self.process.wait()}).")
-        return json.loads(line)
-
-    def await_first(self) -> None:
-        """Wait for its first step."""
-        answer = self.ask()
-        self.compile_seconds, self.loss = answer["compile"], answer["loss"]
-
-
-def launch(folder: Path, workload: str, device: str, contestants: list[tuple[str, str, str]]) -> list[Contestant]:
-    """Start contestants and wait for their first steps: one after the other on CPUs, all at once where an accelerator does the work."""
-    running = []
-    for contestant in contestants:
-        running.append(Contestant.start(folder, workload, device, *contestant))
-        if device == "cpu":
-            running[-1].await_first()
-    for one in running if device != "cpu" else ():
-        one.await_first()
-    return running
-
-
-def difference(found: Path, expected: Path) -> float:
-    """Largest relative difference, over the learned parts, of two gradients."""
-    a, b = np.load(found), np.load(expected)
-    return max(float(np.linalg.norm(a[part] - b[part]) / np.linalg.norm(b[part])) for part in b.files)
 
 
 def measure(
@@ -103,15 +50,16 @@ def measure(
     default = default_config().distill.gradient
     with tempfile.TemporaryDirectory() as name:
         folder, asked = Path(name), [(*contestant, products) for contestant in contestants]
-        exact = [] if products == "float32" else [(*contestants[0], "float32")]
-        running = launch(folder, workload, device, [*exact, *asked])
-        reference = running[0]
-        if exact:
-            reference.ask("end")
-            running = running[1:]
+        exact = (OURS, reference_of(workload), "float32")
+        apart = [] if exact in asked else [exact]
+        started = launch(folder, workload, device, [*apart, *asked])
+        running = started[len(apart) :]
+        reference = next(one for one in started if (one.framework, one.method, one.products) == exact)
+        if apart:
+            reference.end()
         errors = {}
         for one in running:
-            if one.framework != "limit":
+            if one.framework != LIMIT:
                 errors[one.method] = difference(one.gradients, reference.gradients)
                 allowed = TOLERANCE[products][one.framework]
                 if not errors[one.method] <= allowed or not abs(one.loss - reference.loss) <= max(1e-3, allowed) * abs(reference.loss):
@@ -120,53 +68,40 @@ def measure(
         for _ in range(repetitions):
             for one in running:
                 seconds[one.method].append(one.ask("run")["seconds"])
-        peaks = {one.method: int(one.ask("end")["peak_bytes"]) for one in running}
-        warm = {one.method: one for one in launch(folder, workload, device, [one for one in asked if one[0] == "ours"])}
+        peaks = {one.method: one.end() for one in running}
+        warm = {one.method: one for one in launch(folder, workload, device, [one for one in asked if one[0] == OURS])}
         for one in warm.values():
-            peak = int(one.ask("end")["peak_bytes"])
+            peak = one.end()
             if device != "cpu":  # see memory.py
                 peaks[one.method] = peak
         rows = []
         medians = {method: statistics.median(values) for method, values in seconds.items()}
         torch = next((one.method for one in running if one.framework == "pytorch"), None)
         for one in running:
-            if one.framework == "limit":
+            if one.framework == LIMIT:
                 continue
             rows.append(
                 {
                     "workload": workload,
                     "framework": one.framework,
                     "method": one.method,
-                    "is_default": one.framework == "ours" and one.method == default,
+                    "is_default": one.framework == OURS and one.method == default,
                     "seconds": medians[one.method],
                     "time_ratio_to_torch": medians[one.method] / medians[torch] if torch else None,
                     "time_ratio_to_limit": medians[one.method] / medians["products"],
                     "peak_bytes": peaks[one.method],
+                    "predicted_bytes": one.predicted_bytes,
                     "memory_ratio_to_torch": peaks[one.method] / peaks[torch] if torch else None,
-                    "compile_seconds": one.compile_seconds if one.framework == "ours" else None,
-                    "compile_seconds_warm": warm[one.method].compile_seconds if one.framework == "ours" else None,
+                    "compile_seconds": one.compile_seconds if one.framework == OURS else None,
+                    "compile_seconds_warm": warm[one.method].compile_seconds if one.framework == OURS else None,
                     "gradient_error": errors[one.method],
+                    "reference": reference.method,
                     "products": products,
                     "device": describe(device),
                 }
             )
             show(rows[-1:], console)
     return rows
-
-
-@cache
-def describe(device: str) -> str:
-    """What the device is called, "" where there is none: asked in a process of its own, since this one must hold no accelerator."""
-    asked = "from ddllm.runtime.devices import computed_on, describe_environment; e = describe_environment(); print(e['backend'], computed_on(e))"
-    done = subprocess.run([sys.executable, "-c", asked], env=surroundings(device), cwd=ROOT, capture_output=True, text=True)
-    backend, _, name = done.stdout.strip().partition(" ")
-    return name if backend == device else ""
-
-
-def surroundings(device: str) -> dict[str, str]:
-    """The environment of a process that computes there."""
-    platforms = {"JAX_PLATFORMS": "cuda,cpu" if device == "gpu" else device, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    return {**os.environ, **platforms, "HF_HUB_OFFLINE": "1"}
 
 
 def identify(row: dict[str, Any]) -> tuple[str, ...]:
@@ -185,12 +120,13 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
         "of PyTorch",
         "of limit",
         "peak MB",
+        "predicted",
         "of PyTorch",
         "compile, s",
         "warm, s",
         "error",
     ):
-        table.add_column(heading, justify="right", min_width=9)
+        table.add_column(heading, justify="right", min_width=8)
 
     def cell(value: float | None, form: str) -> str:
         return "–" if value is None else format(value, form)
@@ -204,6 +140,7 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
             cell(row["time_ratio_to_torch"], ".2f"),
             cell(row["time_ratio_to_limit"], ".2f"),
             cell(row["peak_bytes"] / 1e6, ",.0f"),
+            cell(row["predicted_bytes"] and row["predicted_bytes"] / 1e6, ",.0f"),
             cell(row["memory_ratio_to_torch"], ".2f"),
             cell(row["compile_seconds"], ".1f"),
             cell(row["compile_seconds_warm"], ".1f"),
@@ -212,45 +149,97 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
-def main() -> None:
-    """Measure, print the table and write the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = [workload.name for workload in WORKLOADS]
+def contestants_of(workload: str, device: str) -> list[tuple[str, str]]:
+    """(framework, method) of all that is measured in a workload on a device."""
+    growth = workload.startswith("D")
+    methods = (GROWTH if int(workload[1:]) % 4 == 0 else GROWTH[:1]) if growth else GREAT if workload in LARGE else METHODS[device]
+    peers = () if growth else PEERS[:1] if workload in LARGE else PEERS
+    return [*((OURS, method) for method in methods), *(("pytorch", peer) for peer in peers if peer != "torchopt" or find_spec(peer))]
+
+
+def choose(given: str, offered: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The methods of each workload that --methods names, all where it names none.
+
+    Raises:
+        UserError: one of them is measured in no workload, or none of ours in one.
+    """
+    if not given:
+        return offered
+    wanted = listed(given, "--methods", tuple(dict.fromkeys(method for methods in offered.values() for method in methods)))
+    chosen = {name: [method for method in methods if method in wanted] for name, methods in offered.items()}
+    for name, methods in chosen.items():
+        if all(method in PEERS for method in methods):
+            ours = [method for method in offered[name] if method not in PEERS]
+            raise UserError(f"--methods is {given}, of which none of ours is measured in {name}; add one of {', '.join(ours)}.")
+    return chosen
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status: 1 where gradients differ."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return exit_status(lambda: work(arguments), "workloads that were measured to their end are kept")
+
+
+def work(arguments: list[str]) -> int:
+    """Measure or check, print the table and write the rows.
+
+    Raises:
+        UserError: something on the command line is wrong; nothing has been compiled then.
+    """
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m benchmarks.meta_gradient", description=__doc__, formatter_class=form, exit_on_error=False, allow_abbrev=False)
+    known = tuple(workload.name for workload in WORKLOADS)
     parser.add_argument("--workloads", default="", help=f"of {', '.join(known)}; all, but on CPUs not {', '.join(LARGE)}")
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", default="5", help="steps of each contestant that are timed")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--methods", default="", help="of ours and of the peers', such as mixed,double-backward; all")
-    parser.add_argument("--products", choices=tuple(TOLERANCE), default="float32", help="how exact they are: see model.products")
-    arguments = parser.parse_args()
-    device, products = arguments.device, arguments.products
-    names = arguments.workloads.split(",") if arguments.workloads else [name for name in known if device != "cpu" or name not in LARGE]
-    for name in names:
-        if name not in known:
-            parser.error(f"there is no workload {name}; the workloads are {', '.join(known)}")
+    parser.add_argument("--products", default="", help=f"how exact they are: see model.products; float32, with --check {' and '.join(gradients.BARS)}")
+    parser.add_argument("--check", action="store_true", help="compare the gradients of all methods of ours, without timing")
+    options = parse(parser, arguments)
+    device, repetitions = options.device, number(options.repetitions, "--repetitions", 1)
+    everywhere = [name for name in known if device != "cpu" or name not in LARGE]
+    names = list(dict.fromkeys(listed(options.workloads, "--workloads", known))) if options.workloads else everywhere
+    precisions = tuple(gradients.BARS) if options.check else tuple(TOLERANCE)
+    products = listed(options.products, "--products", precisions) if options.products else list(precisions if options.check else precisions[:1])
+    if options.check:
+        offered = {name: gradients.variants(find_workload(name), device) for name in names}
+    else:
+        offered = {name: [method for _, method in contestants_of(name, device)] for name in names}
+    chosen = choose(options.methods, offered)
+    if len(products) > 1 and not options.check:
+        raise UserError(f"--products is {options.products}, but must be one of {', '.join(precisions)}.")
     if not describe(device):
-        parser.error(f"--device is {device}, but JAX finds none here; make bench ACCELERATOR=cuda13 installs what it needs for one")
-    console, rows = Console(width=130, highlight=False), []
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    peers = [("pytorch", "double-backward"), *([("pytorch", "torchopt")] if find_spec("torchopt") else [])]
-    if len(peers) == 1:
+        raise UserError(f"--device is {device}, but JAX finds none here; make bench ACCELERATOR=cuda13 installs what it needs for one.")
+    console = Console(width=140, highlight=False)
+    if options.check:
+        return compare(names, chosen, products, device, console)
+    if not find_spec("torchopt"):
         console.print("TorchOpt is not installed here and left out.")
+    rows: list[dict[str, Any]] = []
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     for name in names:
-        growth = name.startswith("D")
-        methods = (GROWTH if int(name[1:]) % 4 == 0 else GROWTH[:1]) if growth else GREAT if name in LARGE else OURS[device]
-        contestants = [*(("ours", method) for method in methods), *([] if growth else peers[:1] if name in LARGE else peers)]
-        if arguments.methods:
-            contestants = [contestant for contestant in contestants if contestant[1] in arguments.methods.split(",")]
-        if not any(framework == "ours" for framework, _ in contestants):
-            parser.error(f"--methods is {arguments.methods!r}, of which none of ours is measured in {name}; they are {', '.join(methods)}")
-        rows += measure(name, [*contestants, ("limit", "products")], arguments.repetitions, device, products, console)
+        contestants = [contestant for contestant in contestants_of(name, device) if contestant[1] in chosen[name]]
+        rows += measure(name, [*contestants, (LIMIT, "products")], repetitions, device, products[0], console)
         RESULTS.parent.mkdir(exist_ok=True)
         done = {identify(row) for row in rows}
         others = [row for row in kept if identify(row) not in done]
         RESULTS.write_text(json.dumps(others + rows, indent=1) + "\n")
     show(rows, console)
-    console.print(f"* the default method, on {rows[-1]['device']}, products in {products}. Rows are in {RESULTS.relative_to(ROOT)}.")
+    console.print(f"* the default method, on {rows[-1]['device']}, products in {products[0]}. Rows are in {RESULTS.relative_to(ROOT)}.")
+    return 0
+
+
+def compare(names: list[str], methods: dict[str, list[str]], products: list[str], device: str, console: Console) -> int:
+    """Compare the gradients of our methods; the exit status, 1 where one is too far from the reference's."""
+    rows = gradients.check([find_workload(name) for name in names], methods, products, device, console)
+    bars = ", ".join(f"{gradients.BARS[kind]:.0e} in {kind}" for kind in products)
+    console.print(f"Relative differences on {describe(device)}; at most {bars}. Rows are in {gradients.RESULTS.relative_to(ROOT)}.")
+    far = gradients.too_far(rows)
+    for row in far:
+        print(f"{row['workload']}, {row['products']}: {row['method']} gives another gradient (off by {row['gradient_error']:.1e}).", file=sys.stderr)
+    return int(bool(far))
 
 
 if __name__ == "__main__":
     start_with_huge_pages()  # for all contestants alike
-    main()
+    sys.exit(main())

@@ -1,8 +1,9 @@
 """What is measured: sizes of an outer step, and the arrays behind them, the same for every framework."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from ddllm.distill.dataset import raw_rate
@@ -20,7 +21,7 @@ class Workload:
         examples: sequences N in each inner batch.
         length: their positions T; also those of the real texts.
         real: real texts B behind the outer loss.
-        encoder: "minilm" (pretrained MiniLM-L6), or "bert-base-2" and "bert-base" (two layers of BERT base's shape and all twelve, random).
+        encoder: "minilm" (pretrained MiniLM-L6), or a random one: "bert-base-2" and "bert-base" (two layers of BERT base's shape and all twelve), "tiny".
     """
 
     name: str
@@ -39,8 +40,10 @@ WORKLOADS = (
     Workload("bert-base-2", 2, 2, 128, 8, "bert-base-2"),
     Workload("bert-base", 5, 2, 512, 8, "bert-base"),
 )
+TRIAL = Workload("trial", 2, 2, 8, 4, "tiny")  # no figure: does everything run?
 LARGE = ("bert-base",)  # for accelerators
-LAYERS = {"bert-base-2": 2, "bert-base": 12}
+# Layers, width, heads and inner width.
+RANDOM = {"bert-base-2": (2, 768, 12, 3072), "bert-base": (12, 768, 12, 3072), "tiny": (2, 16, 2, 32)}
 CLASSES = 2
 
 
@@ -68,6 +71,16 @@ class Problem:
     ids: np.ndarray
     targets: np.ndarray
 
+    def astype(self, kind: Any) -> "Problem":
+        """The same with floats of another kind."""
+        floats = {name: getattr(self, name).astype(kind) for name in ("words", "embeddings", "labels", "rates")}
+        return replace(self, body=jax.tree.map(lambda x: np.asarray(x, kind), self.body), **floats)
+
+
+def find_workload(name: str) -> Workload:
+    """The workload of that name."""
+    return next(known for known in (*WORKLOADS, TRIAL) if known.name == name)
+
 
 def make_problem(workload: Workload, seed: int = 0) -> Problem:
     """The workload's arrays; the same seed gives the same ones in every process."""
@@ -75,7 +88,8 @@ def make_problem(workload: Workload, seed: int = 0) -> Problem:
         pretrained = load_pretrained("embedded")
         encoder, body, words = pretrained.config, pretrained.body, np.asarray(pretrained.words, np.float32)
     else:
-        encoder = EncoderConfig("bert", 1000, 768, LAYERS[workload.encoder], 12, 3072, 512, 0, 2, "gelu", 1e-12, 0)
+        layers, hidden, heads, feed_forward = RANDOM[workload.encoder]
+        encoder = EncoderConfig("bert", 1000, hidden, layers, heads, feed_forward, 512, 0, 2, "gelu", 1e-12, 0)
         body, words = random_body(encoder, seed)
     rng = np.random.default_rng([seed, 1])
     shape = (workload.steps, workload.examples)
