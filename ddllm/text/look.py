@@ -4,7 +4,7 @@
 
     {"tokens": k, "total", "shown", "low", "high", "labels": […], "groups": […], "examples": [{"number", "batch", "label", "group",
      "values": [{"name", "value"}], "text", "positions": [{"tokens": […], "cosines": […], "near", "length"}],
-     "nearest": [{"text", "label", "cosine"}]}], "map": {…} or null}
+     "nearest": [{"text", "label", "cosine"}]}], "beside": [{"name", "learned", "table"}], "map": {…} or null}
 """
 
 import re
@@ -30,8 +30,9 @@ from ddllm.prepare import Prepared
 from ddllm.runtime.progress import Progress
 from ddllm.select.nearest import distilled_features, nearest_rows, principal_plane
 from ddllm.text.projection import index_table, nearest
-from ddllm.text.vocabulary import allowed_tokens
+from ddllm.text.vocabulary import allowed_tokens, compare_with_table, mean_cosine
 
+NEAREST = {"median": "cosine", "least": "cosine_least", "greatest": "cosine_greatest"}
 PLAIN_TOKENS, PLAIN_TEXT = 2, 160  # tokens of a position, and characters of a real text, in the terminal
 
 
@@ -57,7 +58,7 @@ def look_at(prepared: Prepared, distilled: Distilled) -> dict[str, Any]:
         progress.update(1)
         rows_Ek, cosines_Ek = nearest_rows(features_ED[:shown], features_nD, config.texts)
         progress.update(2)
-        positions = look_at_positions(prepared, data, shown)
+        positions, beside = look_at_positions(prepared, data, shown)
         progress.update(3)
     corpus = load_corpus(prepared.config.data).train
     values_EC = label_values(distilled)
@@ -79,11 +80,12 @@ def look_at(prepared: Prepared, distilled: Distilled) -> dict[str, Any]:
     chart = make_map(prepared, features_nD, features_ED, groups_E) if config.map_texts else None
     labels = list(dict.fromkeys(example["label"] for example in examples))
     facts = {"tokens": config.tokens, "total": total, "shown": shown, "low": low, "high": high, "labels": labels}
-    return {**facts, "groups": rate_groups(prepared, data.rates.shape[1]), "examples": examples, "map": chart}
+    return {**facts, "groups": rate_groups(prepared, data.rates.shape[1]), "examples": examples, "beside": beside, "map": chart}
 
 
-def look_at_positions(prepared: Prepared, data: Any, shown: int) -> list[dict[str, Any]]:
-    """For the first examples {"text", "positions"}: nearest tokens of each used position, and its embedding's length as a multiple of the nearest token's."""
+def look_at_positions(prepared: Prepared, data: Any, shown: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Of the first examples {"text", "positions"}: nearest tokens of each used position, and its embedding's length as a multiple of the nearest token's; and
+    of all these positions together `beside_tables`."""
     tokenizer, words_VD = load_tokenizer(prepared.pretrained.folder), np.asarray(prepared.pretrained.words)
     hidden, k = words_VD.shape[1], prepared.config.report.tokens
     embeddings_ETD = np.asarray(data.embeddings).reshape(-1, data.embeddings.shape[2], hidden)[:shown]
@@ -105,7 +107,31 @@ def look_at_positions(prepared: Prepared, data: Any, shown: int) -> list[dict[st
             for place in range(first, last)
         ]
         examples.append({"text": read_tokens(tokenizer, ids_Pk[first:last, 0]), "positions": positions})
-    return examples
+    return examples, beside_tables(prepared, embeddings_ETD[mask_ET], np.nonzero(mask_ET)[1], ids_Pk[:, 0], cosines_Pk[:, 0])
+
+
+def beside_tables(
+    prepared: Prepared, learned_PD: np.ndarray, places_P: np.ndarray, ids_P: np.ndarray, cosines_P: np.ndarray
+) -> list[dict[str, Any]]:
+    """What was learned beside what the model's tables hold: {"name", "learned", "table"}.
+
+    Args:
+        prepared: data and model.
+        learned_PD: embeddings of the used positions.
+        places_P: of each in its example.
+        ids_P, cosines_P: the nearest token of each, whose row is what stands beside it where rows of other tables are compared.
+    """
+    words_VD, pretrained = np.asarray(prepared.pretrained.words), prepared.pretrained
+    figures = compare_with_table(learned_PD, np.ones(len(learned_PD)), words_VD, cosines_P)
+    found = [("length, median (beside it the whole word table's)", figures["norm"], figures["table_norm"])]
+    found += [(f"cosine with the nearest token, {name}", figures[key], None) for name, key in NEAREST.items()]
+    tables = pretrained.body["embeddings"]
+    added = {"its position's row": np.asarray(tables["position"])[pretrained.config.position_offset + places_P]}
+    types_YD = np.asarray(tables["token_type"]) if pretrained.config.token_types else ()
+    added |= {f"row {row} of the token types": np.broadcast_to(type_D, learned_PD.shape) for row, type_D in enumerate(types_YD)}
+    for name, rows_PD in added.items():
+        found.append((f"cosine with {name}, mean", mean_cosine(learned_PD, rows_PD), mean_cosine(words_VD[ids_P], rows_PD)))
+    return [{"name": name, "learned": learned, "table": table} for name, learned, table in found]
 
 
 def tell_token(tokenizer: Any, index: int) -> str:
@@ -202,6 +228,9 @@ def print_look(look: dict[str, Any], console: Console | None = None) -> None:
 def markdown_look(look: dict[str, Any], title: str) -> str:
     """The same as Markdown, with all nearest tokens of every position."""
     lines = [f"### Distilled beside real: {title}", "", f"{look['shown']} of {look['total']} examples; each position with its {look['tokens']} nearest tokens."]
+    lines += ["", "| embeddings of these positions | learned | nearest tokens' rows |", "|---|---:|---:|"]
+    for row in look["beside"]:
+        lines.append(f"| {row['name']} | {row['learned']:.3f} | {'' if row['table'] is None else format(row['table'], '.3f')} |")
     for example in look["examples"]:
         values = ", ".join(f"{plain(value['name'])} {value['value']:.3f}" for value in example["values"])
         lines += ["", f"#### Example {example['number']}: {plain(example['label'])}", "", f"Label values: {values}", "", f"> {plain(example['text'])}", ""]

@@ -169,3 +169,9 @@ def compare_with_table(embeddings: np.ndarray, mask: np.ndarray, table: np.ndarr
         "cosine_least": float(near.min()),
         "cosine_greatest": float(near.max()),
     }
+
+
+def mean_cosine(vectors_PD: np.ndarray, others_PD: np.ndarray) -> float:
+    """The mean cosine of vectors with others, one with one; a vector of zeros has a cosine of 0 with everything."""
+    lengths = np.linalg.norm(vectors_PD, axis=-1) * np.linalg.norm(others_PD, axis=-1)
+    return float(np.mean(np.sum(vectors_PD * others_PD, axis=-1) / np.maximum(lengths, 1e-12)))

@@ -49,6 +49,28 @@ def test_real_texts_are_found_again(distilled_run, seen):
     assert set(seen["labels"]) == {"negative", "positive"} and seen["groups"] == ["embeddings", "00", "head"]
 
 
+def test_what_was_learned_beside_the_tables(distilled_run, seen):
+    """The embeddings are rows of the word table, so that both columns say the same of them."""
+    prepared, distilled = load_scored(distilled_run)
+    rows = {row["name"]: (row["learned"], row["table"]) for row in seen["beside"]}
+    table, tables = np.asarray(prepared.pretrained.words), prepared.pretrained.body["embeddings"]
+    used = distilled.data.mask.reshape(4, -1) > 0
+    learned = distilled.data.embeddings.reshape(4, used.shape[1], -1)
+    lengths = np.median(np.linalg.norm(learned[used], axis=1)), np.median(np.linalg.norm(table, axis=1))
+    assert rows["length, median (beside it the whole word table's)"] == pytest.approx(lengths, rel=1e-3)
+    assert all(rows[f"cosine with the nearest token, {name}"] == (pytest.approx(1, abs=1e-4), None) for name in ("median", "least", "greatest"))
+    unit = learned / np.linalg.norm(learned, axis=-1, keepdims=True)
+    for name, beside in (
+        ("its position's row", np.asarray(tables["position"])[: used.shape[1]]),
+        *((f"row {row} of the token types", np.asarray(tables["token_type"])[[row]]) for row in (0, 1)),
+    ):
+        cosines = (unit * (beside / np.linalg.norm(beside, axis=1, keepdims=True))[None]).sum(-1)[used]
+        assert rows[f"cosine with {name}, mean"] == pytest.approx([cosines.mean()] * 2, abs=1e-3)
+    told = markdown_look(seen, "title")
+    mean = rows["cosine with its position's row, mean"][0]
+    assert f"| cosine with its position's row, mean | {mean:.3f} |" in told
+
+
 def test_the_map_is_the_plane_of_real_features(seen):
     rng = np.random.default_rng(0)
     features, queries = rng.standard_normal((60, 5)) * [9, 4, 1, 1, 1] + 3, rng.standard_normal((4, 5))

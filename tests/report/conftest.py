@@ -44,7 +44,8 @@ def make_look(shown=6, tokens=3):
     distilled = [[float(number), 1.0, number % 2, number + 1] for number in range(shown)]
     chart = {"real": real, "distilled": distilled, "groups": ["fresh", "rotten"], "explained": [0.4, 0.2]}
     facts = {"tokens": tokens, "total": shown, "shown": shown, "low": 0.2, "high": 0.8, "labels": ["fresh", "rotten"], "groups": []}
-    return facts | {"examples": examples, "map": chart}
+    beside = [{"name": "length, median", "learned": 1.234, "table": 1.5}, {"name": "cosine with the nearest token, least", "learned": 0.3, "table": None}]
+    return facts | {"examples": examples, "beside": beside, "map": chart}
 
 
 @pytest.fixture

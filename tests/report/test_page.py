@@ -64,7 +64,7 @@ def test_everything_in_the_folder_is_on_the_page(read):
     assert headings <= {data for tag, data in page.texts if tag == "h3"}
     assert len(page.all("figure")) == len(page.all("figcaption")) == len(page.all("svg")) == 6
     text = page.text()
-    for expected in ("79.0 ± –", "78.0 ± 1.1 (20)", "loss, distilled", "0.500 to 0.560", "SmolLM", "examples shuffled", "−8.0", "base_model.hidden"):
+    for expected in ("79.0 ± –", "78.0 ± 1.1 (20)", "loss, distilled", "0.500 to 0.560", "SmolLM", "examples shuffled", "−8.0", "base_model.hidden", "1.234"):
         assert expected in text, expected
     assert "python -m ddllm.main --config=x.py" in text and '"length": 12' in text
     cards = [attributes for attributes in page.all("article")]
