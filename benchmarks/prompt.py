@@ -32,7 +32,7 @@ SOURCES: dict[str, dict[str, str]] = {
     "k_centers": {"k_centers": "k-centers sentences"},
     DISTILLED: {DISTILLED: "nearest tokens of a distilled set"},
     TEXT: {TEXT: "distilled text"},
-    "soft": {SOFT: "soft prompt", f"{SOFT}, as text": "its nearest tokens"},
+    "soft": {SOFT: "soft prompt", f"{SOFT}, as text": "the nearest tokens of soft prompts"},
 }
 ROWS = {row: told for rows in SOURCES.values() for row, told in rows.items()}
 SETTING = ("dataset", "model", "language_model", "texts")
@@ -177,7 +177,7 @@ def markdown(rows: list[Entry]) -> str:
         counts = sorted({count for _, count in here if count})
         lines += ["", f"## {dataset}, {texts} test texts, {called(language_model)}; encoder {called(model)}", ""]
         lines += [f"| examples per class | none | {' | '.join(map(str, counts))} |", f"|---|---:|{'---:|' * len(counts)}"]
-        for source in dict.fromkeys(source for source, _ in here):
+        for source in (name for name in ROWS if any(name == given for given, _ in here)):
             lines.append(f"| {ROWS[source]} | {' | '.join(_figure(here.get((source, count))) for count in (0, *counts))} |")
     return "\n".join(lines) + "\n"
 
