@@ -4,8 +4,8 @@
     python -m ddllm.main --config=configs/ag_news.py:model=distilbert-base-uncased,examples=5,recipe=maekawa2023
     python -m ddllm.main --config=configs/ag_news.py:model=embedded --config.data.source=FOLDER
 
-The embedded encoder trains on 12,000 of the 120,000 training texts (of the table's data 29,021), with 1,000 for validation and 4,000 test texts: `data.limit_train`,
-`limit_validation` and `limit_test`, which make_small of ddllm/recipes.py sets.
+The embedded encoder trains on 12,000 of the 120,000 training texts (of the table's data 29,021), with 1,000 for validation and 4,000 test texts:
+`data.limit_train`, `limit_validation` and `limit_test`, which make_small of ddllm/recipes.py sets.
 
 BERT base: not measured, its weights were not at hand; full data: 94.46 (published figure).
 """

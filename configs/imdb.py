@@ -4,8 +4,8 @@
     python -m ddllm.main --config=configs/imdb.py:model=distilbert-base-uncased,examples=5,recipe=maekawa2023
     python -m ddllm.main --config=configs/imdb.py:model=embedded --config.data.source=FOLDER
 
-The embedded encoder trains on 12,000 of the 25,000 training texts, with 1,000 for validation and 4,000 test texts: `data.limit_train`,
-`limit_validation` and `limit_test`, which make_small of ddllm/recipes.py sets.
+The embedded encoder trains on 12,000 of the 25,000 training texts, with 1,000 for validation and 4,000 test texts:
+`data.limit_train`, `limit_validation` and `limit_test`, which make_small of ddllm/recipes.py sets.
 
 BERT base: not measured, its weights were not at hand; full data: 93.86 (published figure).
 """

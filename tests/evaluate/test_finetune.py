@@ -56,5 +56,6 @@ def test_row():
     assert abs(row["accuracy_mean"] - 0.85) < 1e-12
     assert abs(row["accuracy_std"] - np.sqrt(0.005)) < 1e-12 and row["runs"] == 2
     assert row["f1_macro_mean"] == pytest.approx(0.7) and row["f1_macro_std"] == pytest.approx(0) and "metric" not in row
-    single = full_row([{"pearson": -0.8}], 3.0, 100, default_config().finetune, "pearson")
+    single = full_row([{"pearson": -0.8}], 3.0, 100, default_config().finetune, "pearson", "bfloat16")
+    assert single["note"].endswith("chosen on validation, matrix products in bfloat16") and row["note"].endswith("chosen on validation")
     assert single["pearson_std"] == 0.0 and single["metric"] == "pearson" and "accuracy_mean" not in single

@@ -156,6 +156,11 @@ def test_a_folder_is_scored_by_its_own_recipe(distilled_run, tmp_path):
     rows = {row["name"]: row for row in read_results(distilled_run.workdir.results)["rows"]}
     assert rows["mine"]["runs"] == 1 and rows["mine, redrawn heads"]["runs"] == 2
     content = json.loads((folder / "recipe.json").read_text())
+    assert "bfloat16" not in rows["mine"]["note"]
+    (folder / "recipe.json").write_text(json.dumps({**content, "products": "bfloat16"}))
+    evaluate(replace(distilled_run, distilled=folder, name="rounded"))
+    rounded = [row for row in read_results(distilled_run.workdir.results)["rows"] if row["name"].startswith("rounded")]
+    assert len(rounded) == 2 and all("matrix products in bfloat16" in row["note"] for row in rounded)
     (folder / "recipe.json").write_text(json.dumps({**content, "label_names": ["positive", "negative"]}))
     with pytest.raises(UserError, match="has the classes positive, negative, but .* has negative, positive"):
         evaluate(replace(distilled_run, distilled=folder, name="mine"))
