@@ -207,6 +207,10 @@ def _validate_selections(evaluate: ConfigDict) -> None:
         raise UserError("config.evaluate.selection_rates needs at least one rate, and rates must be greater than 0.")
     if not evaluate.adam_rates or min(evaluate.adam_rates) <= 0:
         raise UserError("config.evaluate.adam_rates needs at least one rate, and rates must be greater than 0.")
+    if evaluate.short_finetunings and min(evaluate.short_finetunings) <= 0:
+        raise UserError("config.evaluate.short_finetunings has shares of config.finetune.epochs, which must be greater than 0.")
+    if len(set(evaluate.short_finetunings)) < len(evaluate.short_finetunings):
+        raise UserError(f"config.evaluate.short_finetunings is {evaluate.short_finetunings!r}; name each share once.")
     if not evaluate.selection_passes or min(evaluate.selection_passes) <= 0:
         raise UserError("config.evaluate.selection_passes needs at least one number of passes, and they must be greater than 0.")
 

@@ -141,6 +141,8 @@ def default_config() -> ConfigDict:
     evaluate.text = False  # the same for the stage text
     evaluate.variation_draws = 5  # runs behind a row of these stages, where heads, orders or dropped positions are drawn
     evaluate.adam_rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # constant rates of Adam and AdamW tried on validation texts
+    # Few-epoch fine-tunings on real texts that the stage analyse sets beside the training on distilled data: shares of finetune.epochs; (): none
+    evaluate.short_finetunings = (0.0625, 0.25)
     evaluate.transfer = ()  # other encoders to train on the distilled data in the stage robustness: hub names or local folders
     evaluate.submission_batch = 32  # texts of another's in an inner batch
 

@@ -21,6 +21,7 @@ from ddllm.evaluate.finetune import finetune as finetune_once
 from ddllm.evaluate.finetune import full_row, score_finetuned
 from ddllm.evaluate.robustness import evaluate_robustness
 from ddllm.evaluate.selection import evaluate_selection, selection_row
+from ddllm.evaluate.short import finetune_shortly
 from ddllm.evaluate.small import evaluate_distilled
 from ddllm.evaluate.submission import check_submitted, evaluate_submission, read_sets
 from ddllm.merge.stage import merge
@@ -148,11 +149,12 @@ def robustness(run: Run) -> None:
 
 
 def analyse(run: Run) -> None:
-    """Hard-label accuracy, accuracy against stored bytes, and compute: the lists "labels", "storage" and "compute" of the results."""
+    """Hard-label accuracy, accuracy against stored bytes and against compute: the lists "labels", "storage" and "compute" of the results."""
     prepared, distilled = load_scored(run)
     rows = from_first(lambda: read_results(run.workdir.results)["rows"] if run.workdir.results.exists() else [])
     full, own = (next((row for row in rows if row["name"] == name), {}) for name in ("full", run.name))
-    record(run, [], analyse_distilled(prepared, distilled, full, own))
+    short = finetune_shortly(run.prepared, run.workdir.short, run.metrics)
+    record(run, [], analyse_distilled(prepared, distilled, full, own, short))
 
 
 def report(run: Run) -> None:

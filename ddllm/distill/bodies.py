@@ -20,11 +20,12 @@ from ddllm.models.learner import Start
 from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.prepare import Prepared
 from ddllm.runtime.checkpoints import Checkpoints
-from ddllm.runtime.metrics import Metrics
+from ddllm.runtime.metrics import Metrics, read_metrics
 from ddllm.runtime.processes import check_same
 
 # Seeds of fine-tuned bodies, far from those of the stage that fine-tunes.
 SEEDS = 10_000
+STAGE = "body"
 
 
 def gather_bodies(prepared: Prepared, folder: Path, open_metrics: Callable[[], Metrics]) -> tuple[Start, ...]:
@@ -66,17 +67,27 @@ def check_shape(pretrained: Pretrained, other: Pretrained) -> None:
         )
 
 
+def pool_steps(most: int, pool: int, number: int) -> int:
+    """Steps of the fine-tuning of body `number` of a pool."""
+    return max(round(most * (number + 1) / pool), 1)
+
+
+def pool_seconds(metrics: Metrics, pool: int) -> float:
+    """What fine-tuning the bodies of a pool took, by the figures that it wrote."""
+    lines = read_metrics(metrics.path)
+    return sum(max((line["elapsed"] for line in lines if line["stage"] == f"{STAGE}-{number}"), default=0.0) for number in range(pool))
+
+
 def _finetuned_body(prepared: Prepared, number: int, folder: Path, open_metrics: Callable[[], Metrics]) -> Start:
     """A body fine-tuned with a seed of its own: the first of `pool` for the least, the last for all of config.distill.pool_steps."""
     config = prepared.config.copy_and_resolve_references()
     with config.unlocked():
-        texts, distill = len(prepared.tokens.train), config.distill
-        steps = max(round(distill.pool_steps * (number + 1) / distill.pool), 1)
+        texts, steps = len(prepared.tokens.train), pool_steps(config.distill.pool_steps, config.distill.pool, number)
         # Words stay, since the distilled embeddings lie among those of the pretrained model.
         config.finetune.update({"epochs": steps / -(-texts // config.finetune.batch_size), "train_words": False, "validations": 1})
     checkpoints, metrics = Checkpoints(folder / str(number), keep=1), open_metrics()
     try:
-        state, _ = finetune(replace(prepared, config=config), config.seed + SEEDS + number, checkpoints, metrics, f"body-{number}")
+        state, _ = finetune(replace(prepared, config=config), config.seed + SEEDS + number, checkpoints, metrics, f"{STAGE}-{number}")
     finally:
         checkpoints.close()
         metrics.close()

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ddllm.data.batches import BatchStream
-from ddllm.distill.bodies import gather_bodies
+from ddllm.distill.bodies import gather_bodies, pool_seconds
 from ddllm.distill.dataset import DistilledData, learned_parts
 from ddllm.distill.memory import check_memory
 from ddllm.distill.outer_loop import LATE, distil
@@ -117,7 +117,12 @@ def learn_from_texts(
             check_memory(prepared, step, data, tuple(jax.eval_shape(step.final, learned)))
         return step
 
-    return learn(prepared, learned, stream, scorer, folder, open_metrics, name, make_step, teacher)
+    best, figures = learn(prepared, learned, stream, scorer, folder, open_metrics, name, make_step, teacher)
+    if config.pool:
+        metrics = open_metrics()
+        figures["distillation_seconds"] += pool_seconds(metrics, config.pool)
+        metrics.close()
+    return best, figures
 
 
 def distil_texts(

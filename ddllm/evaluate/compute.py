@@ -6,6 +6,10 @@ Operations are those of the matrix products, a multiplication and an addition ea
 
 and a gradient three times as much. Padding counts, since it is computed. Normalisation, activations and optimizers are left out, a few per cent. XLA's own
 count of one inner gradient stands beside the formula where the backend gives it.
+
+A distillation's operations are those of its outer loop, its validations, its teachers and the bodies that config.distill.pool fine-tunes, where outer steps
+differ by chance (config.distill.robust) in the mean. They leave out searches before it (selections as first values, probe heads), and count inner steps that
+a curriculum or a random window leaves out. Its seconds are those of all this but for the first values.
 """
 
 import math
@@ -17,7 +21,9 @@ import numpy as np
 
 from ddllm.artefact.base import Distilled
 from ddllm.config import default_config, resolve
+from ddllm.distill.bodies import pool_steps
 from ddllm.distill.inner_loop import inner_loss, same_every_time
+from ddllm.distill.perturb import RISE, STEPS
 from ddllm.distill.teacher import texts_asked
 from ddllm.evaluate.small import training_seconds
 from ddllm.models.heads import init_head
@@ -33,6 +39,7 @@ STEP = {
     "checkpointed": 12,
     "mixed": 11,
 }  # forward passes that an inner step takes with its derivative, see distill/gradients.py
+FULL_STRENGTH = 1 - RISE / 2  # of perturbations, in the mean over the outer steps
 TRAINING, FINETUNING, DISTILLING = "one training on the distilled data", "one fine-tuning on all texts", "the distillation"
 
 
@@ -57,25 +64,27 @@ def padded_flops(learner: Learner, lengths: np.ndarray, buckets: tuple[int, ...]
     return float(sum(count * forward_flops(learner, 1, int(edge)) for count, edge in zip(counts, edges, strict=True)) / len(lengths))
 
 
-def evaluate_compute(prepared: Prepared, distilled: Distilled, full: Row, own: Row) -> list[Row]:
+def evaluate_compute(prepared: Prepared, distilled: Distilled, full: Row, own: Row, short: list[Row] | None = None) -> list[Row]:
     """The costs of both trainings and of the distillation, and after how many trainings it has paid for itself.
 
     Args:
         prepared: data, model and configuration; its learner is the one that the data set was distilled for.
         distilled: the distilled data set, whose recipe.json tells the configuration and the seconds of its distillation.
         full, own: the rows of results.json that tell seconds of fine-tuning and both accuracies; empty where there are none.
+        short: rows of shorter fine-tunings, see short.py.
 
     Returns:
-        Rows {"cost", "flops", "flops_by_xla", "seconds", and "accuracy_mean" or what stands in its place}, of `TRAINING`, `FINETUNING` and `DISTILLING`;
-        the last includes each teacher's fine-tuning, and has "paid_after_flops" and "paid_after_seconds": trainings after which distilling and training
-        on the result has cost less than fine-tuning as often, None for never.
+        Rows {"cost", "flops", "flops_by_xla", "seconds", and "accuracy_mean" or what stands in its place}, of `TRAINING`, the shorter fine-tunings,
+        `FINETUNING` and `DISTILLING`; the last includes each teacher's fine-tuning, and has "paid_after_flops" and "paid_after_seconds": trainings after
+        which distilling and training on the result has cost less than fine-tuning as often, None for never.
     """
     learner, data, recipe = prepared.learner, jax.tree.map(jnp.asarray, distilled.data), distilled.recipe
     batches, examples, length = data.embeddings.shape[:3]
     train = prepared.tokens.train
     real = padded_flops(learner, train.lengths, prepared.buckets)
     small = training_flops(learner, batches, examples, length, data.steps, recipe.order)
-    whole = int(GRADIENT * prepared.config.finetune.epochs * len(train) * real)
+    epochs = prepared.config.finetune.epochs
+    whole = int(GRADIENT * epochs * len(train) * real)
     plan = planned(distilled)
     distilling = None if plan is None else distillation_flops(prepared, distilled, plan, small, real)
     seconds = training_seconds(learner, recipe, prepared.start, data)
@@ -93,6 +102,10 @@ def evaluate_compute(prepared: Prepared, distilled: Distilled, full: Row, own: R
             "seconds": seconds,
             **_reached(own),
         },
+        *(
+            {"cost": f"one fine-tuning for {row['epochs']:.3g} epochs", "flops": int(whole / epochs * row["epochs"]), "seconds": row["seconds"]} | _reached(row)
+            for row in short or ()
+        ),
         {"cost": FINETUNING, "flops": whole, "seconds": took, **_reached(full)},
         {
             "cost": DISTILLING,
@@ -117,16 +130,27 @@ def planned(distilled: Distilled) -> Row | None:
 def distillation_flops(prepared: Prepared, distilled: Distilled, plan: Row, small: float, real: float) -> int:
     """Operations of the outer loop that `plan` describes: `small` for each training, `real` for a forward pass on a real text; with validations."""
     learner, steps, validation = prepared.learner, distilled.data.steps, prepared.tokens.validation
-    reached = min(plan["truncate"] or steps, steps)
-    unrolled = small * (reached * STEP[plan["gradient"]] / GRADIENT + steps - reached) / steps
-    outer = plan["heads"] * (unrolled + GRADIENT * plan["batch_size"] * real)
+    once, again = (_unrolled(plan, small, steps, times) for times in (1, 2))
+    # The recipe twice over is one of the perturbations that are as likely as the recipe; a step for every example has as many operations as one for all.
+    kinds = [kind for kind in STEPS if kind in plan["robust"]]
+    likely = FULL_STRENGTH / (len(kinds) + 1) if "passes" in kinds else 0.0
+    outer = plan["heads"] * (once + likely * (again - once) + GRADIENT * plan["batch_size"] * real)
     drawn = plan["outer_steps"] * plan["batch_size"]
     taught = len(split_parts(plan["teacher"])) * texts_asked(min(drawn, len(prepared.tokens.train)), drawn) * real
     heads = plan["validation_heads"] if not same_every_time(learner, distilled.recipe) else 1
     texts = min(plan["validation_texts"] or len(validation), len(validation))
     validations = heads * math.ceil(plan["outer_steps"] / plan["validate_every"])
     scored = texts * padded_flops(learner, validation.lengths, prepared.buckets)
-    return int(plan["outer_steps"] * outer + taught + validations * (small + scored))
+    pool = sum(pool_steps(plan["pool_steps"], plan["pool"], number) for number in range(plan["pool"]))
+    bodies = pool * GRADIENT * prepared.config.finetune.batch_size * real + plan["pool"] * len(validation) * scored / max(texts, 1)
+    return int(plan["outer_steps"] * outer + taught + validations * (small + scored) + bodies)
+
+
+def _unrolled(plan: Row, small: float, steps: int, times: int) -> float:
+    """Operations of the recipe so many times over, with its derivative; `small` without it, for its `steps` once."""
+    taken = times * steps
+    reached = min(plan["truncate"] or taken, taken)
+    return small * (reached * STEP[plan["gradient"]] / GRADIENT + taken - reached) / steps
 
 
 def paid_after(cost: float | None, whole: float | None, small: float) -> int | None:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from ddllm.errors import UserError
 from ddllm.report.analyses import LAYOUTS, make_tables
+from ddllm.report.costs import draw_compute, draw_storage
 from ddllm.report.facts import describe_card, describe_size, make_tiles, other_lists
 from ddllm.report.figures import draw_changes, draw_curves, draw_map, draw_rates, draw_results
 from ddllm.report.results import OWN_NAME, read_results
@@ -99,6 +100,8 @@ def make_plots(results: dict[str, Any], metrics: list[dict[str, Any]], distilled
         draw_curves({"": metrics}, results["rows"], "validation_", "validation", "While distilling", VALIDATION),
         draw_learned_rates(distilled, groups) if distilled is not None else None,
         *(draw_changes(rows, name) for name, rows in by_name(results.get("robustness", [])).items()),
+        *(draw_compute(rows, name) for name, rows in by_name(results.get("compute", [])).items()),
+        *(draw_storage(rows, name) for name, rows in by_name(results.get("storage", [])).items()),
     ]
     return [plot for plot in drawn if plot is not None]
 

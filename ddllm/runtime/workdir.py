@@ -23,7 +23,8 @@ __all__ = ["Workdir", "guard_storage", "read_json", "write_json"]
 # Whether --mode=all has a stage changes nothing of what the stage finds.
 STAGE_SWITCHES = tuple(f"evaluate.{name}" for name in ("text", "robustness", "analyse", "look", "prompt", "privacy"))
 # What analyses of a finished set are asked for: their lists are found as a whole, and rows say what they come from.
-ANALYSES = ("report.", "prompt.", "privacy.", "evaluate.transfer", "evaluate.variation_draws", "evaluate.adam_rates", "text.judge")
+ASKED = ("transfer", "variation_draws", "adam_rates", "short_finetunings")
+ANALYSES = ("report.", "prompt.", "privacy.", *(f"evaluate.{name}" for name in ASKED), "text.judge")
 # Of the stage continual: which figures there will be; each method and seed keeps its own.
 FIGURES = ("continual.methods", "continual.seeds")
 # Keys that may differ between starts in one folder, since nothing that is kept depends on them; an ending dot stands for a whole section.
@@ -138,6 +139,11 @@ class Workdir:
     def finetune(self) -> Path:
         """Folder of fine-tuning on full data."""
         return self.path / "finetune"
+
+    @property
+    def short(self) -> Path:
+        """Folder of shorter fine-tunings, of the stage analyse."""
+        return self.path / "short-finetune"
 
     @property
     def checkpoints(self) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ddllm.config import default_config
-from ddllm.distill.bodies import check_shape, gather_bodies
+from ddllm.distill.bodies import check_shape, gather_bodies, pool_seconds
 from ddllm.errors import UserError
 from ddllm.models.learner import Start
 from ddllm.models.pretrained import load_pretrained
@@ -62,6 +62,8 @@ def test_they_are_made_once_and_gathered_again(tiny_model, tiny_corpus, tmp_path
     for one, other in zip(bodies, gather(), strict=True):
         jax.tree.map(np.testing.assert_array_equal, one, other)
     assert read_metrics(tmp_path / "metrics.jsonl") == lines
+    ends = [max(line["elapsed"] for line in lines if line["stage"] == f"body-{number}") for number in range(2)]
+    assert pool_seconds(Metrics(tmp_path / "metrics.jsonl"), 2) == sum(ends) > 0
 
 
 def test_another_shape_or_vocabulary_is_refused(tiny_model, tmp_path):

@@ -136,6 +136,18 @@ def test_what_varied_sets_lose_is_shown_for_each_apart():
     assert plots[1].title.endswith(": a b")
 
 
+def test_what_accuracy_costs_is_shown():
+    means = (0.85, 0.8, None, 0.9)
+    compute = [{"name": "distilled", "cost": f"cost {number}", "flops": 10**number, "accuracy_mean": mean} for number, mean in enumerate(means, 9)]
+    storage = [{"name": "a b", "variation": kind, "bytes": 1000 * count, "accuracy_mean": 0.8, "accuracy_std": 0.01, "runs": 2}
+               for kind, count in (("float32", 100), ("8 bits", 40))]
+    costs, stored = make_plots({"rows": [], "compute": compute, "storage": storage}, [], None, [])
+    assert (costs.name, stored.name) == ("compute", "bytes-a-b") and stored.title.endswith(": a b")
+    assert costs.description.startswith("cost 9 85.0 % for 1e+09; cost 10 80.0 % for 1e+10; cost 12 90.0 %")  # what has no figure has no point
+    assert stored.description.startswith("float32 80.0 % for 100; 8 bits 80.0 % for 40")
+    assert not make_plots({"rows": [], "compute": compute[:1], "storage": []}, [], None, [])
+
+
 def test_rates_have_powers_of_ten():
     page = Reader(draw_rates(np.array([[1e-3], [1e-1]]), ["all"]).svg)
     shown = "".join(data.strip() for tag, data in page.texts if tag == "tspan")
