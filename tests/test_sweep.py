@@ -76,7 +76,8 @@ def test_an_interrupted_sweep_goes_on_and_a_failure_stops_no_other(line, tmp_pat
     assert 0 <= good["accuracy_mean"] <= 1 and good["seconds"] > 0 and other["accuracy_mean"] is not None
     assert failed["error"].startswith("distill stopped at step 1") and failed["accuracy_mean"] is None
     lines = (sweep / "sweep.md").read_text().splitlines()
-    assert len(lines) == 5 and lines[3].startswith("| 1e30 | 3 | – | – |") and "distill stopped at step 1" in lines[3]
+    assert lines[5] == "" and lines[6].startswith("| training data |")
+    assert lines[3].startswith("| 1e30 | 3 | – | – |") and "distill stopped at step 1" in lines[3]
     assert f"{100 * good['accuracy_mean']:.1f}" in lines[2] and "finished" in capsys.readouterr().out
     assert "distill 40/40" in (first / "log.txt").read_text()
 

@@ -1,4 +1,7 @@
-"""The table of a sweep: a row for each member, printed and written as sweep.md and sweep.json."""
+"""The tables of a sweep, printed and written as sweep.md and sweep.json: what became of each member, and every row that members have in their own tables.
+
+Where one number varies, these rows become a figure too (sweep_plot.py).
+"""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ddllm.members import FAILED, FINISHED, Member, describe_values
+from ddllm.report.figures import row_names
 from ddllm.report.results import metric_of, read_results
+from ddllm.report.sweep_plot import draw_sweep, varied_number
 from ddllm.report.table import NOTHING, markdown_row
 from ddllm.runtime.storage import write_atomically, write_json
 
@@ -28,6 +33,11 @@ def report_sweep(folder: Path, members: list[Member], ended: bool, console: Cons
     cells = [(*row["values"].values(), *_figures(row)) for row in rows]
     lines = [markdown_row(headings), "|" + "---|" * len(headings)]
     lines += [markdown_row(row) for row in cells]
+    every = list(dict.fromkeys(name for row in rows for name in row["rows"]))
+    ways = [(name, *(_cell(row["rows"].get(name)) for row in rows)) for name in every]
+    beside = ("training data", *(describe_values(row["values"]) for row in rows))
+    if len(every) > 1:
+        lines += ["", markdown_row(beside), "|---|" + "---:|" * len(rows), *map(markdown_row, ways)]
     with write_atomically(folder / "sweep.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
@@ -38,25 +48,53 @@ def report_sweep(folder: Path, members: list[Member], ended: bool, console: Cons
         table.add_row(*map(Text, (*line[:-1], row["status"])))  # sentences would fold into a column of words
     console = console or Console(highlight=False)
     console.print(table)
+    if len(every) > 1:
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+        for place, heading in enumerate(beside):
+            table.add_column(heading.replace(" ", "\n") if place else heading, justify="right" if place else "left", overflow="fold")
+        for line in ways:
+            table.add_row(*map(Text, line))
+        console.print(table)
     for row in rows:
         if row["error"]:
             console.print(Text(f"{describe_values(row['values'])}: {row['error']}"))
-    told = f"Distilled accuracy on the test texts: mean ± standard deviation (number of runs). Written to {folder / 'sweep.md'} and sweep.json."
+    key = varied_number(rows)
+    drawn = key is not None and draw_sweep(rows, key, folder / "sweep.png")
+    files = ("sweep.json", "sweep.png") if drawn else ("sweep.json",)
+    told = "On the test texts: mean ± standard deviation (number of runs), above of the distilled data."
+    told += f" Written to {folder / 'sweep.md'}, {' and '.join(files)}."
     console.print(Text(told))
     return int(any(row["status"] == FAILED or (ended and row["status"] != FINISHED) for row in rows))
 
 
 def make_row(member: Member) -> Row:
-    """What became of a member: its values, status, and the figures of its row "distilled" where it has one.
+    """What became of a member: its values, status, the figures of its row "distilled" where it has one, and in "rows" those of all by what they are called.
 
-    "accuracy" is what the row is judged by, whatever figure that is.
+    "accuracy", and in "rows" "mean" and "std", are what a row is judged by, whatever figure that is.
     """
     path = member.folder / "results.json"
     found = read_results(path)["rows"] if path.exists() else []
     row = next((row for row in found if row["name"] == DISTILLED), {})
     figures = {name: row.get(name) for name in ("runs", "percent_of_full")}
     figures |= {f"accuracy_{part}": row.get(f"{metric_of(row)}_{part}") for part in ("mean", "std")}
-    return {"values": member.values, "folder": str(member.folder), **member.record(), **figures}
+    return {"values": member.values, "folder": str(member.folder), **member.record(), **figures, "rows": _every_row(found)}
+
+
+def _every_row(found: list[Row]) -> dict[str, Row]:
+    """Mean, deviation and runs of each row, by what it is called, with its "name" in results.json."""
+    every = {}
+    for name, row in zip(row_names(found), found, strict=True):
+        metric = metric_of(row)
+        if row.get(f"{metric}_mean") is not None:
+            every[name] = {"name": row["name"], "mean": row[f"{metric}_mean"], "std": row[f"{metric}_std"], "runs": row["runs"]}
+    return every
+
+
+def _cell(row: Row | None) -> str:
+    """A figure in %, with its deviation where there are several runs."""
+    if row is None:
+        return NOTHING
+    return f"{100 * row['mean']:.1f}" + (f" ± {100 * row['std']:.1f} ({row['runs']})" if row["runs"] > 1 else "")
 
 
 def _figures(row: Row) -> tuple[str, ...]:
