@@ -104,7 +104,8 @@ def test_the_stage(distilled_run, capsys):
     # What is fine-tuned once is not fine-tuned again.
     analyse(distilled_run)
     assert read_metrics(distilled_run.workdir.metrics) == lines
-    assert read_results(distilled_run.workdir.results)["compute"][1] == shortest
+    again = read_results(distilled_run.workdir.results)["compute"][1]
+    assert again | {"seconds": 0} == shortest | {"seconds": 0} and again["seconds"] == pytest.approx(shortest["seconds"], abs=2.0)
     capsys.readouterr()
     print_analyses(results)
     shown = capsys.readouterr().out
