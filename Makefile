@@ -19,7 +19,7 @@ help:
 	@echo "make quickstart   install, then distil, evaluate and report on real data (ARGS=... is handed to the command)"
 	@echo "make test         install with test packages, then run the tests (PYTEST_ARGS=... is handed to pytest, by default -n 2)"
 	@echo "make lint         install with test packages, then run ruff, pyright and shellcheck"
-	@echo "make bench        install with the peers, then measure beside them (BENCH=meta_gradient, or projection; ARGS=... is handed to it)"
+	@echo "make bench        install with the peers, then measure beside them (BENCH=meta_gradient, or projection; ARGS=... is handed to it: --check compares gradients alone)"
 	@echo "ACCELERATOR=cuda13 (or cuda12, tpu) with quickstart, test or bench installs JAX for that as well"
 	@echo "make clean        remove the virtual environment and caches; runs/ stays"
 

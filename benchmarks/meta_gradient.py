@@ -198,7 +198,7 @@ def work(arguments: list[str]) -> int:
     options = parse(parser, arguments)
     device, repetitions = options.device, number(options.repetitions, "--repetitions", 1)
     everywhere = [name for name in known if device != "cpu" or name not in LARGE]
-    names = list(dict.fromkeys(listed(options.workloads, "--workloads", known))) if options.workloads else everywhere
+    names = listed(options.workloads, "--workloads", known) if options.workloads else everywhere
     precisions = tuple(gradients.BARS) if options.check else tuple(TOLERANCE)
     products = listed(options.products, "--products", precisions) if options.products else list(precisions if options.check else precisions[:1])
     if options.check:

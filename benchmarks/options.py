@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.entries import Entry, read_entries
 from benchmarks.jobs import DATASETS, Job
@@ -39,7 +40,10 @@ def read_options(parser: argparse.ArgumentParser, arguments: list[str]) -> argpa
     """
     options = parse(parser, arguments)
     options.datasets = listed(options.datasets, "--datasets", DATASETS)
-    options.models = options.models.split(",")
+    options.models = [name.strip() for name in options.models.split(",")]
+    if "" in options.models:
+        raise UserError(f"--models is {','.join(options.models)!r}, where a name is empty; name each model.")
+    refuse_twice(options.models, "--models")
     options.seeds = numbers(options.seeds, "--seeds", 0)
     options.data = Path(options.data) if options.data else None
     if options.data is not None and not options.data.is_dir():
@@ -72,23 +76,32 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
 
 
 def listed(text: str, option: str, known: tuple[str, ...]) -> list[str]:
-    """The names in a list with commas, all of them known."""
+    """The names in a list with commas, all of them known, none twice."""
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:
             raise UserError(f"{option} has no {name!r}{suggest(name, known)}; it may have {', '.join(known)}.")
+    refuse_twice(names, option)
     return names
 
 
 def numbers(text: str, option: str, least: int) -> list[int]:
-    """The whole numbers in a list with commas."""
+    """The whole numbers in a list with commas, none twice."""
     try:
         values = [int(part) for part in text.split(",")]
     except ValueError:
         values = []
     if not values or min(values) < least:
         raise UserError(f"{option} is {text!r}, but must be whole numbers from {least} on, such as 1,5,10.")
+    refuse_twice(values, option)
     return values
+
+
+def refuse_twice(values: list[Any], option: str) -> None:
+    """Refuse what would be run twice in one folder, perhaps at once."""
+    for value in values:
+        if values.count(value) > 1:
+            raise UserError(f"{option} has {value} {values.count(value)} times; leave it there once.")
 
 
 def number(text: str, option: str, least: int) -> int:
