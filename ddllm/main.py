@@ -2,7 +2,8 @@
 
     … --mode=merge,evaluate --sets A,B                    make one distilled data set of several (ddllm/merge/stage.py)
     … --mode=evaluate --distilled FILE [--name NAME]      score another's result: a folder, or JSONL of texts and labels (docs/PROTOCOL.md)
-    … --mode=verify --distilled FOLDER                    train on a folder again and compare with its card; status 1 where it differs
+    … --mode=verify --distilled FOLDER                    train on a folder again and compare with its card; status 1 where it differs. Without
+                                                          --config, that of the card counts
 
     python -m ddllm.main --mode=train --distilled FOLDER --out MODEL [--model NAME] [--seed N]     a Hugging Face checkpoint
     python -m ddllm.main --mode=describe --distilled FOLDER                                        what a folder is
@@ -12,19 +13,22 @@ Reads a configuration and calls its stages in order. A mistake of the user's is 
 directory, by default runs/<config's name>, and the same command there goes on where it was stopped.
 """
 
+import os
 import re
 import shlex
+import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from os.path import expanduser
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ddllm.artefact.command_line import ALONE, parse_alone
+from ddllm.artefact.command_line import ALONE, asked, check_places, config_of_card, parse_alone
 from ddllm.artefact.schema import named_by
 from ddllm.checks import SELECTIONS
 from ddllm.config import default_config, flatten, suggest
@@ -64,6 +68,7 @@ class Command(NamedTuple):
         folder: working directory.
         distilled: another's result to be scored in place of the run's own, or nothing.
         name: of that result's rows.
+        scratch: whether the working directory is for this command alone and removed in the end.
     """
 
     config: ConfigDict
@@ -71,6 +76,7 @@ class Command(NamedTuple):
     folder: Path
     distilled: str
     name: str
+    scratch: bool = False
 
 
 def parse(arguments: list[str]) -> Command:
@@ -80,23 +86,23 @@ def parse(arguments: list[str]) -> Command:
         UserError: something in it is wrong.
     """
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "a file of configs/, perhaps with an argument after a colon",
-        flag_values=values,
-        lock_config=True,
-        sys_argv=["ddllm", *arguments],
-    )
+    names_config = any(argument.lstrip("-").split("=")[0] in ("config", "help", "h") for argument in arguments)
+    card = asked(arguments, "distilled") if asked(arguments, "mode") == "verify" and not names_config else ""
+    common: dict[str, Any] = {"flag_values": values, "lock_config": True, "sys_argv": ["ddllm", *arguments]}
     flags.DEFINE_string("workdir", "", "where results go; by default runs/<config's name>", flag_values=values)
     flags.DEFINE_string("mode", "all", f"stages to run, separated by commas: {', '.join(STAGE_NAMES)}", flag_values=values)
     flags.DEFINE_string("distilled", "", "another's result to score: a distilled folder, or JSONL of texts and labels", flag_values=values)
     flags.DEFINE_string("name", "", "names the rows of --distilled; by default the file's or folder's name", flag_values=values)
     flags.DEFINE_list("sets", [], "distilled folders to be merged by --mode=merge (see config.merge)", flag_values=values)
     flags.DEFINE_bool("help", False, "show this text", short_name="h", flag_values=values)
-    if not any(argument.lstrip("-").split("=")[0] in ("config", "help", "h") for argument in arguments):
+    if not names_config and not card:
         raise UserError("which configuration? Give one, such as --config configs/quickstart.py (see the folder configs).")
     try:
+        holder: Any
+        if card:
+            holder = config_flags.DEFINE_config_dict("config", config_of_card(card), "the configuration of the card", **common)
+        else:
+            holder = config_flags.DEFINE_config_file("config", None, "a file of configs/, perhaps with an argument after a colon", **common)
         rest = values(["ddllm", *arguments])[1:]
         # A file that could not be read is only complained of at first use.
         config = holder.value
@@ -117,7 +123,7 @@ def parse(arguments: list[str]) -> Command:
         raise UserError("which configuration? Give one, such as --config configs/quickstart.py (see the folder configs).")
     if keys.keys() != flatten(default_config()).keys():
         raise UserError(f"get_config in {_config_path(arguments)} must return what ddllm.config.default_config() gives, with values of its own.")
-    distilled = str(values["distilled"].value)
+    distilled = expanduser(str(values["distilled"].value))
     names: list[str] = [name.strip() for name in mode.split(",")]
     if mode == "all":
         names = [name for name in STAGE_NAMES if name not in (*ON_REQUEST, *ASKED_FOR) or (name in ON_REQUEST and config.evaluate[name])]
@@ -131,7 +137,9 @@ def parse(arguments: list[str]) -> Command:
             raise UserError(f"--mode has no stage {name!r}{suggest(name, STAGE_NAMES)}; the stages are {', '.join(STAGE_NAMES)}.")
     if distilled and "distill" in names:
         raise UserError("--distilled gives a result that is there already, and --mode=distill makes one; leave one of them out.")
-    _take_sets(config, list(values["sets"].value or ()), names, distilled)
+    _take_sets(config, [expanduser(name) for name in values["sets"].value or ()], names, distilled)
+    if card:
+        check_places(config, card)
     name = str(values["name"].value) or name_of(Path(distilled)) if distilled else ""
     if values["name"].value and not distilled:
         raise UserError("--name names the rows of another's result; give its file with --distilled.")
@@ -140,7 +148,9 @@ def parse(arguments: list[str]) -> Command:
     folder = Path("runs") / config.name
     # A merged set is no run of the configuration's own.
     folder = folder.with_name(f"{folder.name}-merged") if "merge" in names else folder
-    return Command(config, names, Path(expanduser(values["workdir"].value or folder)), distilled, name)
+    scratch = bool(card) and not values["workdir"].value
+    folder = Path(tempfile.gettempdir()) / f"ddllm-verify-{os.getpid()}" if scratch else Path(expanduser(values["workdir"].value or folder))
+    return Command(config, names, folder, distilled, name, scratch)
 
 
 def _take_sets(config: ConfigDict, sets: list[str], names: list[str], distilled: str) -> None:
@@ -179,11 +189,15 @@ def main(arguments: list[str] | None = None) -> int:
         from ddllm.runtime.workdir import guard_storage
         from ddllm.stages import open_run, run_stages
 
-        with ending_together(), guard_storage(command.folder):
-            typed = " ".join(["python -m ddllm.main", *map(shlex.quote, arguments)])
-            run = open_run(command.config, command.folder, typed, command.distilled, command.name)
-            with run.workdir:
-                run_stages(run, command.stages)
+        try:
+            with ending_together(), guard_storage(command.folder):
+                typed = " ".join(["python -m ddllm.main", *map(shlex.quote, arguments)])
+                run = open_run(command.config, command.folder, typed, command.distilled, command.name)
+                with run.workdir:
+                    run_stages(run, command.stages)
+        finally:
+            if command.scratch:
+                shutil.rmtree(command.folder, ignore_errors=True)
         return 0
 
     return exit_status(work, "the same command goes on from the last checkpoint")
@@ -194,7 +208,7 @@ def exit_status(work: Callable[[], int], afterwards: str) -> int:
     try:
         return work()
     except UserError as error:
-        print(f"ddllm: {error}", file=sys.stderr)
+        print(f"ddllm: {' '.join(str(error).splitlines())}", file=sys.stderr)  # names in it may have line breaks
         return error.status
     except KeyboardInterrupt:
         print(f"\nddllm: interrupted; {afterwards}.", file=sys.stderr)

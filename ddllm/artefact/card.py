@@ -86,7 +86,8 @@ def _scores(card: Card) -> list[str]:
         cells = score["name"], FIGURES.get(score["figure"], score["figure"]), score_sentence(score), f"{score['texts']:,}", score.get("data", "")
         lines.append(f"| {' | '.join(_inline(str(cell)) for cell in cells)} |")
     notes = [f"- {_inline(score['name'])}: {_inline(score['note'])}" for score in card["scores"] if score.get("note")]
-    return [*lines, "", *notes, "", "`python -m ddllm.main --mode=verify --config CONFIG --distilled .` trains again and compares.", ""]
+    config = "" if card.get("config") else "--config CONFIG "
+    return [*lines, "", *notes, "", f"`python -m ddllm.main --mode=verify {config}--distilled .` trains again and compares.", ""]
 
 
 def _usage(card: Card) -> list[str]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ddllm.runtime.progress import say
 
 def describe(folder: str | Path, console: Console | None = None) -> None:
     """Print what a folder is: examples, labels, recipe, base model, scores, size, and what its examples read like."""
-    folder, distilled = Path(folder), load_distilled(folder)
+    folder, distilled = Path(expanduser(folder)), load_distilled(folder)
     table = Table(box=SIMPLE, show_header=False, title=str(folder), title_style="bold", title_justify="left", pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import asdict
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def save_distilled(
     """
     from safetensors.numpy import save
 
-    folder = Path(folder)
+    folder = Path(expanduser(folder))
     if folder.exists() and any(folder.iterdir()) and not (folder / RECIPE).exists():
         raise UserError(f"{folder} holds something other than a distilled data set; choose another folder.")
     check_dealt(folder, data, recipe, len(label_names), card)
@@ -103,6 +104,7 @@ def add_scores(folder: Path, scores: list[dict[str, Any]]) -> None:
         folder: what `save_distilled` wrote.
         scores: dicts with "name", "figure", "mean", "deviation", "runs", "texts" and what else says how they came about.
     """
+    folder = Path(expanduser(folder))
     text = read_recipe(folder)
     names = {score["name"] for score in scores}
     text["scores"] = [score for score in text["scores"] if score["name"] not in names] + scores
@@ -122,7 +124,7 @@ def load_distilled(folder: str | Path) -> Distilled:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    folder = Path(folder)
+    folder = Path(expanduser(folder))
     card = read_recipe(folder)
     check_card(card, folder / RECIPE)
     _check_files(folder, card)
@@ -145,17 +147,18 @@ def load_distilled(folder: str | Path) -> Distilled:
     return Distilled(data.replace(head=unflatten_dict(head, sep=".") or None), recipe, card)
 
 
-def read_recipe(folder: Path) -> dict[str, Any]:
+def read_recipe(folder: str | Path) -> dict[str, Any]:
     """The recipe.json of a folder, in the newest schema.
 
     Raises:
         UserError: the folder is no distilled data set, or of a newer schema.
     """
+    folder = Path(expanduser(folder))
     for name in (ARRAYS, RECIPE):
         if not (folder / name).is_file():
-            raise UserError(
-                f"{folder} is not a distilled data set: it has no {name}; give the folder that a run wrote, such as runs/quickstart/distilled."
-            )
+            inside = folder / "distilled"
+            given = inside if (inside / name).is_file() else "the folder that a run wrote, such as runs/quickstart/distilled"
+            raise UserError(f"{folder} is not a distilled data set: it has no {name}; give {given}.")
     try:
         card = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

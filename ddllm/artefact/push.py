@@ -1,5 +1,6 @@
 """A folder on a hub: `push` makes a data-set repository of it by `huggingface_hub`."""
 
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def push(folder: str | Path, repo_id: str, private: bool = False, token: str | N
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
         message = f"Distilled data set, {examples} examples"
         api.upload_folder(
-            repo_id=repo_id, folder_path=str(folder), repo_type="dataset", allow_patterns=list(FILES), commit_message=message
+            repo_id=repo_id, folder_path=expanduser(folder), repo_type="dataset", allow_patterns=list(FILES), commit_message=message
         )
     except HFValidationError as error:
         raise UserError(f"{repo_id!r} is no possible name of a repository ({error}); give owner/name.") from None

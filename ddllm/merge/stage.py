@@ -48,6 +48,9 @@ def merge(run: Run) -> None:
     if not folders:
         raise UserError("there is nothing to merge; give the distilled folders as --sets A,B.")
     sets = from_first(lambda: [load_distilled(folder) for folder in folders])
+    for number, one in enumerate(sets):
+        if (twice := next((place for place in range(number) if sets[place].checksum == one.checksum), None)) is not None:
+            raise UserError(f"{folders[twice]} and {folders[number]} hold the same distilled data set; give each set once.")
     merged, pretrained = merge_as_asked(run, sets, folders)
     learned_from = run.taught() if merged.card.get("corpus") and run.config.distill.teacher else {}
     if is_first():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from ddllm.artefact.commands import train_to
 from ddllm.artefact.folder import load_distilled, save_distilled
 from ddllm.artefact.verify import verify_distilled
 from ddllm.errors import ScoreDiffers, UserError
-from ddllm.main import main
+from ddllm.main import exit_status, main, parse
 from ddllm.models.pretrained import load_pretrained
 from ddllm.stages import load_scored, verify
+
+QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.py"
 
 
 def test_describe(run, capsys):
@@ -69,6 +72,62 @@ def test_a_folder_that_does_not_keep_its_word_ends_with_one(run, capsys, tmp_pat
     assert main([f"--config={config}", f"--workdir={tmp_path / 'run'}", "--mode=verify", f"--distilled={folder}"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("ddllm: accuracy") and "points away" in error
+
+
+def test_verify_with_the_folder_alone(run, tmp_path, capsys, monkeypatch):
+    """Its card has the configuration; nothing is left behind."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    line = ["--mode=verify", f"--distilled={run.workdir.distilled}", "--config.runtime.compilation_cache="]
+    assert main(line) == 0
+    assert "verified: accuracy" in capsys.readouterr().err
+    assert not any((tmp_path / "scratch").iterdir())
+    folder = tmp_path / "moved"
+    shutil.copytree(run.workdir.distilled, folder)
+    kept = json.loads((folder / "recipe.json").read_text())
+    kept["config"]["data"]["source"] = str(tmp_path / "nowhere")
+
+    def told(change, *more):
+        (folder / "recipe.json").write_text(json.dumps(kept | change))
+        assert main(["--mode=verify", f"--distilled={folder}", *more]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    assert "nowhere, where its card has it; give its place here as --config.data.source=PATH" in told({})
+    assert "config.data.sauce is not a key" in told({}, "--config.data.sauce=x")
+    assert "has no configuration; give the one that it was distilled with as --config" in told({"config": {}})
+    assert "data.colour in the configuration of" in told({"config": {"data": {"colour": 1}}})
+    assert "distill.length in the configuration of" in told({"config": {"distill": {"length": "long"}}})
+    base = kept["base_model"] | {"name": str(tmp_path / "no model")}
+    line = [f"--config.data.source={run.config.data.source}", "--config.runtime.compilation_cache="]
+    assert "give its place here as --config.model.name=PATH" in told({"base_model": base}, *line)
+    (folder / "recipe.json").write_text(json.dumps(kept))
+    assert main(["--mode=verify", f"--distilled={folder}", f"--workdir={tmp_path / 'kept'}", *line]) == 0
+    assert (tmp_path / "kept" / "config.json").is_file()
+
+
+def test_folders_at_home(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(run.workdir.path.parent))
+    home = f"~/{run.workdir.path.name}"
+    assert ddllm.load(f"{home}/distilled").label_names == ("negative", "positive")
+    assert main(["--mode=describe", f"--distilled={home}/distilled"]) == 0
+    capsys.readouterr()
+    assert main(["--mode=describe", f"--distilled={home}"]) == 2
+    error = capsys.readouterr().err
+    assert "is not a distilled data set" in error and f"give {run.workdir.distilled}." in error
+    command = parse([f"--config={QUICKSTART}", "--mode=merge", f"--sets={home}/distilled,~/b"])
+    assert command.config.merge.sets == (str(run.workdir.distilled), str(run.workdir.path.parent / "b"))
+    command = parse([f"--config={QUICKSTART}", "--mode=evaluate", f"--distilled={home}/distilled"])
+    assert (command.distilled, command.name) == (str(run.workdir.distilled), run.workdir.path.name)
+
+
+def test_sentences_about_names_with_line_breaks_are_one_line(capsys):
+    def fail():
+        raise UserError("it has the classes a\nb, c\r\nd.")
+
+    assert exit_status(fail, "") == 2
+    assert capsys.readouterr().err == "ddllm: it has the classes a b, c d.\n"
 
 
 @pytest.mark.parametrize(

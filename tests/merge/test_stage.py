@@ -214,6 +214,7 @@ def test_different_tasks(line, sets, tmp_path, capsys):
         (line(tmp_path / "c", "merge"), "give them as --sets A,B"),
         (line(tmp_path / "d", "merge", [tmp_path, sets[0]]), "is not a distilled data set"),
         (line(tmp_path / "e", "merge", sets[:2], merge__how="joyn"), "did you mean join?"),
+        (line(tmp_path / "h", "merge", [sets[0], sets[1], sets[0]]), "set0 hold the same distilled data set; give each set once"),
         (line(tmp_path / "f", "evaluate", sets[:2]), "--mode=merge"),
         (line(tmp_path / "g", "distill,merge", sets[:2]), "leave one out"),
     ):
