@@ -1,5 +1,7 @@
 """Short facts for the page: the figures at its top, what the folder says of itself, and lists of results that no layout is known for."""
 
+import re
+from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
@@ -10,7 +12,7 @@ from ddllm.report.table import EMBEDDED, FIGURES, NOTHING
 
 Row = dict[str, Any]
 NOT_LISTS = ("rows", "config", "environment")
-ELSEWHERE = ("config", "learning_rates")  # on the page: as a text of its own, as a figure
+ELSEWHERE = ("config", "learning_rates", "scores", "updated")  # on the page: as a text of its own, as a figure, in words
 LONG = 64  # characters of a fact that stand in a cell
 
 
@@ -63,11 +65,28 @@ def describe_size(distilled: Any) -> str:
 
 
 def describe_card(distilled: Any) -> list[tuple[str, str]]:
-    """What recipe.json says, as (fact, value) with dots between its levels; what stands elsewhere on the page is left out."""
+    """What recipe.json says, as (fact, value) with dots between its levels: figures first, checksums last; what stands elsewhere is left out."""
     if distilled is None:
         return []
     card = {key: value for key, value in distilled.card.items() if key not in ELSEWHERE}
-    return [(name, tell(value)) for name, value in flatten(card).items()]
+    card["merged"] = {key: value for key, value in card.get("merged", {}).items() if key != "sets"}
+    plain = [(name, tell(value)) for name, value in flatten(card).items()]
+    sums = [fact for fact in plain if re.fullmatch(r"[0-9a-f]{64}", fact[1])]
+    return [*_in_words(distilled.card), *(fact for fact in plain if fact not in sums), *sums]
+
+
+def _in_words(card: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Test scores, and the sets that were merged into one or that it was made of."""
+    from ddllm.artefact import card as words  # only here: it imports jax
+    from ddllm.artefact.schema import parts_of
+
+    for score in card["scores"]:
+        figure = words.FIGURES.get(score["figure"], score["figure"])
+        yield score["name"], f"{figure} {words.score_sentence(score)} on {score['texts']:,} test texts"
+    for part in parts_of(card):
+        what = "updated from" if part is card.get("updated") else "merged from"
+        size = f", {tell(part['examples'])} examples in {tell(part.get('inner_steps'))} inner steps" if "examples" in part else ""
+        yield what, f"{part.get('name', 'a set')}: {', '.join(map(str, part.get('label_names', ())))}{size}"
 
 
 def tell(value: Any) -> str:
@@ -82,6 +101,8 @@ def tell(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list):
         return ", ".join(tell(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {tell(item)}" for key, item in value.items())
     return str(value)
 
 

@@ -7,6 +7,7 @@ the corpus is escaped; a content security policy allows the page's own script an
 import base64
 import hashlib
 import json
+import shlex
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from ddllm.artefact.command_line import asked
 from ddllm.errors import UserError
 from ddllm.report.analyses import LAYOUTS, make_tables
 from ddllm.report.costs import draw_compute, draw_storage
@@ -66,11 +68,24 @@ def gather(folder: Path) -> dict[str, Any]:
         "tables": [*make_tables(results), *other_lists(results, tuple(LAYOUTS))],
         "card": describe_card(distilled),
         "trouble": trouble,
-        "command": lines[-1].split(" ", 2)[-1] if lines else "",
+        "command": making_command([line.split(" ", 2)[-1] for line in lines]),
         "commands": lines,
         "environment": json.dumps(results.get("environment", {}), indent=2, ensure_ascii=False),
         "config": json.dumps(results["config"], indent=2, ensure_ascii=False),
     }
+
+
+def making_command(commands: list[str]) -> str:
+    """The last of the commands that distilled or merged, or else the last one."""
+    for command in reversed(commands):
+        try:
+            arguments = shlex.split(command)
+        except ValueError:
+            continue
+        stages = (asked(arguments, "mode") or "all").split(",")
+        if arguments and ({"distill", "merge"} & set(stages) or ("all" in stages and not asked(arguments, "distilled"))):
+            return command
+    return commands[-1] if commands else ""
 
 
 def read_look(path: Path) -> dict[str, Any]:

@@ -121,6 +121,19 @@ def test_by_keyboard(visit, make_folder):
     assert page.locator("#example-1 .tokens").is_visible()
 
 
+def test_a_table_that_is_wider_than_a_phone_says_so(visit, make_folder):
+    path = write_page(make_folder())
+    hint = "The table goes on to the right"
+    phone, *_ = visit(path, 390)
+    region = phone.locator("#figures .scroll")
+    assert phone.locator("#figures").get_by_text(hint).is_visible()
+    region.focus()
+    phone.keyboard.press("ArrowRight")
+    phone.wait_for_function("document.querySelector('#figures .scroll').scrollLeft > 0")
+    desk, *_ = visit(path, 1200)
+    assert not desk.get_by_text(hint).first.is_visible()
+
+
 def test_comparison(visit, make_folder, tmp_path):
     path = write_comparison([make_folder("one"), make_folder("two", 0.81, length=16)], tmp_path / "compare.html")
     for width in (1200, 390):

@@ -8,9 +8,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from ddllm.artefact.folder import add_scores, load_distilled
 from ddllm.errors import UserError
+from ddllm.report.facts import describe_card
 from ddllm.report.figures import draw_changes, draw_comparison, draw_curves, draw_map, draw_rates, draw_results, kind_of, wilson
-from ddllm.report.page import gather, make_plots, write_page
+from ddllm.report.page import gather, make_plots, making_command, write_page
 from ddllm.report.svg import UNSEEN, VARIABLES
 
 EMPTY = {"meta", "link", "br", "input", "img", "hr"}
@@ -174,3 +176,36 @@ def test_what_is_missing_is_said(read, make_folder, tmp_path):
     assert "could not be opened" in write_page(damaged).read_text()
     with pytest.raises(UserError, match="results.json does not exist"):
         write_page(tmp_path)
+
+
+def test_the_card_is_told_in_words(make_folder):
+    folder = make_folder() / "distilled"
+    score = {"name": "distilled", "figure": "accuracy", "mean": 0.8621, "deviation": 0.0, "runs": 1, "texts": 1821, "head": "zero", "others": {"x": 1}}
+    add_scores(folder, [score, score | {"name": "distilled, redrawn heads", "deviation": 0.012, "runs": 5, "texts": 500}])
+    distilled = load_distilled(folder)
+    part = {"name": "films", "sha256": "a" * 64, "label_names": ["bad", "good"], "examples": 2, "inner_steps": 3, "sets": 1, "texts": [{"corpus": "b" * 64}]}
+    distilled.card.update({"merged": {"way": "join", "sets": [part]}, "updated": part | {"name": "plays"}, "batch_shares": [[0.5, 0.5]]})
+    facts = describe_card(distilled)
+    assert facts[:4] == [
+        ("distilled", "accuracy 86.2 on 1,821 test texts"),
+        ("distilled, redrawn heads", "accuracy 86.2 ± 1.2 (5 runs) on 500 test texts"),
+        ("merged from", "films: bad, good, 2 examples in 3 inner steps"),
+        ("updated from", "plays: bad, good, 2 examples in 3 inner steps"),
+    ]
+    assert ("merged.way", "join") in facts and not any("{" in value or "[" in value for _, value in facts if "script" not in value)
+    sums = [name for name, value in facts if re.fullmatch("[0-9a-f]{64}", value)]
+    assert sums == [name for name, _ in facts[-len(sums):]] and "files.distilled.safetensors" in sums
+
+
+@pytest.mark.parametrize(
+    "commands, shown",
+    [
+        (["m --config=a", "m --config=a --mode=report"], 0),
+        (["m --config=a --mode=distill,evaluate", "m --config=a --mode evaluate", "m --config=a --mode=look,report"], 0),
+        (["m --config=a --mode=distill", "m --mode=merge,evaluate --sets=a,b", "m --mode=evaluate --distilled=x", "m --distilled=x"], 1),
+        (["m --mode=evaluate --name='a", "m --mode=evaluate"], 1),
+        (["", ""], 1),
+    ],
+)
+def test_the_command_that_made_the_set_is_shown(commands, shown):
+    assert making_command(commands) == commands[shown] and making_command([]) == ""

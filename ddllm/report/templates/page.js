@@ -48,3 +48,9 @@ for (const group of document.querySelectorAll("[data-positions]")) {
     choose(index);
   });
 }
+
+// Above a table that is wider than its place stands how to see the rest.
+for (const told of document.querySelectorAll("[data-more]")) {
+  const region = told.nextElementSibling;
+  new ResizeObserver(() => { told.hidden = region.scrollWidth <= region.clientWidth; }).observe(region);
+}
