@@ -32,6 +32,8 @@ PROBLEMS = {
     "multihead": "multi_label_classification",
 }
 STORAGES = ("float32", "float16", "bfloat16", "int8")
+NEEDED = [("recipe", "labels"), ("head", "start"), ("head", "kind"), ("head", "deviation"), ("base_model", "name"), ("base_model", "fingerprint")]
+NEEDED += [("preprocessing", "text_length")]
 Arrays = dict[str, torch.Tensor]
 Optimizer = Callable[[list[torch.Tensor], list[torch.Tensor], Any], list[torch.Tensor]]
 
@@ -83,21 +85,27 @@ def train(folder: str | Path, model: Any = None, seed: int = 0) -> tuple[Any, An
 
 
 def read(folder: str | Path) -> tuple[dict[str, Any], Arrays]:
-    """recipe.json and the arrays of a folder, embeddings as float32.
-
-    Raises:
-        ValueError: it is no such folder, was changed, is of a newer schema or an unknown task, or holds what does not fit together.
-    """
+    """recipe.json and the arrays of a folder, embeddings as float32; ValueError where it is none, was changed, or does not fit together."""
     folder = Path(expanduser(folder))
     for name in ("recipe.json", "distilled.safetensors"):
         if not (folder / name).is_file():
-            inside = f"{folder / 'distilled'}" if (folder / "distilled" / name).is_file() else "the folder that ddllm wrote, such as runs/quickstart/distilled"
+            inside = folder / "distilled" if (folder / "distilled" / name).is_file() else "the folder that ddllm wrote"
             raise ValueError(f"{folder} is not a distilled data set: it has no {name}; give {inside}.")
-    card = _read_card(folder)
+    try:
+        card = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        newer = card.get("schema", 0) > SCHEMA
+        _ = newer or [card[key][entry] for key, entry in NEEDED]
+        task, storage, recipe, classes = _task(card)["name"], card.get("storage", "float32"), card["recipe"], len(card["label_names"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"recipe.json in {folder} is not the recipe of a distilled data set ({error!r}); get the folder again.") from None
+    if newer or storage not in STORAGES:
+        raise ValueError(f"{folder} was written by a newer ddllm (schema {card['schema']}, known up to {SCHEMA}); get its newer PyTorch file.")
+    if task not in PROBLEMS:
+        raise ValueError(f"{folder} is for {task}, which is not known here ({', '.join(PROBLEMS)} are); train with ddllm itself.")
     content = (folder / "distilled.safetensors").read_bytes()
     if hashlib.sha256(content).hexdigest() != card.get("files", {}).get("distilled.safetensors", card.get("sha256")):
         raise ValueError(f"distilled.safetensors in {folder} was changed or damaged since it was written; get the folder again.")
-    arrays, storage = load(content), card.get("storage", "float32")
+    arrays = load(content)
     if storage == "bfloat16":
         arrays["embeddings"] = (arrays["embeddings"].astype(np.uint32) << 16).view(np.float32)
     if storage == "int8":
@@ -105,39 +113,14 @@ def read(folder: str | Path) -> tuple[dict[str, Any], Arrays]:
     tensors = {name: torch.from_numpy(np.array(value, np.float32)) for name, value in arrays.items()}
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise ValueError(f"distilled.safetensors in {folder} holds values that are not finite numbers; get the folder again.")
-    recipe, shapes = card["recipe"], {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    batches, examples, *rest = shapes.get("embeddings", ())
-    steps = batches * recipe.get("passes", 1)
-    wanted = {"mask": (batches, examples, *rest[:1]), "labels": (batches, examples, len(card["label_names"])), "rates": (steps, *shapes.get("rates", ())[1:])}
-    wanted |= {"order": (steps, batches)} if recipe.get("order") == "learned" else {}
-    wanted |= {"momentum": (steps,)} if recipe.get("optimizer") == "learned_momentum" else {}
-    if len(rest) != 2 or len(shapes.get("rates", ())) != 2 or any(shapes.get(name) != shape for name, shape in wanted.items()):
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    shape, rates = shapes.get("embeddings", [0]), shapes.get("rates", [])
+    steps = shape[0] * recipe.get("passes", 1)
+    wanted = {"mask": shape[:3], "labels": [*shape[:2], classes], "rates": [steps, *rates[1:]]}
+    wanted |= {"order": [steps, shape[0]]} if recipe.get("order") == "learned" else {}
+    if len(shape) != 4 or len(rates) != 2 or any(shapes.get(name) != fits for name, fits in wanted.items()):
         raise ValueError(f"the arrays in {folder} do not fit together or not with recipe.json; get the folder again.")
     return card, tensors
-
-
-def _read_card(folder: Path) -> dict[str, Any]:
-    """recipe.json, which says all that training needs in a form that is known here."""
-    try:
-        card = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        card = None
-    needed = {"recipe": ("labels",), "head": ("kind", "start", "deviation"), "base_model": ("name", "fingerprint"), "preprocessing": ("text_length",)}
-    lacks = ["object"] if not isinstance(card, dict) else [] if isinstance(card.get("label_names"), list) else ["label_names"]
-    if not lacks:
-        lacks = [f"{key}.{name}" for key, names in needed.items() for name in names if not isinstance(card.get(key), dict) or name not in card[key]]
-    if not lacks and not (isinstance(_task(card), dict) and "name" in _task(card)):
-        lacks = ["task.name"]
-    if lacks:
-        raise ValueError(f"recipe.json in {folder} is not the recipe of a distilled data set: it has no {lacks[0]}; get the folder again.")
-    schema, task, storage = card.get("schema", 0), _task(card)["name"], card.get("storage", "float32")
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise ValueError(f"{folder} was written by a newer ddllm (schema {schema}, known up to {SCHEMA}); get its newer PyTorch file.")
-    if task not in PROBLEMS:
-        raise ValueError(f"{folder} is for {task}, which is not known here ({', '.join(PROBLEMS)} are); train with ddllm itself.")
-    if storage not in STORAGES:
-        raise ValueError(f"{folder} is stored as {storage}, which is not known here ({', '.join(STORAGES)} are); get the folder again.")
-    return card
 
 
 def _task(card: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +145,7 @@ def _load_model(card: dict[str, Any], model: Any, attention: bool) -> tuple[Any,
     if isinstance(model, torch.nn.Module):
         given: Any = model.eval()
         if given.config.num_labels != len(names):
-            raise ValueError(f"the model is for {given.config.num_labels} classes, but the data set has {len(names)}: {', '.join(names)}.")
+            raise ValueError(f"the model is for {given.config.num_labels} classes, but the data set has {len(names)}: {', '.join(map(repr, names))}.")
         if hasattr(given.config, "ddllm_layers"):
             raise ValueError("the model has a further layer, by which ddllm pools the mean, and which is not trained on: give its folder as model instead.")
         if {parameter.dtype for parameter in given.parameters()} != {torch.float32}:
@@ -202,14 +185,14 @@ def _load_model(card: dict[str, Any], model: Any, attention: bool) -> tuple[Any,
 
 
 def _name_outputs(config: Any, names: list[str], problem: str) -> None:
-    """Say in a loaded model's configuration what its outputs are, where it does not say so yet."""
+    """Name the outputs of a loaded model, where it does not name them itself."""
     if all(str(name) == f"LABEL_{index}" for index, name in config.id2label.items()):
         config.id2label, config.label2id = dict(enumerate(names)), {name: index for index, name in enumerate(names)}
     config.problem_type = config.problem_type or problem
 
 
 def _load_tokenizer(name: str, card: dict[str, Any]) -> Any:
-    """The tokenizer that a loaded model came with or else its base model's, which cuts texts to the length that the data set is for."""
+    """The tokenizer that a loaded model came with, or else its base model's."""
     from transformers import AutoTokenizer
 
     base, length = card["base_model"], card["preprocessing"]["text_length"]

@@ -370,10 +370,11 @@ def test_folders_that_are_none(checkpoint, tmp_path, monkeypatch):
         (folder / "recipe.json").write_text(text)
         refused(folder, "is not the recipe of a distilled data set")
     for change, message in (
-        ({"task": {}}, "it has no task.name"),
-        ({"recipe": []}, "it has no recipe.labels"),
-        ({"schema": "new"}, "newer ddllm"),
-        ({"storage": "float8"}, "stored as float8, which is not known here"),
+        ({"task": {}}, "is not the recipe .*KeyError.'name'"),
+        ({"recipe": []}, "is not the recipe"),
+        ({"schema": "new"}, "is not the recipe"),
+        ({"schema": 99}, "newer ddllm"),
+        ({"storage": "float8"}, "newer ddllm"),
     ):
         (folder / "recipe.json").write_text(json.dumps(json.loads(kept) | change))
         refused(folder, message)
