@@ -99,7 +99,8 @@ def read(folder: str | Path) -> tuple[dict[str, Any], Arrays]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"recipe.json in {folder} is not the recipe of a distilled data set ({error!r}); get the folder again.") from None
     if newer or storage not in STORAGES:
-        raise ValueError(f"{folder} was written by a newer ddllm (schema {card['schema']}, known up to {SCHEMA}); get its newer PyTorch file.")
+        what = f"schema {card['schema']}, known up to {SCHEMA}" if newer else f"stored as {storage}, known are {', '.join(STORAGES)}"
+        raise ValueError(f"{folder} was written by a newer ddllm ({what}); get its newer PyTorch file.")
     if task not in PROBLEMS:
         raise ValueError(f"{folder} is for {task}, which is not known here ({', '.join(PROBLEMS)} are); train with ddllm itself.")
     content = (folder / "distilled.safetensors").read_bytes()

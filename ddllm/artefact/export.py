@@ -13,6 +13,9 @@ from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.prepare import Prepared
 from ddllm.report.results import metric_of
 
+# Sections of the configuration that say nothing about a set or its scores: what is asked about it afterwards, and where it is computed.
+APART = ("prompt", "privacy", "report", "runtime")
+
 
 def export_distilled(folder: Path, prepared: Prepared, data: DistilledData, recipe: Recipe, **card: Any) -> None:
     """Write the folder of a data set that was distilled from what is prepared.
@@ -37,7 +40,7 @@ def export_distilled(folder: Path, prepared: Prepared, data: DistilledData, reci
         **base,
         corpus=prepared.tokens.fingerprint,
         **card,
-        config=resolve(config),
+        config={key: value for key, value in resolve(config).items() if key not in APART},
     )
 
 

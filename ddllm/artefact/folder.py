@@ -219,8 +219,9 @@ def _versions() -> dict[str, str]:
 
 
 def _tell(text: dict[str, Any], size: int) -> dict[str, bytes]:
-    """The card and recipe.json; the card says how large the folder is, of which `size` bytes are other files'."""
-    recipe = (json.dumps(text, indent=1, ensure_ascii=False) + "\n").encode()
+    """The card and recipe.json, a line for each entry; the card says how large the folder is, of which `size` bytes are other files'."""
+    lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}" for key, value in text.items()]
+    recipe = ("{\n" + ",\n".join(lines) + "\n}\n").encode()
     size += len(recipe)
     size += len(render_card(text, size).encode())
     return {CARD: render_card(text, size).encode(), RECIPE: recipe}

@@ -74,12 +74,14 @@ def encode_rows(rows: list[Row]) -> dict[str, bytes]:
     import pyarrow
     import pyarrow.parquet
 
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    lines = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows)
     told = rows[0]["label"]
     label = pyarrow.list_(pyarrow.string()) if isinstance(told, list) else pyarrow.string() if isinstance(told, str) else pyarrow.float32()
     floats = pyarrow.list_(pyarrow.float32())
     columns = {"batch": pyarrow.int32(), "example": pyarrow.int32(), "label": label, "label_values": floats, "text": pyarrow.string()}
     columns |= {"tokens": pyarrow.list_(pyarrow.string()), "scores": floats}
     buffer = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(columns)), buffer)
+    # Of so few rows, most of a file would be what helps to skip some of many.
+    lean: dict[str, Any] = {"store_schema": False, "write_statistics": False, "use_dictionary": False, "compression": "zstd"}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(columns)), buffer, **lean)
     return {TEXT: lines.encode(), PARQUET: buffer.getvalue()}

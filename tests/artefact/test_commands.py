@@ -30,7 +30,9 @@ def test_train_in_one_call(run, tiny_corpus, tmp_path):
     lines = [json.loads(line) for line in (tiny_corpus / "test.jsonl").read_text().splitlines()]
     trained = ddllm.load(run.workdir.distilled).train()
     accuracy = np.mean([name == line["label"] for name, line in zip(trained.predict([line["text"] for line in lines]), lines, strict=True)])
-    assert accuracy == pytest.approx(load_distilled(run.workdir.distilled).card["scores"][0]["mean"])
+    card = load_distilled(run.workdir.distilled).card
+    assert accuracy == pytest.approx(card["scores"][0]["mean"])
+    assert {"data", "model", "distill", "evaluate", "seed"} <= card["config"].keys() and not {"prompt", "runtime"} & card["config"].keys()
     saved = train_to(run.workdir.distilled, tmp_path / "model")
     np.testing.assert_array_equal(load_pretrained(str(tmp_path / "model")).head["out"]["kernel"], saved.params["head"]["out"]["kernel"])
 

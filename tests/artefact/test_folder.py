@@ -12,6 +12,7 @@ import ddllm
 from ddllm.artefact.folder import TORCH, add_scores, load_distilled, read_recipe, save_distilled
 from ddllm.artefact.rows import PARQUET, TEXT
 from ddllm.artefact.schema import ARRAYS, RECIPE
+from ddllm.config import default_config, resolve
 from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.errors import UserError
 
@@ -375,3 +376,21 @@ def test_a_shuffled_order_that_cannot_deal_its_examples(folder):
     rewrite(path, lambda arrays, card: card.pop("task"))
     with pytest.raises(UserError, match="cannot deal over 3 classes"):
         load_distilled(path)
+
+
+def test_a_set_of_48_positions_is_small(tmp_path):
+    """MiniLM's shapes, one example for each of two classes, gains and directions, in 16 bits: what lies beside the arrays is a tenth of them."""
+    rng = np.random.default_rng(0)
+    shapes = {"embeddings": (1, 2, 48, 384), "labels": (1, 2, 2), "rates": (2, 78), "gains": (1, 36_864), "directions": (1, 2, 6, 384)}
+    arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    words = [str(number) * 5 for number in range(10, 58)]
+    row = {"batch": 0, "label": "good", "label_values": [0.25, 0.5], "text": " ".join(words), "tokens": words, "scores": [0.9321] * 48}
+    data, card = DistilledData(mask=np.ones((1, 2, 48), np.float32), **arrays), BASE | {"head": BASE["head"] | {"start": "zero"}}
+    config = resolve(default_config())
+    rows = [row | {"example": 0}, row | {"example": 1}]
+    save_distilled(tmp_path, data, Recipe("unrestricted", "sgd", 2), ("bad", "good"), "float16", rows, **card, config=config)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sizes[ARRAYS] < 158_500 and sum(sizes.values()) - sizes[TORCH] < 174_000
+    assert sizes[RECIPE] < 8_200 and sizes[PARQUET] < 2_600
+    lines = (tmp_path / RECIPE).read_text().splitlines()
+    assert len(lines) == len(load_distilled(tmp_path).card) + 2  # a line for each entry

@@ -374,7 +374,7 @@ def test_folders_that_are_none(checkpoint, tmp_path, monkeypatch):
         ({"recipe": []}, "is not the recipe"),
         ({"schema": "new"}, "is not the recipe"),
         ({"schema": 99}, "newer ddllm"),
-        ({"storage": "float8"}, "newer ddllm"),
+        ({"storage": "float8"}, "newer ddllm .stored as float8, known are float32"),
     ):
         (folder / "recipe.json").write_text(json.dumps(json.loads(kept) | change))
         refused(folder, message)
