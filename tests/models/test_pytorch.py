@@ -348,6 +348,35 @@ def test_the_real_encoder(embedded, tmp_path):
     assert model.config.num_hidden_layers == 7
 
 
+def test_accuracies_of_the_real_encoder_are_the_same(embedded, tmp_path):
+    """A set of real texts (MiniLM has no time to be distilled for here), and 200 test texts of other films."""
+    from ddllm.data.embedded import LABEL_NAMES, read_embedded
+    from ddllm.pytorch import train
+
+    pretrained, tables = load_pretrained("embedded"), read_embedded(0)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(pretrained.folder)
+    labels = np.array(tables["train"].labels)
+    chosen = np.stack([np.flatnonzero(labels == number)[:16] for number in (0, 1)], 1).reshape(4, 8)
+    texts = [tables["train"].texts[row] for row in chosen.ravel()]
+    tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=24, return_tensors="np")
+    ids, mask = (tokens[name].reshape(4, 8, 24) for name in ("input_ids", "attention_mask"))
+    rates = np.tile(np.float32([-5.0] * 7 + [-0.5]), (8, 1))  # of the encoder's layers and the head
+    data = DistilledData(pretrained.words[ids], mask.astype(np.float32), np.eye(2, dtype=np.float32)[labels[chosen]], rates)
+    learner = Learner(pretrained.config, HeadConfig("mean", 2, 0.02), "zero", 0, Classification())
+    folder = tmp_path / "folder"
+    save_distilled(folder, data, Recipe("hard", "sgd", 2), LABEL_NAMES, "float16", **describe_base(pretrained, learner, 24))
+
+    asked, names = tables["test"].texts[:200], np.array(LABEL_NAMES)[tables["test"].labels[:200]]
+    by_jax = np.mean(np.array(load_distilled(folder).train().predict(asked)) == names)
+    model, tokenizer = train(folder)
+    with torch.no_grad():
+        batches = [tokenizer(asked[at : at + 50], padding=True, truncation=True, return_tensors="pt") for at in range(0, 200, 50)]
+        decided = torch.cat([model(**batch).logits.argmax(-1) for batch in batches]).tolist()
+    by_torch = np.mean(np.array([model.config.id2label[number] for number in decided]) == names)
+    assert by_jax > 0.6, "nothing was learned, so that agreeing would say nothing"
+    assert abs(by_jax - by_torch) <= 0.001, (by_jax, by_torch)
+
+
 def test_folders_that_are_none(checkpoint, tmp_path, monkeypatch):
     """One sentence for each, and never a training on what does not fit."""
     from safetensors.numpy import load, save
