@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 import ddllm
 from ddllm.artefact.base import describe_base, drawn_parts
 from ddllm.artefact.folder import save_distilled
@@ -40,8 +42,13 @@ def export_distilled(folder: Path, prepared: Prepared, data: DistilledData, reci
         **base,
         corpus=prepared.tokens.fingerprint,
         **card,
-        config={key: value for key, value in resolve(config).items() if key not in APART},
+        config=kept_config(config),
     )
+
+
+def kept_config(config: ConfigDict) -> dict[str, Any]:
+    """What a card keeps of a configuration: all that a set or its scores depend on."""
+    return {key: value for key, value in resolve(config).items() if key not in APART}
 
 
 def scores_of(prepared: Prepared, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

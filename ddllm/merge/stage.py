@@ -18,8 +18,8 @@ config.merge.learn_on decides otherwise: a union can be learned again on the set
 from typing import Any
 
 from ddllm.artefact.base import Distilled
+from ddllm.artefact.export import kept_config
 from ddllm.artefact.folder import load_distilled
-from ddllm.config import resolve
 from ddllm.data.several import read_several
 from ddllm.distill.dataset import learned_parts
 from ddllm.errors import UserError
@@ -50,11 +50,11 @@ def merge(run: Run) -> None:
     sets = from_first(lambda: [load_distilled(folder) for folder in folders])
     for number, one in enumerate(sets):
         if (twice := next((place for place in range(number) if sets[place].checksum == one.checksum), None)) is not None:
-            raise UserError(f"{folders[twice]} and {folders[number]} hold the same distilled data set; give each set once.")
+            say(f"{folders[twice]} and {folders[number]} hold the same distilled data set, which counts twice.")
     merged, pretrained = merge_as_asked(run, sets, folders)
     learned_from = run.taught() if merged.card.get("corpus") and run.config.distill.teacher else {}
     if is_first():
-        merged.save(run.workdir.distilled, pretrained, run.config.distill.storage, config=resolve(run.config), **learned_from)
+        merged.save(run.workdir.distilled, pretrained, run.config.distill.storage, config=kept_config(run.config), **learned_from)
         data = merged.data
         say(f"merged into {data.examples} examples in {data.steps} inner steps: {run.workdir.distilled}")
 

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import Any
 
-from ddllm.config import resolve
+from ddllm.artefact.export import kept_config
 from ddllm.evaluate.texts import evaluate_text
 from ddllm.prepare import Prepared
 from ddllm.report.results import OWN_NAME
@@ -45,7 +45,7 @@ def text(run: Run) -> None:
             run.keep_origin({f"distilled data set for the text {PurePath(below, name)}": str(start.checksum)})
         teacher = partial(run.teacher, prepared) if config.distill.teacher else None
         desk = Desk(run.workdir.text_work / below, run.metrics, teacher, run.workdir.bodies, run.name if below else "")
-        made = write_text(name, prepared, start, desk, run.workdir.text / below / name, resolve(config))
+        made = write_text(name, prepared, start, desk, run.workdir.text / below / name, kept_config(config))
         record(run, score(prepared, made, mark + ("projected" if name == "project" else f"text ({name})"), judge))
 
 

@@ -207,14 +207,14 @@ def test_different_tasks(line, sets, tmp_path, capsys):
 
     told = ddllm.train(tmp_path / "heads" / "distilled").predict(["a good film"])[0]
     assert list(told) == ["set0", "set2"] and told["set0"] in ("negative", "positive") and told["set2"] in ("dull", "clever")
-    capsys.readouterr()
+    assert main(line(tmp_path / "h", "merge", [sets[0], sets[1], sets[0]])) == 0
+    assert "set0 hold the same distilled data set, which counts twice" in capsys.readouterr().err
     for arguments, message in (
         (line(tmp_path / "a", "merge", [sets[0], sets[2]]), "set config.merge.how to union"),
         (line(tmp_path / "b", "merge", sets[:1]), "two distilled data sets or more"),
         (line(tmp_path / "c", "merge"), "give them as --sets A,B"),
         (line(tmp_path / "d", "merge", [tmp_path, sets[0]]), "is not a distilled data set"),
         (line(tmp_path / "e", "merge", sets[:2], merge__how="joyn"), "did you mean join?"),
-        (line(tmp_path / "h", "merge", [sets[0], sets[1], sets[0]]), "set0 hold the same distilled data set; give each set once"),
         (line(tmp_path / "f", "evaluate", sets[:2]), "--mode=merge"),
         (line(tmp_path / "g", "distill,merge", sets[:2]), "leave one out"),
     ):
