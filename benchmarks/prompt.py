@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.entries import Entry, by_setting, called, find_entry, note_devices, settings_of, write_entries
 from benchmarks.jobs import DISTILLED, ROOT, UNTAUGHT, Base, Job
-from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numbers, read_options
+from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, number, numbers, read_options
 from ddllm.errors import UserError
 from ddllm.main import exit_status
 from ddllm.prompt.evaluate import NONE, SOFT
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = read_options(parser, arguments)
         sources, counts = listed(options.sources, "--sources", tuple(own)), numbers(options.per_class, "--per-class", 1)
         given = ((options.texts, "--texts"), (options.orders, "--orders"), (options.outer_steps, "--outer-steps"))
-        texts, orders, outer_steps = (numbers(text, option, 1)[0] for text, option in given)
+        texts, orders, outer_steps = (number(text, option, 1) for text, option in given)
         file = Path(options.text) / FILE if options.text else None
         if file and not file.is_file():
             raise UserError(f"--text {options.text} has no {FILE}; give the folder that a route of --mode=text wrote, such as <workdir>/text/straight_through.")

@@ -106,10 +106,11 @@ def enter(cells: list[Entry], job: Job) -> None:
         cell["protocol"] = PROTOCOL
         if job.kind == SUBMITTED:
             cell["submitted"] = True
-            if row.get("head") == "redrawn":  # texts know no other heads; their trainings are this figure's spread
-                cell["redrawn"][first] = [row["accuracy_mean"], row["accuracy_std"], row["runs"], row["texts"]]
-        if row["name"].endswith(REDRAWN):
+        named_redrawn = row["name"].endswith(REDRAWN)
+        # Submitted texts know no other heads; their trainings are this figure's spread.
+        if named_redrawn or (job.kind == SUBMITTED and row.get("head") == "redrawn"):
             cell["redrawn"][first] = [row["accuracy_mean"], row["accuracy_std"], row["runs"], row["texts"]]
+        if named_redrawn:
             summarise(cell)
             continue
         if "accuracies" in row and len(job.seeds) > 1:
