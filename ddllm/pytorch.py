@@ -23,7 +23,7 @@ import torch
 from safetensors.numpy import load
 from torch.nn.functional import logsigmoid
 
-SCHEMA = 5
+SCHEMA = 6
 # What transformers calls each task. Of several heads, one beside the other, every class has a probability of its own.
 PROBLEMS = {
     "classification": "single_label_classification",
@@ -34,6 +34,7 @@ PROBLEMS = {
 STORAGES = ("float32", "float16", "bfloat16", "int8")
 NEEDED = [("recipe", "labels"), ("head", "start"), ("head", "kind"), ("head", "deviation"), ("base_model", "name"), ("base_model", "fingerprint")]
 NEEDED += [("preprocessing", "text_length")]
+GAINS_BLOCK = 64
 Arrays = dict[str, torch.Tensor]
 Optimizer = Callable[[list[torch.Tensor], list[torch.Tensor], Any], list[torch.Tensor]]
 
@@ -111,6 +112,9 @@ def read(folder: str | Path) -> tuple[dict[str, Any], Arrays]:
         arrays["embeddings"] = (arrays["embeddings"].astype(np.uint32) << 16).view(np.float32)
     if storage == "int8":
         arrays["embeddings"] = arrays["embeddings"].astype(np.float32) * arrays["embeddings.width"] + arrays["embeddings.lowest"]
+    if "gains.width" in arrays:  # one for each of blocks of gains
+        width, lowest = (np.repeat(arrays[f"gains.{name}"], GAINS_BLOCK, -1)[:, : arrays["gains"].shape[1]] for name in ("width", "lowest"))
+        arrays["gains"] = arrays["gains"].astype(np.float32) * width + lowest
     tensors = {name: torch.from_numpy(np.array(value, np.float32)) for name, value in arrays.items()}
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise ValueError(f"distilled.safetensors in {folder} holds values that are not finite numbers; get the folder again.")

@@ -11,6 +11,7 @@ from sklearn.metrics import f1_score
 import ddllm
 from ddllm.artefact.base import describe_base
 from ddllm.artefact.folder import save_distilled
+from ddllm.artefact.schema import SCHEMA
 from ddllm.config import default_config
 from ddllm.distill.plan import first_data, recipe_of
 from ddllm.errors import UserError
@@ -110,7 +111,7 @@ def test_pairs(make_run, tmp_path):
     row = learn(run)
     trained = ddllm.train(run.workdir.distilled)
     types = trained.distilled.data.types
-    assert types.shape == (2, 2, 8) and set(np.unique(types)) == {0, 1} and trained.distilled.card["schema"] == 5
+    assert types.shape == (2, 2, 8) and set(np.unique(types)) == {0, 1} and trained.distilled.card["schema"] == SCHEMA
     predicted = trained.predict([(row["text"], row["text_pair"]) for row in rows], batch_size=7)
     names = [row["label"] for row in rows]
     assert np.mean([one == other for one, other in zip(predicted, names, strict=True)]) == pytest.approx(row["accuracy_mean"])

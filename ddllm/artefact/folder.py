@@ -28,8 +28,8 @@ from ddllm.artefact.card import render_card
 from ddllm.artefact.entries import check_card
 from ddllm.artefact.rows import PARQUET, TEXT, encode_rows, plain_rows
 from ddllm.artefact.schema import ARRAYS, FLOAT32, RECIPE, SCHEMA, STORAGES, migrate
-from ddllm.artefact.storage import NAME, halve, pack, unpack
-from ddllm.distill.dataset import BESIDE, DistilledData, Recipe
+from ddllm.artefact.storage import NAME, pack, unpack
+from ddllm.distill.dataset import DistilledData, Recipe
 from ddllm.errors import UserError
 from ddllm.runtime.storage import write_atomically
 
@@ -77,8 +77,7 @@ def save_distilled(
     arrays = {name: np.ascontiguousarray(getattr(data, name), np.float32) for name in present}
     arrays |= {f"head.{name}": np.ascontiguousarray(value, np.float32) for name, value in flatten_dict(data.head or {}, sep=".").items()}
     described = _describe(data, recipe, arrays, card)
-    arrays |= {name: halve(arrays[name], storage) for name in BESIDE if name in arrays}
-    arrays |= pack(arrays[NAME], storage) | {f"{DRAWN}{name}": value for name, value in (drawn or {}).items()}
+    arrays = pack(arrays, storage) | {f"{DRAWN}{name}": value for name, value in (drawn or {}).items()}
     # One entry only: the library writes several in no fixed order, and equal data should be equal files.
     content = save(arrays, metadata={"format": "ddllm"})
     files = {ARRAYS: content, TORCH: (Path(__file__).parents[1] / "pytorch.py").read_bytes()}
@@ -133,8 +132,8 @@ def load_distilled(folder: str | Path) -> Distilled:
         recipe = Recipe(**card["recipe"])
         if card["storage"] not in STORAGES:
             raise UserError(f"{folder} is stored as {card['storage']!r}, but must be one of {', '.join(STORAGES)}; get the folder again.")
-        arrays[NAME] = unpack(arrays, card["storage"])
-        parts: dict[str, Any] = {name: np.asarray(arrays.pop(name), np.float32) for name in (*ALWAYS, *(name for name in SOMETIMES if name in arrays))}
+        arrays = unpack(arrays, card["storage"])
+        parts: dict[str, Any] = {name: arrays.pop(name) for name in (*ALWAYS, *(name for name in SOMETIMES if name in arrays))}
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder} is incomplete ({error}); get the folder again.") from None
     unknown = [name for name in arrays if not name.startswith(("head.", DRAWN))]
@@ -142,7 +141,7 @@ def load_distilled(folder: str | Path) -> Distilled:
         raise UserError(f"{folder / ARRAYS} holds {', '.join(unknown)}, which no recipe has; get the folder again.")
     data = DistilledData(**parts)
     check_arrays(folder, data, recipe, card)
-    head = {name.removeprefix("head."): np.asarray(value, np.float32) for name, value in arrays.items() if name.startswith("head.")}
+    head = {name.removeprefix("head."): value for name, value in arrays.items() if name.startswith("head.")}
     check_head(folder, head, data, card)
     return Distilled(data.replace(head=unflatten_dict(head, sep=".") or None), recipe, card)
 

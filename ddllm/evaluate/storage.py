@@ -15,12 +15,12 @@ from ddllm.evaluate.variations import Variation
 # Names of the rows, with what they stand for.
 FORMATS = {
     "float32": (FLOAT32, "as they were learned"),
-    "float16": (FLOAT16, "embeddings, gains and auxiliary labels rounded to float16"),
-    "bfloat16": (BFLOAT16, "embeddings rounded to bfloat16, gains and auxiliary labels to float16"),
+    "float16": (FLOAT16, "embeddings and auxiliary labels rounded to float16, gains to 8 bits"),
+    "bfloat16": (BFLOAT16, "embeddings rounded to bfloat16, auxiliary labels to float16, gains to 8 bits"),
     "8 bits": (
         INT8,
-        "embeddings rounded to 256 levels between the least and the greatest number of each position, these two in float32; gains and auxiliary labels "
-        "in float16",
+        "embeddings rounded to 256 levels between the least and the greatest number of each position, gains to those of every 64, these two in float32; "
+        "auxiliary labels in float16",
     ),
 }
 
@@ -41,9 +41,8 @@ def vary_storage(data: DistilledData, recipe: Recipe) -> list[Variation]:
 
 def restored(data: DistilledData, kind: str) -> DistilledData:
     """The data set as it comes back from a storage."""
-    arrays = {name: np.asarray(getattr(data, name)) for name in BESIDE if getattr(data, name) is not None}
-    halved = {name: jnp.asarray(storage.halve(array, kind), jnp.float32) for name, array in arrays.items()}
-    return data.replace(embeddings=jnp.asarray(storage.restored(np.asarray(data.embeddings), kind)), **halved)
+    arrays = {name: np.asarray(getattr(data, name)) for name in (storage.NAME, *BESIDE) if getattr(data, name) is not None}
+    return data.replace(**{name: jnp.asarray(array) for name, array in storage.restored(arrays, kind).items()})
 
 
 def stored_bytes(data: DistilledData, kind: str) -> int:
@@ -51,4 +50,6 @@ def stored_bytes(data: DistilledData, kind: str) -> int:
     positions = int(np.sum(np.asarray(data.mask) > 0))
     numbers = positions * data.embeddings.shape[-1]
     whole = sum(int(np.size(leaf)) for leaf in jax.tree.leaves((data.labels, data.rates, data.head, data.momentum, data.order)))
-    return storage.stored_bytes(numbers, positions, data.floats - numbers - whole, kind) + 4 * whole
+    gains = (0, 0) if data.gains is None else np.shape(data.gains)
+    labels = data.floats - numbers - whole - gains[0] * gains[1]
+    return storage.stored_bytes(numbers, positions, labels, gains, kind) + 4 * whole

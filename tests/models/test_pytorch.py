@@ -11,6 +11,7 @@ import pytest
 
 from ddllm.artefact.base import describe_base, drawn_parts
 from ddllm.artefact.folder import load_distilled, save_distilled
+from ddllm.artefact.schema import SCHEMA
 from ddllm.distill.dataset import DistilledData, Recipe, group_names
 from ddllm.distill.gains import count_gains
 from ddllm.models.heads import HeadConfig, init_head
@@ -305,7 +306,7 @@ def test_what_it_refuses(checkpoint, tmp_path):
         return str(caught.value)
 
     assert "scale_by_lion" in message(recipe=Recipe("hard", "scale_by_lion(b1=0.9)", 2))
-    assert "newer ddllm" in message(lambda card: card.update(schema=6))
+    assert "newer ddllm" in message(lambda card: card.update(schema=SCHEMA + 1))
     assert "is for ranking, which is not known here" in message(lambda card: card.update(task={"name": "ranking"}))
     assert "a head of the family distilbert, but the model is of the family bert" in message(head="distilbert")
     assert "changed or damaged" in message(lambda card: card["files"].update({"distilled.safetensors": "0"}))
