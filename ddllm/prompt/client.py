@@ -7,64 +7,25 @@ Proxies and certificates are the environment's, but servers on this machine are 
 """
 
 import ipaddress
-import math
 import os
-import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from ddllm.errors import UserError
 from ddllm.prompt.cache import Answers, key_of
+from ddllm.prompt.dialect import LIMIT, NEWER_LIMIT, TEMPERATURE, Dialect, Refused, WordRefused
+from ddllm.prompt.responses import count_tokens, has_choice, is_too_long, read_message, read_wait
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds of back-off
 PATIENCE = 300.0  # longest that a server may ask to wait
 PASSING = (408, 409, 425, 429)
-LIMIT, NEWER_LIMIT = ("max_tokens", "max_completion_tokens")
-TEMPERATURE = "temperature"
 CHARACTERS = 3.0  # of a token, at least, where a request's cost has to be guessed
 LONGEST_ANSWER = 1 << 26  # bytes
-# How servers say that prompt and answer together have too many tokens.
-TOO_LONG = re.compile(r"context[ _-]?(length|window|size)|maximum context|prompt is too long|too many (input )?tokens|reduce the length|max_new_tokens")
-
-
-class Refused(Exception):
-    """The server understood and does not do that: a status of 400, 404, 405, 422 or 501, or an answer without what was asked for."""
-
-
-class WordRefused(Refused):
-    """The server does not take a part of the request as it was put: the limit of the answer, by its name, or a temperature."""
-
-    def __init__(self, said: str, word: str):
-        super().__init__(said)
-        self.word = word
-
-
-class Dialect(NamedTuple):
-    """How a server wants to be asked.
-
-    Attributes:
-        limit: what it calls the limit of the answer.
-        temperature: whether it lets itself be told one.
-    """
-
-    limit: str = LIMIT
-    temperature: bool = True
-
-    def put(self, body: dict[str, Any]) -> dict[str, Any]:
-        """A request in this dialect."""
-        return {self.limit if key == LIMIT else key: value for key, value in body.items() if key != TEMPERATURE or self.temperature}
-
-    def without(self, word: str) -> "Dialect":
-        """The dialect to try where a word was refused."""
-        if word == TEMPERATURE:
-            return self._replace(temperature=False)
-        return self._replace(limit=LIMIT if self.limit == NEWER_LIMIT else NEWER_LIMIT)
 
 
 @dataclass(frozen=True)
@@ -143,7 +104,7 @@ class Client:
             spent = 0
             try:
                 answer, wait, trouble = self._try(path, dialect.put(body))
-                spent = _tokens(answer, guess) if answer is not None else 0
+                spent = count_tokens(answer, guess) if answer is not None else 0
             except WordRefused as error:
                 refusals[dialect] = error
                 dialect = dialect.without(error.word)
@@ -197,14 +158,14 @@ class Client:
             return None, None, f"an answer of more than {LONGEST_ANSWER >> 20} MiB"
         status = response.status_code
         if status in PASSING or status >= 500 and status != 501:
-            return None, _retry_after(response.headers.get("retry-after")), f"status {status} ({_message(response)})"
+            return None, read_wait(response.headers.get("retry-after")), f"status {status} ({read_message(response)})"
         if status in (401, 403):
             has = "was refused" if "Authorization" in self._http.headers else "is not set"
             raise UserError(f"{self._url} wants a key (status {status}), and the one in the environment variable {self._variable or '(none)'} {has}; set it.")
-        message = _message(response)
+        message = read_message(response)
         if status == 402:
             raise UserError(f"{self._url} wants to be paid (status 402: {message}); answers so far are kept, start the same command again when it has been.")
-        if status == 413 or status in (400, 422) and TOO_LONG.search(f"{message} {_code(response)}".lower()):
+        if status == 413 or status in (400, 422) and is_too_long(response):
             also = " (or .answer_tokens)" if body.get(LIMIT, body.get(NEWER_LIMIT, 1)) > 1 else ""
             raise UserError(
                 f"a prompt is too long for {body.get('model')} at {self._url} (status {status}: {message}); make config.prompt.text_words or "
@@ -217,7 +178,7 @@ class Client:
             answer = response.json()
         except ValueError:
             return None, None, "an answer that is no JSON"
-        return (answer, None, "") if _has_choice(answer) else (None, None, "an answer without choices")
+        return (answer, None, "") if has_choice(answer) else (None, None, "an answer without choices")
 
     def _fetch(self, path: str, body: dict[str, Any]) -> Any:
         """The whole response, or None where it is longer than any that is meant.
@@ -289,46 +250,3 @@ def read_key(variable: str) -> str:
     if not (key.isascii() and key.isprintable()):
         raise UserError(f"the key in the environment variable {variable} has characters that no key has (not printable ASCII); set it again.")
     return key
-
-
-def _has_choice(answer: Any) -> bool:
-    choices = answer.get("choices") if isinstance(answer, dict) else None
-    return isinstance(choices, list) and bool(choices) and isinstance(choices[0], dict)
-
-
-def _tokens(answer: dict[str, Any], guess: float) -> int:
-    usage = answer.get("usage")
-    counted = usage.get("total_tokens") if isinstance(usage, dict) else None
-    return counted if isinstance(counted, int) else round(guess)
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds that the header asks for, given as a number or a date; None where it asks for nothing that can be read."""
-    if not value:
-        return None
-    try:
-        return None if math.isnan(float(value)) else max(float(value), 0.0)
-    except ValueError:
-        pass
-    try:
-        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except (TypeError, ValueError):
-        return None
-
-
-def _code(response: Any) -> str:
-    """The name that the server gives to an error, or nothing."""
-    try:
-        return str(response.json()["error"]["code"])
-    except (ValueError, KeyError, TypeError):
-        return ""
-
-
-def _message(response: Any) -> str:
-    """What the server says of an error, in a line."""
-    try:
-        error = response.json()["error"]
-        text = error["message"] if isinstance(error, dict) else error
-    except (ValueError, KeyError, TypeError):
-        text = response.text
-    return (str(text).strip().splitlines() or ["without a word"])[0][:200].rstrip(".")

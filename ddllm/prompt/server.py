@@ -7,8 +7,6 @@
 | text, chat_text | a few tokens | whether the label stands first in the answer |
 """
 
-import math
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
@@ -18,7 +16,9 @@ from ml_collections import ConfigDict
 
 from ddllm.errors import UserError
 from ddllm.prompt.cache import Answers, key_of
-from ddllm.prompt.client import Client, Refused
+from ddllm.prompt.client import Client
+from ddllm.prompt.dialect import Refused
+from ddllm.prompt.labels import answer_of, read_likeliest, read_number, score_echo, score_first, score_text
 from ddllm.runtime.progress import say
 
 # Ways in the order of preference, with the number of alternatives asked for (OpenAI's completions give five, others more); then the generated ones, which
@@ -33,9 +33,6 @@ HOW = {
 PROBE, PROBED = "Review: a good film\nSentiment:", (" negative", " positive")
 CHECKED = (PROBE, "Monday, Tuesday,", "the actor was very")
 AGREEMENT = 0.3  # nats between two computations of the same log-probability, by quantised models in batches too
-BEGINNING = 3  # letters of a label that a first token must have at least, since single ones begin many words
-THOUGHTS, ANSWER = "<think>", "</think>"  # what models think stands between these, where the server leaves it in
-BELOW = 1.0  # nats that a label which is not among the likeliest tokens lies below the last of them
 
 
 class ServerModel:
@@ -189,7 +186,7 @@ def ask(client: Client, model: str, way: tuple[str, int], prompt: str, continuat
     if kind in GENERATED:
         return score_text(answer_of(_generated(client, model, way, prompt)), continuations)
     asked = {"logprobs": True, "top_logprobs": count} if kind.startswith("chat_") else {"logprobs": count}
-    return score_first(_likeliest(_first_choice(client, model, kind, prompt, {"max_tokens": 1} | asked)), continuations)
+    return score_first(read_likeliest(_first_choice(client, model, kind, prompt, {"max_tokens": 1} | asked)), continuations)
 
 
 def _generated(client: Client, model: str, way: tuple[str, int], prompt: str) -> str:
@@ -220,86 +217,7 @@ def _echoed(client: Client, model: str, prompt: str, continuation: str) -> float
     answer = client.post("completions", body)
     try:
         found = answer["choices"][0]["logprobs"]
-        tokens, values = list(found["tokens"]), [None if value is None else _number(value) for value in found["token_logprobs"]]
+        tokens, values = list(found["tokens"]), [None if value is None else read_number(value) for value in found["token_logprobs"]]
     except (KeyError, TypeError, IndexError, ValueError):
         raise Refused("no log-probabilities of the prompt in the answer") from None
     return score_echo(tokens, values, continuation)
-
-
-def score_echo(tokens: Sequence[str], values: Sequence[float | None], continuation: str) -> float:
-    """Sum of the log-probabilities of the tokens that spell a continuation at the end of what was echoed, one generated token left out or not.
-
-    Raises:
-        Refused: the tokens do not end so: the prompt was not echoed.
-    """
-    for end in (len(tokens) - 1, len(tokens)):
-        spelt, start = "", end
-        while start and len(spelt) < len(continuation):
-            start -= 1
-            spelt = str(tokens[start]) + spelt
-        # A token may begin before the continuation does; the prompt has to come before all.
-        if start and spelt.endswith(continuation):
-            parts = [value for value in values[start:end] if value is not None]
-            if len(parts) == end - start:
-                return float(sum(parts))
-    raise Refused("the prompt is not echoed")
-
-
-def _likeliest(choice: dict[str, Any]) -> dict[str, float]:
-    """The first token's alternatives, from either of the forms that servers give them in."""
-    try:
-        found = choice["logprobs"]
-        if found.get("content"):
-            return {str(entry["token"]): _number(entry["logprob"]) for entry in found["content"][0]["top_logprobs"]}
-        return {str(token): _number(value) for token, value in found["top_logprobs"][0].items()}
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError):
-        raise Refused("no log-probabilities in the answer") from None
-
-
-def _number(value: Any) -> float:
-    """A log-probability; raises ValueError or TypeError where it is no number."""
-    number = float(value)
-    if not number < math.inf:
-        raise ValueError("not a log-probability")
-    return number
-
-
-def score_first(likeliest: dict[str, float], continuations: Sequence[str]) -> list[float]:
-    """Log-probability, for each continuation, that the next token is it, or begins it and no other; those not among the likeliest lie below all.
-
-    Raises:
-        Refused: there are no tokens.
-    """
-    if not likeliest:
-        raise Refused("no likeliest tokens in the answer")
-    words = [continuation.strip().lower() for continuation in continuations]
-    found: list[list[float]] = [[] for _ in words]
-    for token, value in likeliest.items():
-        start = token.strip().lower()
-        whole = [place for place, word in enumerate(words) if word == start]
-        begun = whole or [place for place, word in enumerate(words) if word.startswith(start) and len(start) >= min(BEGINNING, len(word))]
-        if len(begun) == 1:
-            found[begun[0]].append(value)
-    lowest = min(likeliest.values()) - BELOW
-    return [float(np.logaddexp.reduce(values)) if values else lowest for values in found]
-
-
-def answer_of(text: str) -> str:
-    """What a model says behind its thoughts, where these are in the text; nothing where they have no end."""
-    if ANSWER in text:
-        return text.rpartition(ANSWER)[2]
-    return "" if text.lstrip().startswith(THOUGHTS) else text
-
-
-def score_text(text: str, continuations: Sequence[str]) -> list[float]:
-    """0 for the label that comes first in a text and −1 for the others; all −1 where there is none, which no class's answer is.
-
-    Of labels at the same place the longest is meant: "New York City" is not "New York".
-    """
-    nowhere = (math.inf, 0)
-    places = []
-    for word in (continuation.strip().lower() for continuation in continuations):
-        found = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text.lower())
-        places.append((found.start(), -len(word)) if found else nowhere)
-    first = min(places)
-    return [0.0 if place == first != nowhere else -1.0 for place in places]

@@ -16,7 +16,8 @@ from ddllm.prompt import client
 from ddllm.prompt.cache import Answers
 from ddllm.prompt.causal import open_causal
 from ddllm.prompt.client import Client, is_loopback
-from ddllm.prompt.server import answer_of, open_server, score_echo, score_first, score_text
+from ddllm.prompt.labels import answer_of, score_echo, score_first, score_text
+from ddllm.prompt.server import open_server
 
 spec = importlib.util.spec_from_file_location("fake_server", Path(__file__).parent / "fake_server.py")
 fake_server = importlib.util.module_from_spec(spec)
