@@ -4,7 +4,8 @@
 import json
 import tempfile
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from os.path import expanduser
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -111,8 +112,9 @@ class Run:
             UserError: one is another than when it was begun, or a checkpoint of config.distill.bodies is not there.
         """
         config, found = self.config.distill, {}
-        if PurePath(config.initial).suffix and Path(config.initial).is_file():
-            found[f"file of first examples, {config.initial}"] = digest_files([Path(config.initial)])
+        initial = Path(expanduser(config.initial))
+        if initial.suffix and initial.is_file():
+            found[f"file of first examples, {config.initial}"] = digest_files([initial])
         if not from_first(self.workdir.distilled.exists):  # later they are not read any more
             found |= {f"body, {name}": fingerprint_pretrained(name) for name in config.bodies}
         self.keep_origin(found)
@@ -144,7 +146,7 @@ class Run:
         from_first(check)
 
     def _at(self, name: str) -> Workdir:
-        return self.workdir if name == OWN else Workdir(Path(name), None)
+        return self.workdir if name == OWN else Workdir(Path(expanduser(name)), None)
 
     def metrics(self) -> Metrics:
         """Where figures of long work go."""

@@ -1,6 +1,7 @@
 """From a configuration to what the outer loop needs: the first distilled data set, the recipe and the outer step."""
 
 from functools import partial
+from os.path import expanduser
 from pathlib import Path
 
 import jax
@@ -48,7 +49,7 @@ def picked_from(prepared: Prepared) -> TokenSplit | None:
         enough(strata(tokens.train.labels))
         return tokens.train
     try:
-        split = read_examples(Path(initial), config.data, tokens.label_names, prepared.pretrained.folder, config.distill.length, tokens.task)
+        split = read_examples(Path(expanduser(initial)), config.data, tokens.label_names, prepared.pretrained.folder, config.distill.length, tokens.task)
         check_words(prepared.pretrained, initial, split)
         enough(strata(split.labels), file=initial)
     except UserError as error:

@@ -6,6 +6,7 @@ the beginning (good) than after a space (Ġgood).
 
 import dataclasses
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def listed(prepared: Prepared, tokenizer: Any) -> list[int] | None:
     if words == TRAIN:
         return np.unique(train.ids[np.arange(train.ids.shape[1]) < train.lengths[:, None]]).tolist()
     try:
-        lines = [line.strip() for line in Path(words).read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in Path(expanduser(words)).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"config.text.words is {words!r}, which cannot be read as text ({error}); give a file with a word in each line.") from None
     numbers, missing = find_words(tokenizer, lines)

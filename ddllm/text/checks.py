@@ -1,5 +1,6 @@
 """Which values of config.text can be meant; without jax, since the command line checks them before it is loaded."""
 
+from os.path import expanduser
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -57,9 +58,9 @@ def validate_text(text: ConfigDict, per_class: int) -> None:
         )
     if text.words and route_names(text) == ["splice"]:
         raise UserError(f"config.text.words is {text.words!r}, but config.text.route=splice keeps real sentences as they are; leave one of them out.")
-    if text.words not in ("", TRAIN) and not Path(text.words).is_file():
+    if text.words not in ("", TRAIN) and not Path(expanduser(text.words)).is_file():
         raise UserError(f"config.text.words is {text.words!r}, but there is no such file; give one with a word in each line, or {TRAIN!r}.")
     if text.start and route_names(text) == ["splice"]:
         raise UserError("config.text.start is a set to begin with, but config.text.route=splice begins with real sentences; leave one of them out.")
-    if text.start and not Path(text.start).is_dir():
+    if text.start and not Path(expanduser(text.start)).is_dir():
         raise UserError(f"config.text.start is {text.start!r}, but there is no such folder; give a distilled folder, or another route's text.")

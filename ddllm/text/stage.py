@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
+from os.path import expanduser
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -31,11 +32,11 @@ def text(run: Run) -> None:
     """
     names, config = route_names(run.config.text), run.config
     if config.text.words not in ("", TRAIN):
-        run.keep_origin({"list of words for texts": sha256(Path(config.text.words).read_bytes()).hexdigest()})
+        run.keep_origin({"list of words for texts": sha256(Path(expanduser(config.text.words)).read_bytes()).hexdigest()})
     judge = open_language_model(config.text.judge) if config.text.judge else None
     own = load_scored(run) if run.distilled or from_first(run.workdir.distilled.exists) else None
     called = "" if run.name == OWN_NAME else f"{run.name}, "
-    begun = load_scored(replace(run, distilled=Path(config.text.start), _prepared=run.prepared)) if config.text.start else None
+    begun = load_scored(replace(run, distilled=Path(expanduser(config.text.start)), _prepared=run.prepared)) if config.text.start else None
     if own and "project" not in names:
         record(run, score(own[0], project(*own), f"{called}projected", judge))
     for name in names:

@@ -100,12 +100,13 @@ def test_no_text_begins_with_a_piece_of_a_word(embedded):
         assert allowed[REST, names.index("##ing")] != whole_words
 
 
-def test_texts_of_listed_words(make_line, tiny_corpus, tmp_path, capsys):
+def test_texts_of_listed_words(make_line, tiny_corpus, tmp_path, monkeypatch, capsys):
     file = tmp_path / "words.txt"
     file.write_text("good\n\ndull\nplot\nunheard of\nfilm\n")
-    line = make_line(tmp_path / "run", text__route="search", text__words=file)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    line = make_line(tmp_path / "run", text__route="search", text__words="~/words.txt")
     assert main(line) == 0
-    assert f"1 of the 5 words in {file} are no token" in " ".join(capsys.readouterr().err.split())
+    assert f"1 of the 5 words in ~/words.txt are no token" in " ".join(capsys.readouterr().err.split())
     rows = [json.loads(row)["text"] for row in (tmp_path / "run" / "text" / "search" / "text.jsonl").read_text().splitlines()]
     assert {word for text in rows for word in text.split()} <= {"good", "dull", "plot", "film"}
     file.write_text("good\n")

@@ -84,14 +84,15 @@ def test_sentences_are_spliced_by_any_recipe(make_line, tmp_path, changes):
     assert {row["distillation_seconds"] for row in rows} == {card["distillation_seconds"]} and card["distillation_seconds"] > 0
 
 
-def test_a_pool_larger_than_a_class(all_routes, make_line, tiny_corpus, tmp_path, capsys):
+def test_a_pool_larger_than_a_class(all_routes, make_line, tiny_corpus, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "data"
     folder.mkdir()
     rows = {name: [json.loads(line) for line in (tiny_corpus / f"{name}.jsonl").read_text().splitlines()] for name in ("train", "test")}
     rows["train"] = [row for row in rows["train"] if row["label"] == "negative"] + [row for row in rows["train"] if row["label"] == "positive"][:6]
     for name, each in rows.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in each))
-    line = make_line(tmp_path / "run", text__route="splice,project", text__start=all_routes / "text" / "splice", text__pool=50, data__source=folder)
+    monkeypatch.setenv("HOME", str(all_routes))
+    line = make_line(tmp_path / "run", text__route="splice,project", text__start="~/text/splice", text__pool=50, data__source=folder)
     assert main(line) == 0
     told = " ".join(capsys.readouterr().err.split())
     least = int(told.split("the class positive has ")[1].split()[0])
