@@ -17,6 +17,6 @@ from ddllm.recipes import apply_argument, data_set_config
 
 def get_config(argument: str = "") -> ConfigDict:
     """The configuration, changed by what stands after the colon."""
-    config = data_set_config("imdb", 512, 128, 1.0, argument)
+    config = data_set_config("imdb", 512, 128, argument)
     config.data.source = "stanfordnlp/imdb"
     return apply_argument(config, argument)

@@ -14,7 +14,7 @@ from ddllm.recipes import apply_argument, data_set_config
 
 def get_config(argument: str = "") -> ConfigDict:
     """The configuration, changed by what stands after the colon."""
-    config = data_set_config("sst2", 128, 48, 2.0, argument)
+    config = data_set_config("sst2", 128, 48, argument)
     config.data.source = "stanfordnlp/sst2"
     # The hub's test labels are hidden: the labelled validation split serves as test, validation comes out of train.
     config.data.test = "validation"

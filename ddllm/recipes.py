@@ -160,16 +160,13 @@ AMOUNTS = (
 )
 
 
-def data_set_config(
-    name: str, length: int, small_length: int, small_epochs: float, argument: str | None, small_steps: int = 600
-) -> ConfigDict:
+def data_set_config(name: str, length: int, small_length: int, argument: str | None, small_steps: int = 600) -> ConfigDict:
     """A data set's configuration, of the size that its model asks for.
 
     Args:
         name: of the run.
         length: positions of texts and of synthetic examples, on an encoder of BERT base's kind.
         small_length: positions of texts on the embedded encoder.
-        small_epochs: of full fine-tuning there.
         argument: what stands after the colon; arguments are applied later, by `apply_argument`, but for the model, which decides the size.
         small_steps: outer steps on the embedded encoder.
     """
@@ -178,11 +175,11 @@ def data_set_config(
     config.data.length = config.distill.length = length
     ddllm(config.distill)
     if parse_argument(argument).get("model") == "embedded":
-        make_small(config, small_length, small_epochs, small_steps)
+        make_small(config, small_length, small_steps)
     return config
 
 
-def make_small(config: ConfigDict, length: int, epochs: float, steps: int) -> None:
+def make_small(config: ConfigDict, length: int, steps: int) -> None:
     """Sizes for MiniLM on two cores: some minutes for each stage."""
     config.model.head = "mean"
     config.data.length = length
@@ -195,11 +192,7 @@ def make_small(config: ConfigDict, length: int, epochs: float, steps: int) -> No
     distill.batch_size = 32
     distill.validate_every = 100
     distill.checkpoint_every = 50
-    finetune = config.finetune
-    finetune.epochs = epochs
-    finetune.rate = 3e-4
-    finetune.train_words = False
-    finetune.validations = finetune.checkpoints = 6
+    config.finetune.rate = 1e-4
     config.evaluate.heads = 5
     config.evaluate.head_texts = 500
     config.evaluate.tuning_texts = 300
