@@ -32,7 +32,7 @@ def pack(arrays: dict[str, Any], storage: str) -> Arrays:
     Raises:
         UserError: they hold numbers that this storage cannot.
     """
-    packed = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+    packed: Arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
     if storage == FLOAT32:
         return packed
     for name in AUXILIARY:

@@ -106,7 +106,7 @@ def test_texts_of_listed_words(make_line, tiny_corpus, tmp_path, monkeypatch, ca
     monkeypatch.setenv("HOME", str(tmp_path))
     line = make_line(tmp_path / "run", text__route="search", text__words="~/words.txt")
     assert main(line) == 0
-    assert f"1 of the 5 words in ~/words.txt are no token" in " ".join(capsys.readouterr().err.split())
+    assert "1 of the 5 words in ~/words.txt are no token" in " ".join(capsys.readouterr().err.split())
     rows = [json.loads(row)["text"] for row in (tmp_path / "run" / "text" / "search" / "text.jsonl").read_text().splitlines()]
     assert {word for text in rows for word in text.split()} <= {"good", "dull", "plot", "film"}
     file.write_text("good\n")
