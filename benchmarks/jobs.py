@@ -39,6 +39,9 @@ LOCAL = {
 # published, Maekawa et al.'s stays at chance there (0.50 to 0.55, with inner rates of 1e-2, 0.1 and 1 at first, and outer rates of 1e-2 and 0.1).
 TUNED = {("maekawa2023", EMBEDDED): ("initial=real", "initial_rate=0.1", "attention_weight=1.0")}
 
+PUBLISHED = "dilm_synthetic"  # a folder beside the data sets', with the texts that DiLM's authors published
+BUDGETS = (5, 10, 20)  # of those texts, examples per class
+
 PACKAGED = "--config.data.source=embedded"  # Rotten Tomatoes as a package has it, split by film
 UNTAUGHT = "--config.distill.teacher="  # instead of the fully fine-tuned model
 
@@ -136,6 +139,11 @@ class Base:
     def below(cls, work: Path, dataset: str, model: str, local: Path | None, changes: tuple[str, ...] = ()) -> "Base":
         """With runs in a folder of its own below another."""
         return cls(dataset, model, local, work / f"{dataset}-{called(model).replace('/', '-')}", changes)
+
+    def published(self, count: int) -> Path | None:
+        """The file of texts that DiLM's authors published for this data set and budget, where it is there."""
+        file = self.local / PUBLISHED / f"{self.dataset}_dpc{count}.jsonl" if self.local else None
+        return file if file and file.is_file() else None
 
     def full(self, seed: int) -> Job:
         """Fine-tuning on all texts."""

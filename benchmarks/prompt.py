@@ -1,12 +1,12 @@
 """Few-shot prompts by where their examples come from, and soft prompts, on the same test texts: results/PROMPTS.md and results/PROMPTS.json.
 
-    python -m benchmarks.prompt [--datasets sst2] [--models embedded] [--language-model embedded] [--sources none,random,k_centers,distilled,soft]
+    python -m benchmarks.prompt [--datasets sst2] [--models embedded] [--language-model embedded] [--sources none,random,k_centers,dilm,distilled,soft]
                                 [--text FOLDER] [--per-class 1,2,4] [--texts 100] [--orders 3] [--outer-steps 300] [--seeds 0,1,2] [--smoke] [--data FOLDER]
                                 [--work runs/prompt] [--minutes N] [--only-table]
 
 Distilled examples are the nearest tokens of a set with as many per class as the longest prompt has, one set for each seed, by our recipe without a teacher;
-shorter prompts have a part of them. Real texts are drawn as often as there are seeds, in so many orders each; what is the same in every draw stands in as
-many orders as that makes together. Runs are commands of their own and resume, as those of the table; inside them every answer is kept.
+shorter prompts have a part of them. Real and published texts are drawn as often as there are seeds, in so many orders each; what is the same in every draw
+stands in as many orders as that makes together. The texts that DiLM's authors published take part where --data has them. Runs are commands of their own and resume, as those of the table; inside them every answer is kept.
 """
 
 import math
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.entries import Entry, by_setting, called, find_entry, note_devices, settings_of, write_entries
-from benchmarks.jobs import DISTILLED, ROOT, UNTAUGHT, Base, Job
+from benchmarks.jobs import BUDGETS, DISTILLED, ROOT, UNTAUGHT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, number, numbers, read_options
 from ddllm.errors import UserError
 from ddllm.main import exit_status
@@ -25,11 +25,13 @@ from ddllm.report.results import read_results
 
 JSON, MARKDOWN = ROOT / "results" / "PROMPTS.json", ROOT / "results" / "PROMPTS.md"
 TEXT, FILE = "text", "text.jsonl"  # what routes write into the folder of a text
+PUBLISHED = "dilm"
 # Name of each source: its rows in results, with what they mean.
 SOURCES: dict[str, dict[str, str]] = {
     "none": {NONE: "no examples"},
     "random": {"random": "random sentences"},
     "k_centers": {"k_centers": "k-centers sentences"},
+    PUBLISHED: {PUBLISHED: "texts published for DiLM"},
     DISTILLED: {DISTILLED: "nearest tokens of a distilled set"},
     TEXT: {TEXT: "distilled text"},
     "soft": {SOFT: "soft prompt", f"{SOFT}, as text": "the nearest tokens of soft prompts"},
@@ -68,8 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
         for dataset in options.datasets:
             for model in options.models:
                 base = Base.below(options.work, dataset, model, options.data, options.alike)
+                enough = (found for budget in BUDGETS if budget >= max(counts) and (found := base.published(budget)))
+                files = {PUBLISHED: next(enough, None) if PUBLISHED in sources else None, TEXT: file}
                 prompted = options.language_model, texts, orders
-                jobs += plan(base, sources, file, counts, options.seeds, outer_steps, *prompted, options.smoke)
+                jobs += plan(base, sources, {name: path for name, path in files.items() if path}, counts, options.seeds, outer_steps, *prompted, options.smoke)
         return fill_or_try(options, jobs, JSON, MARKDOWN, enter, write, markdown)
 
     return exit_status(work, "the same command does what is left")
@@ -78,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
 def plan(
     base: Base,
     sources: list[str],
-    file: Path | None,
+    files: dict[str, Path],
     counts: list[int],
     seeds: list[int],
     outer_steps: int,
@@ -92,7 +96,7 @@ def plan(
     Args:
         base: data set and encoder.
         sources: names from `SOURCES`.
-        file: of distilled texts, as a source too; or None.
+        files: of texts by source: of `PUBLISHED`, which is left out without one, and of `TEXT`, which takes part where it has one.
         counts: examples per class in a prompt.
         seeds: of distillations; of everything else, how many draws.
         outer_steps: of distillations.
@@ -113,7 +117,8 @@ def plan(
         return replace(base.job(kind, most, having, line, arguments), change=source)
 
     jobs = []
-    for source in [*sources, *[TEXT] * (file is not None)]:
+    read = [name for name in files if name not in sources]
+    for source in [*(name for name in sources if name != PUBLISHED or name in files), *read]:
         if source == DISTILLED:
             for seed in seeds:
                 made = base.job(f"prompt-set-{'smoke' if smoke else outer_steps}", most, (seed,), ["--mode=distill", *alone], arguments)
@@ -123,7 +128,7 @@ def plan(
             learned = [f"soft_tokens={2 if smoke else SOFT_TOKENS}", f"soft_seeds={len(seeds)}"]
             jobs.append(prompting(source, tuple(seeds), ["examples=()", *learned], []))
         else:
-            examples = {"none": "()", TEXT: f"('{file}',)"}.get(source, f"('{source}',)")
+            examples = "()" if source == "none" else f"('{files.get(source, source)}',)"
             jobs.append(prompting(source, tuple(seeds), [f"examples={examples}", f"seeds={len(seeds)}"], []))
     return jobs
 
@@ -138,12 +143,14 @@ def enter(rows: list[Entry], job: Job) -> None:
     settings = {key: value for key, value in settings.items() if key not in apart}
     seeds = str(job.seeds[0]) if job.change == DISTILLED else ALL
     for found in results["prompt"]:
-        if found["variation"] not in SOURCES[job.change]:
+        # Examples of a file are called by its name.
+        name = job.change if job.change in (PUBLISHED, TEXT) and found["examples_per_class"] else found["variation"]
+        if name not in SOURCES[job.change]:
             continue
         key = {"dataset": job.dataset, "model": job.model, "language_model": called(prompt.model), "texts": found["texts"]}
-        key |= {"source": found["variation"], "examples_per_class": found["examples_per_class"]}
+        key |= {"source": name, "examples_per_class": found["examples_per_class"]}
         row = find_entry(rows, key, settings, ("test",))
-        row["test"][seeds] = {part: found[part] for name in ("accuracy", "uncalibrated") for part in (f"{name}_mean", f"{name}_std")}
+        row["test"][seeds] = {part: found[part] for figure in ("accuracy", "uncalibrated") for part in (f"{figure}_mean", f"{figure}_std")}
         row["test"][seeds] |= {part: found[part] for part in ("runs", "unanswered_mean", "texts_in_test", "seconds")}
         row |= {"how": found["how"], "command": _command(job)}
         note_devices(row, job.seeds, results["environment"])
@@ -152,7 +159,7 @@ def enter(rows: list[Entry], job: Job) -> None:
 def _command(job: Job) -> str:
     prompt, command = job.member.config.prompt, job.command
     for name in prompt.examples:
-        command = command.replace(name, FILE) if Path(name).name == FILE else command
+        command = command.replace(name, Path(name).name)
     return command.replace(f"prompt.model={prompt.model}", f"prompt.model={called(prompt.model)}")
 
 

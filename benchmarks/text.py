@@ -29,7 +29,6 @@ from ddllm.text.checks import NEEDS_DISTILLED, ROUTE_NAMES
 from ddllm.text.stage import folder_name
 
 JSON, MARKDOWN = ROOT / "results" / "TEXT.json", ROOT / "results" / "TEXT.md"
-PUBLISHED = "dilm_synthetic"  # below --data
 REAL = ("random", "k_centers")
 NAMES = ("full", DISTILLED, "projected", "text", *REAL, "dilm")
 PROJECTED = ("text.metric", "text.whole_words")
@@ -148,7 +147,7 @@ def plan(
         for place in (base, *away):
             if wanted and first:
                 parts.append(Part(place.selecting(wanted, count, tuple(seeds)), dict.fromkeys(wanted, ""), TUNED))
-        if "dilm" in names and first and (file := published(base, count)):
+        if "dilm" in names and first and (file := base.published(count)):
             parts += [Part(scoring(place, "dilm", count, seed, file, "dilm"), {"dilm": "dilm"}, TUNED) for place in (base, *away)]
         distilled = base.distilling(DISTILLED, count, seed, steps, f"{DISTILLED}{mark}")
         if from_distilled or ("text" in names and "relearn" in map(bare, routes)):
@@ -179,12 +178,6 @@ def split_options(text: str, prefix: str) -> list[str]:
 def bare(route: str) -> str:
     """A route's own name, whatever is kept beside its texts."""
     return route.partition("+")[0]
-
-
-def published(base: Base, count: int) -> Path | None:
-    """The file of texts that DiLM's authors published for a data set and budget, where it is there."""
-    file = base.local / PUBLISHED / f"{base.dataset}_dpc{count}.jsonl" if base.local else None
-    return file if file and file.is_file() else None
 
 
 def scoring(base: Base, kind: str, count: int, seed: int, file: Path, name: str) -> Job:

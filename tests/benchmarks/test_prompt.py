@@ -16,19 +16,20 @@ from ddllm.runtime.storage import write_json
 def planned(tmp_path):
     """The runs of two seeds, with a file of texts, by their sources."""
     base = Base.below(tmp_path, "sst2", "embedded", None)
-    return prompt.plan(base, ["none", "random", "k_centers", "distilled", "soft"], tmp_path / "text.jsonl", [1, 2], [0, 3], 90, "gpt2", 50, 4, smoke=False)
+    files = {"dilm": tmp_path / "sst2_dpc5.jsonl", "text": tmp_path / "text.jsonl"}
+    return prompt.plan(base, ["none", "random", "k_centers", "dilm", "distilled", "soft"], files, [1, 2], [0, 3], 90, "gpt2", 50, 4, smoke=False)
 
 
 def test_every_source_is_asked_on_the_same_texts(planned, tmp_path):
-    assert [job.change for job in planned] == ["none", "random", "k_centers", "", "distilled", "", "distilled", "soft", "text"]
+    assert [job.change for job in planned] == ["none", "random", "k_centers", "dilm", "", "distilled", "", "distilled", "soft", "text"]
     assert len({job.member.folder for job in planned}) == len(planned)
     asked = [job for job in planned if job.change]
     assert {(job.member.config.prompt.texts, job.member.config.prompt.seed) for job in asked} == {(50, 0)}
     assert {(job.member.config.prompt.model, job.member.config.prompt.per_class) for job in asked} == {("gpt2", (1, 2))}
     # As many runs behind every figure: draws times orders.
     runs = {job.change: job.member.config.prompt.seeds * job.member.config.prompt.orders for job in asked}
-    assert {name: runs[name] for name in ("random", "k_centers", "text")} == dict.fromkeys(("random", "k_centers", "text"), 8) and runs["distilled"] == 4
-    made, scored = planned[3:5]
+    assert {name: runs[name] for name in ("random", "k_centers", "dilm", "text")} == dict.fromkeys(("random", "k_centers", "dilm", "text"), 8) and runs["distilled"] == 4
+    made, scored = planned[4:6]
     assert made.member.config.distill.outer_steps == 90 and made.member.config.distill.examples_per_class == 2 and not made.member.config.distill.teacher
     assert f"--distilled={made.member.folder / 'distilled'}" in scored.member.line
     soft, text = planned[-2:]
@@ -43,7 +44,8 @@ def test_figures_are_entered_without_the_folders_of_one_machine(planned, tmp_pat
     common = {"texts": 50, "how": "as told", "texts_in_test": 0, "seconds": 1.0}
     for job in planned:
         kind, found = job.change, []
-        for name, count in [("no examples", 0), *([(kind, 1), (kind, 2)] if kind in ("random", "k_centers", "distilled", "text") else [])]:
+        called = "sst2_dpc5" if kind == "dilm" else kind
+        for name, count in [("no examples", 0), *([(called, 1), (called, 2)] if kind not in ("none", "soft", "") else [])]:
             scores = [{"accuracy": value, "uncalibrated": value, "unanswered": 0.0} for value in rng.random(4)]
             runs += [score["accuracy"] for score in scores] if (name, count) == ("distilled", 2) else []
             found.append({"variation": name, "examples_per_class": count, **summarise(scores), **common})
@@ -52,7 +54,7 @@ def test_figures_are_entered_without_the_folders_of_one_machine(planned, tmp_pat
         write_json(job.member.folder / "results.json", {"config": job.member.config.to_dict(), "environment": environment, "rows": [], "prompt": found})
         prompt.enter(rows, job)
         prompt.enter(rows, job)  # again, as after a second start
-    assert len(rows) == 1 + 2 * 4
+    assert len(rows) == 1 + 2 * 5
     distilled = next(row for row in rows if (row["source"], row["examples_per_class"]) == ("distilled", 2))
     assert sorted(distilled["test"]) == ["0", "3"] and distilled["settings"]["distill.outer_steps"] == 90
     mean, deviation, number = prompt.pool(list(distilled["test"].values()))
@@ -60,7 +62,7 @@ def test_figures_are_entered_without_the_folders_of_one_machine(planned, tmp_pat
     prompt.write(rows)
     assert str(tmp_path) not in (tmp_path / "PROMPTS.json").read_text()
     written = json.loads((tmp_path / "PROMPTS.json").read_text())["rows"]
-    assert [row["source"] for row in written] == ["no examples", *(name for name in ("random", "k_centers", "distilled", "text") for _ in (1, 2))]
+    assert [row["source"] for row in written] == ["no examples", *(name for name in ("random", "k_centers", "dilm", "distilled", "text") for _ in (1, 2))]
     assert all(shlex.split(row["command"])[:3] == ["python", "-m", "ddllm.main"] for row in written)
     table = (tmp_path / "PROMPTS.md").read_text()
     assert "## sst2, 50 test texts, gpt2; encoder embedded" in table and "| examples per class | none | 1 | 2 |" in table
