@@ -6,7 +6,8 @@
 
 Distilled examples are the nearest tokens of a set with as many per class as the longest prompt has, one set for each seed, by our recipe without a teacher;
 shorter prompts have a part of them. Real and published texts are drawn as often as there are seeds, in so many orders each; what is the same in every draw
-stands in as many orders as that makes together. The texts that DiLM's authors published take part where --data has them. Runs are commands of their own and resume, as those of the table; inside them every answer is kept.
+stands in as many orders as that makes together. The texts that DiLM's authors published take part where --data has them.
+Runs are commands of their own and resume, as those of the table; inside them every answer is kept.
 """
 
 import math

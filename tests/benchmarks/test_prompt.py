@@ -28,7 +28,8 @@ def test_every_source_is_asked_on_the_same_texts(planned, tmp_path):
     assert {(job.member.config.prompt.model, job.member.config.prompt.per_class) for job in asked} == {("gpt2", (1, 2))}
     # As many runs behind every figure: draws times orders.
     runs = {job.change: job.member.config.prompt.seeds * job.member.config.prompt.orders for job in asked}
-    assert {name: runs[name] for name in ("random", "k_centers", "dilm", "text")} == dict.fromkeys(("random", "k_centers", "dilm", "text"), 8) and runs["distilled"] == 4
+    drawn = ("random", "k_centers", "dilm", "text")
+    assert {name: runs[name] for name in drawn} == dict.fromkeys(drawn, 8) and runs["distilled"] == 4
     made, scored = planned[4:6]
     assert made.member.config.distill.outer_steps == 90 and made.member.config.distill.examples_per_class == 2 and not made.member.config.distill.teacher
     assert f"--distilled={made.member.folder / 'distilled'}" in scored.member.line
