@@ -12,6 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The plugin of JAX for a GPU or TPU, where one is asked for.
 PLUGIN := $(if $(ACCELERATOR),$(VENV)/.$(ACCELERATOR))
 $(if $(filter-out cuda12 cuda13 tpu,$(ACCELERATOR)),$(error ACCELERATOR is $(ACCELERATOR), but can be cuda12, cuda13 or tpu))
+$(if $(wildcard benchmarks/$(BENCH).py),,$(error BENCH is $(BENCH), but there is no benchmarks/$(BENCH).py; it can be meta_gradient or projection))
 
 .PHONY: help quickstart test lint bench clean
 
