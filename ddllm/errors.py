@@ -19,3 +19,10 @@ class ScoreDiffers(UserError):
     """No mistake, but a check that failed: a distilled data set does not reach what its card says."""
 
     status = 1
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether an exception is Ctrl-C, or what the clearing up after it has come to: libraries that are stopped in the middle cannot always be closed."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None

@@ -33,7 +33,7 @@ from ddllm.artefact.schema import named_by
 from ddllm.checks import SELECTIONS
 from ddllm.config import default_config, flatten, suggest
 from ddllm.data.files import SUFFIXES
-from ddllm.errors import UserError
+from ddllm.errors import UserError, was_interrupted
 from ddllm.recipes import ARGUMENTS
 from ddllm.runtime.huge_pages import start_with_huge_pages
 
@@ -210,7 +210,9 @@ def exit_status(work: Callable[[], int], afterwards: str) -> int:
     except UserError as error:
         print(f"ddllm: {' '.join(str(error).splitlines())}", file=sys.stderr)  # names in it may have line breaks
         return error.status
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt) as error:
+        if not was_interrupted(error):
+            raise
         print(f"\nddllm: interrupted; {afterwards}.", file=sys.stderr)
         return 130
 

@@ -200,13 +200,17 @@ def run_member(
                 running.append(process)
             status = process.wait()
     record = {"status": WAITING, "seconds": before + time.monotonic() - began, "error": "", "stages": member.stages}
+    # How one that is being interrupted has ended says nothing about it.
+    stopped = status == INTERRUPTED or (stopping is not None and stopping.is_set())
     if status == 0:
         record["status"] = FINISHED
-    elif status > 0 and status != INTERRUPTED:
+    elif stopped:
+        pass
+    elif status > 0:
         with open(member.folder / LOG, "rb") as log:
             log.seek(start)
             record |= {"status": FAILED, "error": last_sentence(log.read().decode(errors="replace"))}
-    elif status < 0 and not (stopping and stopping.is_set()):
+    else:
         # A signal says nothing about the member, which goes on at the next start, but a person should hear of it.
         record["error"] = f"ended by {_name_signal(-status)}; the same command goes on."
     write_json(member.folder / MEMBER, record)

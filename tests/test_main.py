@@ -14,7 +14,7 @@ import pytest
 
 from ddllm.artefact.folder import load_distilled
 from ddllm.data.corpus import load_corpus
-from ddllm.main import main, parse
+from ddllm.main import exit_status, main, parse
 from ddllm.models.figures import standard_error
 from ddllm.runtime.metrics import read_metrics
 from ddllm.runtime.workdir import SCALE
@@ -397,6 +397,19 @@ def test_the_command_knows_the_stages():
     from ddllm.stages import STAGES
 
     assert tuple(STAGES) == STAGE_NAMES
+
+
+def test_clearing_up_that_fails_is_still_an_interrupt(capsys):
+    def stopped(error):
+        try:
+            raise error
+        finally:
+            raise RuntimeError("cannot join thread before it is started")
+
+    assert exit_status(lambda: stopped(KeyboardInterrupt()), "it goes on") == 130
+    assert capsys.readouterr().err == "\nddllm: interrupted; it goes on.\n"
+    with pytest.raises(RuntimeError):
+        exit_status(lambda: stopped(ValueError()), "it goes on")
 
 
 def test_half_a_fine_tuning_teaches_nothing(arguments, tmp_path, capsys, monkeypatch):

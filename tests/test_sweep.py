@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 
-from ddllm.members import SHARE, WAITING, _share_out, last_sentence, run_members, take_over
+from ddllm.members import FAILED, SHARE, WAITING, _share_out, last_sentence, run_member, run_members, take_over
 from ddllm.sweep import main, plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -255,3 +256,13 @@ def test_nothing_is_started_when_the_time_is_up(tmp_path):
     members = plan([QUICKSTART, f"--workdir={tmp_path / 'sweep'}", "--vary=seed=0,1,2"])[2]
     run_members(members, 2, False, until=time.monotonic())
     assert [member.record()["status"] for member in members] == [WAITING] * 3 and not any(member.folder.exists() for member in members)
+
+
+def test_how_an_interrupted_member_ends_says_nothing_about_it(line, tmp_path, capsys):
+    _, _, [member] = plan([*line, "--vary", "seed=3", "--workdir", str(tmp_path / "sweep")])
+    stopping = Event()
+    for status in (FAILED, WAITING):
+        assert run_member(member, ["--config=nowhere.py"], {}, stopping=stopping) == 2
+        record = member.record()
+        assert record["status"] == status and bool(record["error"]) == (status == FAILED)
+        stopping.set()

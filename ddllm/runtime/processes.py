@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from ddllm.errors import UserError
+from ddllm.errors import UserError, was_interrupted
 from ddllm.runtime import progress
 from ddllm.runtime.cluster import Place, find_place, meet
 
@@ -262,7 +262,7 @@ _bond: _Bond | None = None
 def _describe(error: BaseException, lost: bool) -> tuple[int, str]:
     if isinstance(error, UserError):
         return error.status, str(error)
-    if isinstance(error, KeyboardInterrupt):
+    if was_interrupted(error):
         return 130, f"interrupted. {GO_ON}"
     first = (str(error).splitlines() or [""])[0]
     if lost:
