@@ -72,9 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
             for model in options.models:
                 base = Base.below(options.work, dataset, model, options.data, options.alike)
                 enough = (found for budget in BUDGETS if budget >= max(counts) and (found := base.published(budget)))
-                files = {PUBLISHED: next(enough, None) if PUBLISHED in sources else None, TEXT: file}
+                files = {PUBLISHED: next(enough, None), TEXT: file}
+                here = [name for name in [*sources, TEXT] if files.get(name, name)]
                 prompted = options.language_model, texts, orders
-                jobs += plan(base, sources, {name: path for name, path in files.items() if path}, counts, options.seeds, outer_steps, *prompted, options.smoke)
+                jobs += plan(base, here, files, counts, options.seeds, outer_steps, *prompted, options.smoke)
         return fill_or_try(options, jobs, JSON, MARKDOWN, enter, write, markdown)
 
     return exit_status(work, "the same command does what is left")
@@ -83,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 def plan(
     base: Base,
     sources: list[str],
-    files: dict[str, Path],
+    files: dict[str, Path | None],
     counts: list[int],
     seeds: list[int],
     outer_steps: int,
@@ -97,7 +98,7 @@ def plan(
     Args:
         base: data set and encoder.
         sources: names from `SOURCES`.
-        files: of texts by source: of `PUBLISHED`, which is left out without one, and of `TEXT`, which takes part where it has one.
+        files: of texts, by those of the sources that are read from one.
         counts: examples per class in a prompt.
         seeds: of distillations; of everything else, how many draws.
         outer_steps: of distillations.
@@ -118,8 +119,7 @@ def plan(
         return replace(base.job(kind, most, having, line, arguments), change=source)
 
     jobs = []
-    read = [name for name in files if name not in sources]
-    for source in [*(name for name in sources if name != PUBLISHED or name in files), *read]:
+    for source in sources:
         if source == DISTILLED:
             for seed in seeds:
                 made = base.job(f"prompt-set-{'smoke' if smoke else outer_steps}", most, (seed,), ["--mode=distill", *alone], arguments)

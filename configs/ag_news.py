@@ -17,7 +17,6 @@ from ddllm.recipes import apply_argument, data_set_config
 
 def get_config(argument: str = "") -> ConfigDict:
     """The configuration, changed by what stands after the colon."""
-    # As those of Rotten Tomatoes, its sets go on getting better for longer (docs/METHOD.md, "Longer runs help").
-    config = data_set_config("ag_news", 128, 64, argument, small_steps=1_800)
+    config = data_set_config("ag_news", 128, 64, argument)
     config.data.source = "fancyzhx/ag_news"
     return apply_argument(config, argument)

@@ -17,6 +17,7 @@ from ddllm.recipes import apply_argument, data_set_config
 
 def get_config(argument: str = "") -> ConfigDict:
     """The configuration, changed by what stands after the colon."""
-    config = data_set_config("imdb", 512, 128, argument)
+    # Its texts are long, and more outer steps have not been tried.
+    config = data_set_config("imdb", 512, 128, argument, small_steps=600)
     config.data.source = "stanfordnlp/imdb"
     return apply_argument(config, argument)

@@ -14,8 +14,7 @@ from ddllm.recipes import apply_argument, data_set_config
 
 def get_config(argument: str = "") -> ConfigDict:
     """The configuration, changed by what stands after the colon."""
-    # On the embedded encoder its sets, as AG News', go on getting better for longer (docs/METHOD.md, "Longer runs help").
-    config = data_set_config("rotten_tomatoes", 128, 48, argument, small_steps=1_800)
+    config = data_set_config("rotten_tomatoes", 128, 48, argument)
     config.data.source = "cornell-movie-review-data/rotten_tomatoes"
     config.data.validation = "validation"
     return apply_argument(config, argument)

@@ -204,13 +204,11 @@ def run_member(
     stopped = status == INTERRUPTED or (stopping is not None and stopping.is_set())
     if status == 0:
         record["status"] = FINISHED
-    elif stopped:
-        pass
-    elif status > 0:
+    elif status > 0 and not stopped:
         with open(member.folder / LOG, "rb") as log:
             log.seek(start)
             record |= {"status": FAILED, "error": last_sentence(log.read().decode(errors="replace"))}
-    else:
+    elif not stopped:
         # A signal says nothing about the member, which goes on at the next start, but a person should hear of it.
         record["error"] = f"ended by {_name_signal(-status)}; the same command goes on."
     write_json(member.folder / MEMBER, record)

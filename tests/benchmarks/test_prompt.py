@@ -17,7 +17,7 @@ def planned(tmp_path):
     """The runs of two seeds, with a file of texts, by their sources."""
     base = Base.below(tmp_path, "sst2", "embedded", None)
     files = {"dilm": tmp_path / "sst2_dpc5.jsonl", "text": tmp_path / "text.jsonl"}
-    return prompt.plan(base, ["none", "random", "k_centers", "dilm", "distilled", "soft"], files, [1, 2], [0, 3], 90, "gpt2", 50, 4, smoke=False)
+    return prompt.plan(base, ["none", "random", "k_centers", "dilm", "distilled", "soft", "text"], files, [1, 2], [0, 3], 90, "gpt2", 50, 4, smoke=False)
 
 
 def test_every_source_is_asked_on_the_same_texts(planned, tmp_path):
