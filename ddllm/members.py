@@ -26,14 +26,13 @@ from ddllm.errors import UserError
 from ddllm.report.results import add_rows, read_results
 from ddllm.runtime.host_memory import SHARE, share_out
 from ddllm.runtime.storage import read_json, write_json
-from ddllm.runtime.workdir import CONFIG, LOG, MEMBER, Workdir, check_same_run
+from ddllm.runtime.workdir import BESIDE_FINETUNING, CONFIG, FULL, LOG, MEMBER, Workdir, check_same_run
 
 FINISHED, FAILED, WAITING = "finished", "failed", "waiting"
 # Members that share a machine are runs of their own, even where the surroundings speak of several processes.
 APART = "--config.runtime.distributed=off"
 INTERRUPTED = 130  # exit status after Ctrl-C
 GRACE = 10.0  # seconds in which an interrupted member may end by itself
-WITHOUT_FINETUNING = ("name", "distill", "evaluate", "prompt")  # sections that fine-tuning on all texts does not depend on
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Member:
     def check_folder(self) -> None:
         """Raise `UserError` where its folder belongs to another configuration."""
         if (self.folder / CONFIG).exists():
-            check_same_run(self.folder, read_json(self.folder / CONFIG), resolve(self.config))
+            check_same_run(self.folder, resolve(self.config))
 
     def record(self) -> dict[str, Any]:
         """What is known of its earlier starts: status, seconds, error, and the stages that were asked for."""
@@ -135,7 +134,7 @@ def take_over(member: Member, members: list[Member]) -> None:
     """
 
     def decisive(config: ConfigDict) -> dict[str, Any]:
-        return {key: value for key, value in resolve(config).items() if key not in WITHOUT_FINETUNING} | {"metric": config.evaluate.metric}
+        return {key: value for key, value in resolve(config).items() if key not in BESIDE_FINETUNING} | {"metric": config.evaluate.metric}
 
     if (member.folder / CONFIG).exists():
         return
@@ -144,7 +143,7 @@ def take_over(member: Member, members: list[Member]) -> None:
         if other.record()["status"] != FINISHED or not source.finetune.exists() or decisive(other.config) != decisive(member.config):
             continue
         results = read_results(source.results)
-        full = [row for row in results["rows"] if row["name"] == "full"]
+        full = [row for row in results["rows"] if row["name"] == FULL]
         if not full:
             continue
         with Workdir.open(member.folder, resolve(member.config), f"# fine-tuning taken over from {other.folder}") as target:

@@ -19,9 +19,9 @@ import numpy as np
 
 from ddllm.errors import UserError
 from ddllm.runtime.storage import read_json, write_json
+from ddllm.runtime.workdir import FULL
 
 Row = dict[str, Any]
-FULL = "full"
 OWN_NAME = "distilled"  # of a run's own data set
 ACCURACY = "accuracy"
 REQUIRED = ("name", "examples_per_class", "runs", "seconds", "percent_of_full")

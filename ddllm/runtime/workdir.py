@@ -1,8 +1,8 @@
 """A run's working directory: where each stage's files lie, and that one folder holds one run; hands on paths.
 
 A folder belongs to the configuration with which something was first computed there. The same configuration resumes; another one is refused, so
-that files of two runs never mix. A lock keeps two processes out of one folder; the operating system drops it when the process ends, however it
-ends.
+that files of two runs never mix. Where no more has been computed than fine-tuning on all texts, what that does not depend on may still change. A
+lock keeps two processes out of one folder; the operating system drops it when the process ends, however it ends.
 """
 
 import fcntl
@@ -29,9 +29,14 @@ ANALYSES = ("report.", "prompt.", "privacy.", *(f"evaluate.{name}" for name in A
 FIGURES = ("continual.methods", "continual.seeds")
 # Keys that may differ between starts in one folder, since nothing that is kept depends on them; an ending dot stands for a whole section.
 WITHOUT_EFFECT = ("runtime.", *ANALYSES, *FIGURES, *STAGE_SWITCHES, "distill.checkpoint_every", "distill.checkpoints_kept")
+# Sections that fine-tuning on all texts does not depend on, but for the metric, which chooses the validation that it keeps.
+BESIDE_FINETUNING = ("name", "distill", "evaluate", "text", "prompt", "merge", "continual", "privacy", "report")
+METRIC = "evaluate.metric"
 MOST_DIFFERENCES = 5
 LOCK = ".lock"
 CONFIG, COMMANDS, TOKENS = "config.json", "commands.txt", "tokens"
+FINETUNE, RESULTS, METRICS, EVENTS = "finetune", "results.json", "metrics.jsonl", "events"
+FULL = "full"  # the row of fine-tuning on all texts
 LOG, MEMBER = "log.txt", "member.json"  # what a sweep puts beside the files of each of its runs
 # What files held that a configuration only names, by `keep_origin`; the folder of another run is asked for these.
 ORIGIN, CORPUS, MODEL, CLASSES = "origin.json", "corpus", "pretrained model", "list of classes or head"
@@ -73,11 +78,13 @@ class Workdir:
                 )
             workdir = cls(path, _lock(path))
             try:
-                if any(not _is_beginning(entry.name) for entry in path.iterdir()) and config_path.exists():
-                    check_same_run(path, read_json(config_path), config)
+                begun = config_path.exists() and any(not _is_beginning(entry.name) for entry in path.iterdir())
+                if begun:
+                    check_same_run(path, config)
                 else:
                     # Nothing has been computed: a mistake in what was read may be mended and the command given once more.
                     (path / ORIGIN).unlink(missing_ok=True)
+                if not begun or _is_finetuned_alone(path):
                     write_json(config_path, config)
                 with open(path / COMMANDS, "a", encoding="utf-8") as file:
                     file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {command}\n")
@@ -138,7 +145,7 @@ class Workdir:
     @property
     def finetune(self) -> Path:
         """Folder of fine-tuning on full data."""
-        return self.path / "finetune"
+        return self.path / FINETUNE
 
     @property
     def short(self) -> Path:
@@ -177,11 +184,11 @@ class Workdir:
 
     @property
     def results(self) -> Path:
-        return self.path / "results.json"
+        return self.path / RESULTS
 
     @property
     def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS
 
     @property
     def curve(self) -> Path:
@@ -205,7 +212,7 @@ class Workdir:
     @property
     def events(self) -> Path:
         """Folder of TensorBoard event files."""
-        return self.path / "events"
+        return self.path / EVENTS
 
     def contents(self) -> list[tuple[str, Path]]:
         """What is there for a person to open, as (what it is, path)."""
@@ -248,20 +255,37 @@ def _lock(path: Path) -> TextIO:
     return file
 
 
-def check_same_run(path: Path, there: Any, here: dict[str, Any]) -> None:
-    """Make sure that the configuration kept in a folder is the one at hand, keys without effect on results left out.
+def _is_finetuned_alone(path: Path) -> bool:
+    """Whether no more has been computed in a folder than fine-tuning on all texts, or a part of that."""
+    names = {entry.name for entry in path.iterdir() if not _is_beginning(entry.name)}
+    if FINETUNE not in names or not names <= {FINETUNE, RESULTS, METRICS, EVENTS}:
+        return False
+    results = read_json(path / RESULTS) if RESULTS in names else {"rows": []}
+    if not isinstance(results, dict) or not results.keys() <= {"config", "rows", "environment"}:
+        return False
+    rows = results.get("rows")
+    return isinstance(rows, list) and all(isinstance(row, dict) and row.get("name") == FULL for row in rows)
+
+
+def check_same_run(path: Path, here: dict[str, Any]) -> None:
+    """Make sure that the configuration kept in a folder is the one at hand, keys without effect on what is there left out.
 
     A key that the folder's version did not have yet is no difference at its default, which leaves a run what it was.
 
     Raises:
         UserError: it is not; the sentence names the keys.
     """
+    there = read_json(path / CONFIG)
     if not isinstance(there, dict):
-        raise UserError(f"{path / 'config.json'} holds no configuration: use another --workdir or remove the folder.")
+        raise UserError(f"{path / CONFIG} holds no configuration: use another --workdir or remove the folder.")
+    without_effect = WITHOUT_EFFECT
+    if _is_finetuned_alone(path):
+        without_effect += tuple(f"{section}." for section in BESIDE_FINETUNING)
     # As it comes back from JSON, which has lists for tuples.
     old, new = (flatten_dict(json.loads(json.dumps(config)), sep=".") for config in (there, here))
     earlier = flatten_dict(json.loads(default_config().to_json()), sep=".") | old
-    keys = [key for key in {**new, **old} if not _without_effect(key) and earlier.get(key, "absent") != new.get(key, "absent")]
+    decisive = [key for key in {**new, **old} if key == METRIC or not _is_among(key, without_effect)]
+    keys = [key for key in decisive if earlier.get(key, "absent") != new.get(key, "absent")]
     if not keys:
         return
     named = [f"{key} is {old.get(key, 'absent')!r} there and {new.get(key, 'absent')!r} here" for key in keys[:MOST_DIFFERENCES]]
@@ -271,5 +295,5 @@ def check_same_run(path: Path, there: Any, here: dict[str, Any]) -> None:
     )
 
 
-def _without_effect(key: str) -> bool:
-    return any(key.startswith(known) if known.endswith(".") else key == known for known in WITHOUT_EFFECT)
+def _is_among(key: str, known: tuple[str, ...]) -> bool:
+    return any(key.startswith(name) if name.endswith(".") else key == name for name in known)

@@ -10,7 +10,7 @@ import pytest
 
 from ddllm.config import default_config, resolve
 from ddllm.errors import UserError
-from ddllm.runtime.workdir import Workdir, read_json
+from ddllm.runtime.workdir import Workdir, read_json, write_json
 
 CONFIG = resolve(default_config())
 
@@ -68,6 +68,26 @@ def test_a_key_of_a_later_version_is_no_difference_at_its_default(tmp_path: Path
     Workdir.open(tmp_path, CONFIG, "").close()
     with pytest.raises(UserError, match=r"distill\.second_moment is 'absent' there and 0\.5 here"):
         Workdir.open(tmp_path, changed(distill__second_moment=0.5), "")
+
+
+def test_what_fine_tuning_does_not_depend_on_may_change_until_more_is_computed(tmp_path: Path):
+    with Workdir.open(tmp_path, CONFIG, "") as workdir:
+        workdir.finetune.mkdir()
+        workdir.metrics.touch()
+        write_json(workdir.results, {"config": CONFIG, "rows": [{"name": "full"}], "environment": {}})
+    later = changed(distill__outer_steps=7, evaluate__heads=3)
+    with Workdir.open(tmp_path, later, "") as workdir:
+        assert read_json(workdir.config) == later
+    for other, key in ((changed(finetune__rate=7.0), "finetune.rate"), (changed(evaluate__metric="f1_macro"), "evaluate.metric")):
+        with pytest.raises(UserError, match=rf"{key} is .* there and"):
+            Workdir.open(tmp_path, other, "")
+    write_json(workdir.results, {"config": CONFIG, "rows": [{"name": "full"}, {"name": "random"}], "environment": {}})
+    with pytest.raises(UserError, match=r"distill\.outer_steps is 7 there and 3000 here"):
+        Workdir.open(tmp_path, CONFIG, "")
+    write_json(workdir.results, {"config": CONFIG, "rows": [{"name": "full"}], "environment": {}})
+    workdir.checkpoints.mkdir()
+    with pytest.raises(UserError, match=r"distill\.outer_steps is 7 there and 3000 here"):
+        Workdir.open(tmp_path, CONFIG, "")
 
 
 def test_another_configuration_is_refused_by_its_keys(tmp_path: Path):
