@@ -38,6 +38,7 @@ from ddllm.runtime.metrics import read_metrics
 from ddllm.runtime.processes import from_first, is_first
 from ddllm.runtime.progress import say
 from ddllm.runtime.storage import write_atomically
+from ddllm.runtime.workdir import TABLE
 from ddllm.select.methods import rows_of_classes
 from ddllm.text.stage import look, text
 from ddllm.values import split_parts
@@ -164,7 +165,7 @@ def report(run: Run) -> None:
     results = read_results(run.workdir.results)
     print_table(results)
     print_analyses(results)
-    with write_atomically(run.workdir.path / "results.md") as temporary:
+    with write_atomically(run.workdir.path / TABLE) as temporary:
         temporary.write_text(markdown_table(results) + markdown_analyses(results), encoding="utf-8")
     metrics = [line for line in read_metrics(run.workdir.metrics) if line["stage"] == DISTILL]
     if metrics:

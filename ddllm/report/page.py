@@ -26,6 +26,7 @@ from ddllm.report.svg import Plot
 from ddllm.report.table import make_cells, make_headings, make_notes, make_title
 from ddllm.runtime.metrics import read_metrics
 from ddllm.runtime.storage import read_json, write_atomically
+from ddllm.runtime.workdir import PAGE
 
 TEMPLATES = Path(__file__).parent / "templates"
 LOSS = "Loss on real training texts after training on the distilled data; thick: a running mean."
@@ -38,7 +39,7 @@ def write_page(folder: Path, path: Path | None = None) -> Path:
     Raises:
         UserError: the folder has no results.json, or a broken one.
     """
-    path = path or folder / "report.html"
+    path = path or folder / PAGE
     page = render("report.html", **gather(folder))
     with write_atomically(path) as temporary:
         temporary.write_text(page, encoding="utf-8")

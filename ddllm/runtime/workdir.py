@@ -36,6 +36,7 @@ MOST_DIFFERENCES = 5
 LOCK = ".lock"
 CONFIG, COMMANDS, TOKENS = "config.json", "commands.txt", "tokens"
 FINETUNE, RESULTS, METRICS, EVENTS = "finetune", "results.json", "metrics.jsonl", "events"
+TABLE, PAGE = "results.md", "report.html"
 FULL = "full"  # the row of fine-tuning on all texts
 LOG, MEMBER = "log.txt", "member.json"  # what a sweep puts beside the files of each of its runs
 # What files held that a configuration only names, by `keep_origin`; the folder of another run is asked for these.
@@ -218,8 +219,8 @@ class Workdir:
         """What is there for a person to open, as (what it is, path)."""
         known = (
             ("results", self.results),
-            ("the same as a table", self.path / "results.md"),
-            ("the same as a page", self.path / "report.html"),
+            ("the same as a table", self.path / TABLE),
+            ("the same as a page", self.path / PAGE),
             ("examples to look at", self.path / "look.md"),
             ("curve", self.curve),
             ("distilled data set", self.distilled),
@@ -258,7 +259,7 @@ def _lock(path: Path) -> TextIO:
 def _is_finetuned_alone(path: Path) -> bool:
     """Whether no more has been computed in a folder than fine-tuning on all texts, or a part of that."""
     names = {entry.name for entry in path.iterdir() if not _is_beginning(entry.name)}
-    if FINETUNE not in names or not names <= {FINETUNE, RESULTS, METRICS, EVENTS}:
+    if FINETUNE not in names or not names <= {FINETUNE, RESULTS, METRICS, EVENTS, TABLE, PAGE}:
         return False
     results = read_json(path / RESULTS) if RESULTS in names else {"rows": []}
     if not isinstance(results, dict) or not results.keys() <= {"config", "rows", "environment"}:
