@@ -40,6 +40,15 @@ if ((${SLURM_NTASKS_PER_NODE:-0} == 1 && ${SLURM_GPUS_ON_NODE:-1} > 1)); then
   export JAX_LOCAL_DEVICE_IDS
 fi
 
+if ((${SLURM_NTASKS_PER_NODE:-1} > 1)); then
+  # The processes of a node share the memory, here in MB, that the job was given there; 0 is all there is.
+  share=$((${SLURM_MEM_PER_NODE:-0} / SLURM_NTASKS_PER_NODE))
+  share=$((share > 0 ? share : ${SLURM_MEM_PER_CPU:-0} * ${SLURM_CPUS_PER_TASK:-1}))
+  if ((share > 0)); then
+    export DDLLM_MEMORY=$((share * 1048576))
+  fi
+fi
+
 # shellcheck disable=SC2329 # a trap calls it
 requeue() {
   echo "slurm.sh: the time is up; job $SLURM_JOB_ID goes into the queue again."
