@@ -215,7 +215,8 @@ def test_slurm_gives_the_only_process_of_a_node_all_its_gpus(stand_ins, tmp_path
 
 def test_slurm_shares_the_memory_of_a_node_out_among_its_processes(stand_ins, tmp_path):
     (tmp_path / "bin" / "srun").write_text("#!/bin/sh\necho bytes=$DDLLM_MEMORY\n")
-    for tasks, node, core, share in (("4", "8000", "", 2000), ("4", "", "500", 4000), ("4", "0", "", 0), ("4", "", "", 0), ("1", "8000", "", 0), ("", "8000", "", 0)):
+    shares = (("4", "8000", "", 2000), ("4", "", "500", 4000), ("4", "0", "", 0), ("4", "", "", 0), ("1", "8000", "", 0), ("", "8000", "", 0))
+    for tasks, node, core, share in shares:
         slurm = {"SLURM_NTASKS_PER_NODE": tasks, "SLURM_MEM_PER_NODE": node, "SLURM_MEM_PER_CPU": core, "SLURM_CPUS_PER_TASK": "8", "DDLLM_MEMORY": ""}
         assert f"bytes={share * 2**20 or ''}\n" in launch("slurm.sh", "--config", "a.py", **slurm).stdout
 
