@@ -86,6 +86,7 @@ def plan_jobs(
     local: Path | None,
     work: Path,
     changes: tuple[str, ...] = (),
+    outer_steps: int = 0,
 ) -> list[Job]:
     """All runs that the cells need, first seeds first, so that a table with few seeds is complete early.
 
@@ -99,6 +100,7 @@ def plan_jobs(
             package where the model does.
         work: where the runs' folders go.
         changes: options of the command that each run has.
+        outer_steps: of every distillation; 0: as the data set's configuration says.
     """
     jobs = []
     for seed in seeds:
@@ -109,9 +111,9 @@ def plan_jobs(
                 if {"full", DISTILLED, NO_GAINS} & set(names):
                     jobs.append(base.full(seed))
                 for count in per_class:
-                    jobs += [base.distilling(name, count, seed) for name in wanted]
+                    jobs += [base.distilling(name, count, seed, outer_steps=outer_steps) for name in wanted]
                     if NO_GAINS in names:
-                        jobs.append(base.distilling(DISTILLED, count, seed, ("--config.distill.gains=False",), NO_GAINS))
+                        jobs.append(base.distilling(DISTILLED, count, seed, ("--config.distill.gains=False",), NO_GAINS, outer_steps))
                     if seed == seeds[0]:
                         chosen = tuple(name for name in SELECTIONS if name in names)
                         if chosen:
@@ -149,14 +151,18 @@ class Base:
         """Fine-tuning on all texts."""
         return self.job("full", None, (seed,), ["--mode=prepare,finetune"])
 
-    def distilling(self, name: str, count: int, seed: int, changes: tuple[str, ...] = (), kind: str = "") -> Job:
-        """A distillation by a recipe, and its evaluation; or by a changed one, as another kind of run."""
+    def distilling(self, name: str, count: int, seed: int, changes: tuple[str, ...] = (), kind: str = "", outer_steps: int = 0) -> Job:
+        """A distillation by a recipe, and its evaluation; or by a changed one, as another kind of run. Each number of outer steps has folders of its own."""
         recipe = "ddllm" if name == DISTILLED else name
         line = ["--mode=distill,evaluate"]
         if recipe == "ddllm":
             line.append(f"--config.distill.teacher={self.folder / f'full-seed{seed}'}")
         line += [f"--config.distill.{change}" for change in TUNED.get((recipe, self.model), ())]
-        return self.job(kind or name, count, (seed,), [*line, *changes], f"recipe={recipe},examples={count}")
+        kind, line = kind or name, [*line, *changes]
+        if not outer_steps:
+            return self.job(kind, count, (seed,), line, f"recipe={recipe},examples={count}")
+        line.append(f"--config.distill.outer_steps={outer_steps}")
+        return replace(self.job(f"{kind}-{outer_steps}", count, (seed,), line, f"recipe={recipe},examples={count}"), kind=kind)
 
     def submitted(self, name: str, path: str, seed: int) -> Job:
         """Another's texts or folder, scored by itself."""

@@ -2,7 +2,7 @@
 
     python -m benchmarks.table [--datasets rotten_tomatoes,sst2] [--models embedded] [--names full,random,distilled] [--per-class 1,5,10]
                                [--seeds 0,1,2] [--products bfloat16] [--data FOLDER] [--work runs/table] [--minutes N] [--processes N]
-                               [--submissions NAME=FILE,NAME=FILE] [--only-table]
+                               [--outer-steps N] [--submissions NAME=FILE,NAME=FILE] [--only-table]
 
 Entry by cell: every run is a command of its own in a folder below --work, resumes there, and enters the table as soon as it has ended. The same
 command does what is left; --minutes starts nothing new after so long. A cell holds the accuracy of each seed, and with the recipe's head
@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.entries import Entry, find_entry, note_devices, read_entries, settings_of, write_entries
 from benchmarks.jobs import DEFAULT_NAMES, NAMES, ROOT, SUBMITTED, Base, Job, plan_jobs
-from benchmarks.options import listed, make_parser, numbers, read_options, work_through
+from benchmarks.options import listed, make_parser, number, numbers, read_options, work_through
 from ddllm.errors import UserError
 from ddllm.main import exit_status
 from ddllm.report.results import read_results
@@ -56,11 +56,13 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     parser = make_parser("benchmarks.table", "runs/table")
     parser.add_argument("--names", default=",".join(DEFAULT_NAMES), help=f"rows, of {', '.join(NAMES)}")
     parser.add_argument("--per-class", default="1,5,10", help="examples per class")
+    parser.add_argument("--outer-steps", default="0", help="of every distillation; 0: as the data set's configuration says")
     parser.add_argument("--submissions", default="", metavar="NAME=FILE", help="others' results to score, with commas between them")
     options = read_options(parser, arguments)
     names = listed(options.names, "--names", NAMES) if options.names else []
-    per_class, submissions = numbers(options.per_class, "--per-class", 1), read_submissions(options.submissions, options.datasets)
-    jobs = plan_jobs(options.datasets, options.models, names, per_class, options.seeds, options.data, options.work, options.alike)
+    per_class, steps = numbers(options.per_class, "--per-class", 1), number(options.outer_steps, "--outer-steps", 0)
+    submissions = read_submissions(options.submissions, options.datasets)
+    jobs = plan_jobs(options.datasets, options.models, names, per_class, options.seeds, options.data, options.work, options.alike, steps)
     for model in options.models:
         for dataset in options.datasets if submissions else ():
             base = Base.below(options.work, dataset, model, options.data, options.alike)

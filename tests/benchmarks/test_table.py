@@ -66,6 +66,19 @@ def test_runs_are_those_that_the_cells_need(jobs):
     assert peer.member.config.distill.outer_steps == distilled.config.distill.outer_steps
 
 
+def test_distillations_take_as_many_outer_steps_as_are_asked_for(tmp_path):
+    line = ["--datasets=sst2", "--per-class=5", "--seeds=0", f"--work={tmp_path}", "--names=full,random,distilled,maekawa2023,no_gains"]
+    planned = {steps: {job.kind: job for job in table.plan([*line, *more])[1]} for steps, more in {0: [], 7: ["--outer-steps=7"]}.items()}
+    assert set(planned[7]) == set(planned[0]) == {"full", "distilled", "maekawa2023", "no_gains", "select"}
+    for kind, job in planned[7].items():
+        learned = kind not in ("full", "select")
+        assert (job.member.config.distill.outer_steps == 7) == learned == ("--config.distill.outer_steps=7" in job.command)
+        # Not in the folder of a distillation that has others.
+        assert (job.member.folder != planned[0][kind].member.folder) == learned
+    with pytest.raises(UserError, match="--outer-steps is 'some', but must be a whole number"):
+        table.plan([*line, "--outer-steps=some"])
+
+
 def test_further_selections_are_runs_of_their_own(jobs):
     [alone] = jobs(seeds=(0,), names=("random",), per_class=(1,)).values()
     line = ["--datasets=sst2", "--per-class=1", "--seeds=0", f"--work={alone.member.folder.parents[1]}"]
