@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass, replace
 
 from benchmarks.corpora import data_options, write_alike
-from benchmarks.entries import Entry, by_setting, find_entry, note_devices, settings_of, write_entries
+from benchmarks.entries import Entry, by_setting, find_entry, note_devices, percent, settings_of, write_entries
 from benchmarks.jobs import DATASETS, DISTILLED, ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, number, read_options
 from ddllm.continual.checks import METHODS, STORAGE, TOKENS
@@ -185,9 +185,7 @@ def mean(row: Entry, name: str) -> float:
 
 def figure(row: Entry, name: str) -> str:
     """A measure in %, with its deviation where there are several seeds."""
-    values = [each[name] for each in row["values"].values()]
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * mean(row, name):.1f}{spread}"
+    return percent([each[name] for each in row["values"].values()])
 
 
 if __name__ == "__main__":

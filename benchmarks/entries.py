@@ -1,5 +1,7 @@
 """What the tables of results are made of: entries with a figure for each seed, each for one way to train under one set of settings."""
 
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,17 @@ def by_setting(entries: list[Entry], parts: tuple[str, ...]) -> list[tuple[tuple
     for entry in entries:
         groups.setdefault(tuple(entry[part] for part in parts), []).append(entry)
     return sorted(groups.items(), key=lambda group: group[0])
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """Shares as percentages: their mean, their standard deviation where there are several, and how many they are."""
+    return f"{percent(values)} ({len(values)})"
+
+
+def percent(values: Sequence[float]) -> str:
+    """The same without their number."""
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.1f}{spread}"
 
 
 def read_entries(path: Path, name: str) -> list[Entry]:

@@ -13,7 +13,7 @@ import sys
 from dataclasses import replace
 
 from benchmarks.corpora import data_options, write_alike
-from benchmarks.entries import Entry, by_setting, find_entry, note_devices, settings_of, write_entries
+from benchmarks.entries import Entry, by_setting, find_entry, note_devices, over_seeds, settings_of, write_entries
 from benchmarks.jobs import DATASETS, ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, number, read_options
 from ddllm.errors import UserError
@@ -124,8 +124,8 @@ def markdown(rows: list[Entry]) -> str:
     lines = [
         "# Distilled sets of different tasks, merged with a head for each",
         "",
-        "Test accuracy in %, mean over seeds (their number), and in brackets what is between it and the task's own set, in points. Written by",
-        "`python -m benchmarks.heads`; single figures and settings are in HEADS.json.",
+        "Test accuracy in %, mean ± standard deviation over seeds (their number), and in brackets what is between it and the task's own set, in points.",
+        "Written by `python -m benchmarks.heads`; single figures and settings are in HEADS.json.",
     ]
     for (tasks, model, count, steps), group in by_setting(rows, SETTING):
         here, names = {(row["way"], row["task"]): row for row in group}, tasks.split(", ")
@@ -145,10 +145,9 @@ def markdown(rows: list[Entry]) -> str:
 def _figure(row: Entry | None, own: Entry | None, way: str) -> str:
     if row is None:
         return "–"
-    mean = statistics.fmean(row["test"].values())
     shared = [] if own is None or way == OWN else sorted(set(row["test"]) & set(own["test"]))
     apart = f" [{100 * statistics.fmean(row['test'][seed] - own['test'][seed] for seed in shared):+.1f}]" if own is not None and shared else ""
-    return f"{100 * mean:.1f} ({len(row['test'])}){apart}"
+    return f"{over_seeds(list(row['test'].values()))}{apart}"
 
 
 if __name__ == "__main__":

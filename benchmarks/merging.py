@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.corpora import data_options, is_written, write_corpus
-from benchmarks.entries import Entry, by_setting, find_entry, note_devices, settings_of, write_entries
+from benchmarks.entries import Entry, by_setting, find_entry, note_devices, over_seeds, settings_of, write_entries
 from benchmarks.jobs import ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, number, read_options
 from ddllm.artefact.folder import load_distilled
@@ -147,7 +147,8 @@ def markdown(rows: list[Entry]) -> str:
     lines = [
         "# Two halves distilled apart, and merged",
         "",
-        "Test accuracy in %, mean over seeds (their number). Written by `python -m benchmarks.merging`; single figures and settings are in MERGING.json.",
+        "Test accuracy in %, mean ± standard deviation over seeds (their number). Written by `python -m benchmarks.merging`; single figures and settings are",
+        "in MERGING.json.",
     ]
     for (dataset, model, count, steps), here in by_setting(rows, ("dataset", "model", "examples_per_class", "outer_steps")):
         whole = next((statistics.fmean(row["test"].values()) for row in here if row["way"] == WHOLE), None)
@@ -156,7 +157,7 @@ def markdown(rows: list[Entry]) -> str:
         for row in here:
             mean = statistics.fmean(row["test"].values())
             share = "–" if not whole else f"{100 * mean / whole:.1f}"
-            figures = f"{100 * mean:.1f} ({len(row['test'])}) | {share} | {row['examples']} | {row['inner_steps']} | {row['floats']:,}"
+            figures = f"{over_seeds(list(row['test'].values()))} | {share} | {row['examples']} | {row['inner_steps']} | {row['floats']:,}"
             lines.append(f"| {ROWS[row['way']]} | {figures} |")
     return "\n".join(lines) + "\n"
 

@@ -194,6 +194,8 @@ def fill_or_try(
             enter(rows, job)
             write(rows)
 
+        if json.exists():  # as this version writes it
+            write(read_entries(json, "rows"))
         return work_through(options, jobs, finished, table)
     tried: list[Entry] = []
     status = work_through(options, jobs, lambda job: enter(tried, job), table)

@@ -12,7 +12,7 @@ import statistics
 import sys
 from dataclasses import replace
 
-from benchmarks.entries import Entry, by_setting, called, find_entry, note_devices, settings_of, write_entries
+from benchmarks.entries import Entry, by_setting, called, find_entry, note_devices, over_seeds, settings_of, write_entries
 from benchmarks.jobs import DISTILLED, ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, number, read_options
 from ddllm.main import exit_status
@@ -107,8 +107,9 @@ def markdown(rows: list[Entry]) -> str:
     lines = [
         "# Trained on in other ways than the recipe says",
         "",
-        "Test accuracy in %, mean over seeds (their number), and in brackets the points that it is from the same set trained on as its recipe says. Written by",
-        "`python -m benchmarks.robustness`; what each variation is, and what was tuned for it on validation texts, is in ROBUSTNESS.json.",
+        "Test accuracy in %, mean ± standard deviation over seeds (their number), and in brackets the points that it is from the same set trained on as its",
+        "recipe says. Written by `python -m benchmarks.robustness`; what each variation is, and what was tuned for it on validation texts, is in",
+        "ROBUSTNESS.json.",
     ]
     for (dataset, model, count, steps), found in by_setting(rows, SETTING):
         here = {(row["variation"], row["set"]): row for row in found}
@@ -123,7 +124,7 @@ def markdown(rows: list[Entry]) -> str:
 def _figure(row: Entry | None) -> str:
     if row is None:
         return "–"
-    return f"{100 * statistics.fmean(row['test'].values()):.1f} ({len(row['test'])}) [{statistics.fmean(row['change'].values()):+.1f}]"
+    return f"{over_seeds(list(row['test'].values()))} [{statistics.fmean(row['change'].values()):+.1f}]"
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ def learn(
     name: str,
     make_step: Callable[[bool], OuterStep],
     teacher: Callable[[], Teacher] | None = None,
+    keep_start: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run an outer loop to its end, from its last checkpoint where there is one.
 
@@ -49,6 +50,7 @@ def learn(
         name: of the work, on its progress bar and in metrics.jsonl.
         make_step: makes the outer step, told whether outer steps are left; where none are, nothing need be compiled.
         teacher: loads what gives real texts their targets, where outer steps are left; None: their labels do without.
+        keep_start: see `distil`.
 
     Returns:
         The learned parts in numpy, and {"validation_…", "outer_step", "distillation_seconds"} for a card.
@@ -66,7 +68,7 @@ def learn(
             loop = Loop(name, config.outer_steps, config.validate_every, config.checkpoint_every, checkpoints, metrics, prepared.metric)
             ahead = ask_ahead(taught, stream, config.outer_steps) if taught and isinstance(stream, BatchStream) else None
             batches, asked = (ahead, None) if ahead else (stream, taught)
-            state, seconds = distil(loop, step, learned, batches, scorer, config.validation_heads, seed, asked, config.choose == LATE)
+            state, seconds = distil(loop, step, learned, batches, scorer, config.validation_heads, seed, asked, config.choose == LATE, keep_start)
         finally:
             metrics.close()
     finally:

@@ -17,7 +17,7 @@ from ddllm.distill.optimizers import LEARNED_MOMENTUM
 from ddllm.distill.outer_step import OuterState, OuterStep, initial_state
 from ddllm.distill.teacher import Teacher
 from ddllm.models.scoring import Scorer
-from ddllm.runtime.loop import Diverged, Loop, keep_best
+from ddllm.runtime.loop import NOTHING, Diverged, Loop, keep_best
 
 STAGE = "distill"
 LATE = "one_standard_error"  # of config.distill.choose
@@ -90,6 +90,7 @@ def distil(
     seed: int = 0,
     teacher: Teacher | None = None,
     late: bool = False,
+    keep_start: bool = False,
 ) -> tuple[OuterState, float]:
     """Run the outer loop to its end, from the last checkpoint where there is one.
 
@@ -103,6 +104,7 @@ def distil(
         seed: of redrawn heads and orders.
         teacher: gives real texts their targets; their labels do without one.
         late: keep the latest validation that lies within a standard error of the highest, instead of the highest.
+        keep_start: validate the first values too, which are kept, as those of step 0, where no later ones are preferred.
 
     Returns:
         The last state, whose `best` holds what was kept, and the seconds of all starts together.
@@ -134,8 +136,11 @@ def distil(
         best = keep_best(state.best, {"learned": state.average}, reached, state.step, scorer.standard_error)
         return state._replace(best=best), reached
 
-    state, seconds = loop.run(initial_state(learned, step.optimizer, step.everywhere, late), advance, validate, explain_divergence)
-    if not int(state.best["step"]):
+    state = initial_state(learned, step.optimizer, step.everywhere, late)
+    if keep_start and loop.checkpoints.latest() is None:
+        state, _ = validate(state)
+    state, seconds = loop.run(state, advance, validate, explain_divergence)
+    if float(state.best["accuracy"]) == NOTHING:
         raise Diverged(
             f"{loop.stage} has taken its {loop.steps} steps, but at every validation, training on what was learned led to numbers that are not finite, so that "
             f"there is nothing to keep. {explain_divergence(state, {})}"

@@ -22,6 +22,7 @@ from ddllm.prepare import Prepared
 from ddllm.runtime.metrics import Metrics
 
 STAGE = "merge"
+VALIDATIONS = 4  # at least, after what was there before: what is learned again begins far above what is learned for the first time
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def learn_again(
     teacher: Teacher | None = None,
     stage: str = STAGE,
 ) -> tuple[DistilledData, dict[str, Any]]:
-    """Learn some parts of a data set, from where they are.
+    """Learn some parts of a data set, from where they are; validations choose between what is learned and what was there.
 
     Args:
         prepared: the encoder, the data set's learner, and config.distill for how is learned (but not for what the data set is).
@@ -85,7 +86,7 @@ def learn_again(
         return step
 
     given = None if teacher is None else lambda: teacher
-    best, figures = learn(prepared, learned, stream, scorer, folder, open_metrics, stage, make_step, given)
+    best, figures = learn(prepared, learned, stream, scorer, folder, open_metrics, stage, make_step, given, keep_start=True)
     return data.replace(**best), figures
 
 
@@ -111,6 +112,7 @@ def adapt(prepared: Prepared, data: DistilledData, recipe: Recipe, outer_steps: 
                 "head": start,
                 "heads": config.distill.heads if start == "redrawn" else 1,
                 "outer_steps": outer_steps,
+                "validate_every": min(config.distill.validate_every, max(outer_steps // VALIDATIONS, 1)),
                 "teacher": config.distill.teacher if taught else "",
                 # About the steps and examples that were planned, not about those there are.
                 "segments": 1,

@@ -56,6 +56,8 @@ def merge(run: Run) -> None:
     if is_first():
         merged.save(run.workdir.distilled, pretrained, run.config.distill.storage, config=kept_config(run.config), **learned_from)
         data = merged.data
+        if merged.card.get("outer_step") == 0:
+            say("nothing that was learned again is better on validation than what was there before, which is kept")
         say(f"merged into {data.examples} examples in {data.steps} inner steps: {run.workdir.distilled}")
 
 

@@ -19,6 +19,8 @@ from ddllm.runtime.devices import place
 from ddllm.runtime.metrics import Metrics, read_metrics
 from ddllm.runtime.progress import Progress
 
+NOTHING = -2.0  # in the place of the best figure, before there is one: below accuracies and correlations
+
 
 class Diverged(UserError):
     """A figure of a step is not a finite number."""
@@ -136,5 +138,5 @@ def keep_best(
 
 def no_best(values: dict[str, Any], late: bool = False) -> dict[str, Any]:
     """What stands in for the best before the first validation; `late` where the latest of nearly equal ones is kept."""
-    seen = {"highest": jnp.asarray(-1.0, jnp.float32)} if late else {}
-    return {**values, "accuracy": jnp.asarray(-1.0, jnp.float32), "step": jnp.asarray(0, jnp.int32), **seen}
+    seen = {"highest": jnp.asarray(NOTHING, jnp.float32)} if late else {}
+    return {**values, "accuracy": jnp.asarray(NOTHING, jnp.float32), "step": jnp.asarray(0, jnp.int32), **seen}

@@ -53,7 +53,7 @@ def test_rows_are_means_over_seeds_and_other_amounts_are_rows_of_their_own(make)
         ("recipe", 600, 1),
     ]
     text = ablations.markdown(rows)
-    assert "| the recipe as it is | 85.0 (2) |  | 75.0 | 2 | 10 | 1 |" in text
+    assert "| the recipe as it is | 85.0 ± 7.1 (2) |  | 75.0 ± 7.1 | 2 | 10 | 1 |" in text
     assert "75.0 (1) | -10.0 | 60.0" in text
     assert text.count("\n## ") == 2
 

@@ -37,7 +37,7 @@ def test_merged_are_the_halves_that_were_distilled_with_half_of_the_examples(bas
 def test_the_share_of_the_whole(base):
     common = {"dataset": "d", "model": "m", "examples_per_class": 2, "outer_steps": 9, "examples": 4, "inner_steps": 2, "floats": 1000}
     rows = [common | {"way": "whole", "test": {"0": 0.8, "1": 0.9}}, common | {"way": "join", "test": {"0": 0.8, "1": 0.87}}]
-    assert "| side by side in the same inner batches | 83.5 (2) | 98.2 | 4 | 2 | 1,000 |" in merging.markdown(rows)
+    assert "| side by side in the same inner batches | 83.5 ± 4.9 (2) | 98.2 | 4 | 2 | 1,000 |" in merging.markdown(rows)
 
 
 def test_tasks_in_turn_are_one_run_of_each_seed(base):

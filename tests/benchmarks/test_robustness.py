@@ -24,4 +24,4 @@ def test_a_row_for_each_variation_and_a_column_for_each_set():
         common | {"set": "robust", "variation": "Adam", "test": {"0": 0.5}, "change": {"0": 1.0}},
     ]
     table = robustness.markdown(rows)
-    assert "| rates doubled | 75.0 (2) [-5.0] | – |" in table and "| Adam | – | 50.0 (1) [+1.0] |" in table
+    assert "| rates doubled | 75.0 ± 7.1 (2) [-5.0] | – |" in table and "| Adam | – | 50.0 (1) [+1.0] |" in table

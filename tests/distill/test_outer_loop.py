@@ -1,5 +1,6 @@
 """Schedules and optimizers of the outer loop."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -115,18 +116,18 @@ class Halves:
 
 @pytest.fixture
 def distil_where(layerless, make_step, make_batch, tmp_path, monkeypatch):
-    """distil_where(finite, late) -> state after three steps and validations; finite[n] says which of validation n's two trainings end with numbers."""
+    """distil_where(finite, late, keep_start) -> the last state; finite[n] says which of validation n's two trainings end with numbers, one of each step."""
     step, state = make_step(layerless)[:2]
     train = step.train
 
-    def run(finite, late=False):
+    def run(finite, late=False, keep_start=False):
         turns = iter([each for both in finite for each in both])
         monkeypatch.setattr(step, "train", lambda learned, key: optax.tree.scale(1.0 if next(turns) else float("nan"), train(learned, key)))
         checkpoints, metrics = Checkpoints(tmp_path / "states", keep=1), Metrics(tmp_path / "metrics.jsonl")
         stream = type("Stream", (), {"batch": staticmethod(make_batch)})
         try:
-            loop = Loop("distill", len(finite), 1, 100, checkpoints, metrics)
-            return distil(loop, step, state.learned, stream, Halves(), heads=2, late=late)[0]
+            loop = Loop("distill", len(finite) - keep_start, 1, 100, checkpoints, metrics)
+            return distil(loop, step, state.learned, stream, Halves(), heads=2, late=late, keep_start=keep_start)[0]
         finally:
             checkpoints.close()
             metrics.close()
@@ -145,6 +146,21 @@ def test_where_every_validation_has_diverged_nothing_is_kept(distil_where):
     for _ in range(2):  # the second start finds the loop at its end
         with pytest.raises(Diverged, match="at every validation.*nothing to keep.*config.distill.initial_rate"):
             distil_where([(False, False)] * 2)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_first_values_are_kept_where_no_later_ones_are_preferred(distil_where, tmp_path, layerless, make_step, late):
+    first = make_step(layerless)[1].learned
+    best = distil_where([(True, True), (True, False), (False, False)], late, keep_start=True).best
+    assert (int(best["step"]), float(best["accuracy"])) == (0, 0.5)
+    jax.tree.map(np.testing.assert_array_equal, best["learned"], first)
+    # A second start, which goes on at the end, does not ask for them again.
+    again = distil_where([(False, False)] * 3, late, keep_start=True).best
+    assert int(again["step"]) == 0 and len(read_metrics(tmp_path / "metrics.jsonl")) == 2
+
+
+def test_later_values_as_good_as_the_first_are_preferred(distil_where):
+    assert int(distil_where([(True, True), (True, True), (True, False)], keep_start=True).best["step"]) == 1
 
 
 def test_divergence_is_explained():

@@ -102,7 +102,7 @@ def test_learning_again(line, sets, tmp_path, capsys):
     np.testing.assert_array_equal(learned.embeddings[:, :2, :5], first.embeddings[:, :2])
     np.testing.assert_allclose(first.labels[0, :2].sum(axis=-1), 1)
     assert not np.allclose(learned.labels[0, :2], first.labels[0, :2]) and not np.allclose(learned.rates, first.rates, atol=1e-4)
-    assert load_distilled(tmp_path / "texts" / "distilled").card["outer_step"] in (6, 12)
+    assert load_distilled(tmp_path / "texts" / "distilled").card["outer_step"] in (3, 6, 9, 12)
     # A second start of the same command does nothing again.
     before = (tmp_path / "texts" / "metrics.jsonl").read_bytes()
     assert main(line(tmp_path / "texts", "merge", sets[:2], **joined)) == 0
@@ -198,7 +198,7 @@ def test_different_tasks(line, sets, tmp_path, capsys):
     assert main(line(tmp_path / "union", "merge", [sets[0], sets[2]], merge__how="union")) == 0
     union = load_distilled(tmp_path / "union" / "distilled")
     assert union.label_names == ("negative", "positive", "dull", "clever")
-    assert main(line(tmp_path / "heads", "merge,evaluate", [sets[0], sets[2]], merge__how="heads", merge__learn_on="sets")) == 0
+    assert main(line(tmp_path / "heads", "merge,evaluate", [sets[0], sets[2]], merge__how="heads", merge__learn_on="sets", merge__outer_steps=60)) == 0
     merged = load_distilled(tmp_path / "heads" / "distilled")
     assert merged.card["task"] == {"name": "multihead", "heads": ["set0", "set2"], "sizes": [2, 2]}
     assert not np.allclose(merged.data.rates, union.data.rates, atol=1e-4), "nothing was learned on the sets"
