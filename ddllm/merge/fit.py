@@ -65,7 +65,6 @@ def _constants(first: Distilled, other: Distilled) -> list[tuple[str, Any, Any]]
     rows = [None if d.data.attention is None else d.data.attention.ndim - 4 for d in (first, other)]
     return [
         *((f"the head's {key}", heads[0][key], heads[1][key]) for key in ("kind", "deviation", "start", "seed")),
-        ("config.model.products", first.card.get("products", "float32"), other.card.get("products", "float32")),
         ("whether texts come in pairs", first.pairs, other.pairs),
         ("the inner optimizer", first.recipe.optimizer, other.recipe.optimizer),
         ("whether examples are shuffled", shuffled[0], shuffled[1]),

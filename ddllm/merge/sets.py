@@ -5,6 +5,7 @@
     merged.save("merged", pretrained)
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ddllm.merge.fit import check_classes, check_sets
 from ddllm.models.heads import init_head
 from ddllm.models.learner import Learner
 from ddllm.models.pretrained import Pretrained
+from ddllm.models.products import PRECISIONS
 from ddllm.runtime.storage import read_json
 
 SAME, UNION, HEADS = "same", "union", "heads"
@@ -73,7 +75,8 @@ def merge_sets(
     """Several sets of one encoder as one, nothing being learned.
 
     Args:
-        sets: of the same encoder, head and inner optimizer.
+        sets: of the same encoder, head and inner optimizer. Where they were distilled with matrix products of several kinds, the merged one has the most
+            exact.
         folders: what they are called in messages and in the merged set's card.
         way: "concatenate", "interleave" or "join" (see combine.py).
         pretrained: the encoder.
@@ -95,7 +98,8 @@ def merge_sets(
         check_classes(sets, folders)
         classes = united_classes(sets, names) if over == UNION else headed_classes(sets, list(heads or name_heads(folders)))
     first = sets[0].learner(pretrained)
-    learner = replace(first, head=replace(first.head, classes=len(classes.names)), task=classes.task)
+    encoder = replace(first.encoder, products=most_exact(sets))
+    learner = replace(first, encoder=encoder, head=replace(first.head, classes=len(classes.names)), task=classes.task)
     weights = [count_sets(distilled) for distilled in sets] if way == "join" else []
     aligned, recipe = align(sets, classes, shapes_of(pretrained, learner), weights)
     data, recipe = combine(aligned, recipe, way, classes.task.groups(len(classes.names)) if over == SAME else 1, weights)
@@ -122,6 +126,11 @@ def describe_set(distilled: Distilled, folder: str) -> dict[str, Any]:
         "sets": count_sets(distilled),
         "texts": distilled.texts,
     }
+
+
+def most_exact(sets: Iterable[Distilled]) -> str:
+    """The most exact kind of matrix products that one of the sets was distilled with."""
+    return min((distilled.card.get("products", "float32") for distilled in sets), key=list(PRECISIONS).index)
 
 
 def count_sets(distilled: Distilled) -> int:

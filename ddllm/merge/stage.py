@@ -26,7 +26,7 @@ from ddllm.errors import UserError
 from ddllm.merge.checks import WAYS
 from ddllm.merge.combine import choose_way
 from ddllm.merge.relearn import Work, relearn_on_sets, relearn_on_tasks, relearn_on_texts, update, without_texts
-from ddllm.merge.sets import HEADS, SAME, UNION, Merged, merge_sets, reduce_set
+from ddllm.merge.sets import HEADS, SAME, UNION, Merged, merge_sets, most_exact, reduce_set
 from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.run import Run
 from ddllm.runtime.processes import from_first, is_first
@@ -51,6 +51,9 @@ def merge(run: Run) -> None:
     for number, one in enumerate(sets):
         if (twice := next((place for place in range(number) if sets[place].checksum == one.checksum), None)) is not None:
             say(f"{folders[twice]} and {folders[number]} hold the same distilled data set, which counts twice.")
+    products = {one.card.get("products", "float32") for one in sets}
+    if len(products) > 1:
+        say(f"the sets were distilled with matrix products in {' and '.join(sorted(products))}; the merged one is trained in {most_exact(sets)}.")
     merged, pretrained = merge_as_asked(run, sets, folders)
     learned_from = run.taught() if merged.card.get("corpus") and run.config.distill.teacher else {}
     if is_first():

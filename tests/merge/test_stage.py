@@ -74,6 +74,18 @@ def test_merged_folders_are_like_any_other(line, sets, tmp_path):
     assert load_distilled(tmp_path / "asked" / "distilled").data.steps == 4, "auto does as config.merge.order says"
 
 
+def test_of_products_the_most_exact_are_the_merged_sets(line, sets, tmp_path, capsys):
+    run = tmp_path / "rounded"
+    assert main(line(run, "prepare,distill", distill__outer_steps=1, model__products="bfloat16")) == 0
+    rounded = run / "distilled"
+    assert main(line(tmp_path / "mixed", "merge", [rounded, sets[0]], merge__how="join", model__products="bfloat16")) == 0
+    assert "in bfloat16 and float32; the merged one is trained in float32" in capsys.readouterr().err
+    assert load_distilled(tmp_path / "mixed" / "distilled").card["products"] == "float32"
+    assert main(line(tmp_path / "alike", "merge", [rounded, rounded], merge__how="join")) == 0
+    assert load_distilled(tmp_path / "alike" / "distilled").card["products"] == "bfloat16"
+    assert "matrix products" not in capsys.readouterr().err
+
+
 def test_what_needs_no_texts_needs_no_corpus(line, sets, tmp_path):
     nowhere = {"data.source": tmp_path / "nowhere"}
     assert main(line(tmp_path / "auto", "merge", sets[:2], **nowhere)) == 0
