@@ -1,11 +1,12 @@
 """What a contestant's steps need at their peak beyond what it held before them: of this process, or of the accelerator that it computes on."""
 
-import ctypes
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
+
+from ddllm.runtime.host_memory import give_back_freed
 
 
 def begin(framework: str) -> tuple[Callable[[], None], Callable[[], int]]:
@@ -42,5 +43,5 @@ def _resident(field: str) -> int:
 
 def _forget_resident() -> None:
     """Let VmHWM start from what is resident now, freed memory given back first."""
-    ctypes.CDLL(None).malloc_trim(0)
+    give_back_freed()
     Path("/proc/self/clear_refs").write_text("5")

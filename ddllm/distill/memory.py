@@ -20,6 +20,7 @@ from ddllm.distill.plan import make_outer_step, recipe_of
 from ddllm.errors import UserError
 from ddllm.prepare import Prepared
 from ddllm.runtime.devices import free_memory, has_host_memory, place
+from ddllm.runtime.host_memory import give_back_freed
 from ddllm.runtime.mesh import divisors, share_parameters, with_all_axes
 from ddllm.runtime.processes import from_first
 from ddllm.runtime.progress import say
@@ -82,7 +83,9 @@ def check_memory(prepared: Prepared, step: OuterStep, data: DistilledData, parts
     def need(step: OuterStep) -> int:
         learned, more = learned_parts(data, recipe_of(config)), {"taught": taught or bool(config.teacher), "typed": data.types is not None}
         learned = {name: value for name, value in learned.items() if not parts or name in parts}
-        return predict_memory(step, learned, config.batch_size, max(prepared.buckets), **more)
+        needed = predict_memory(step, learned, config.batch_size, max(prepared.buckets), **more)
+        give_back_freed()  # what compiling took, before the step takes its own
+        return needed
 
     needed = need(step)
     needs: dict[str, int] = {}

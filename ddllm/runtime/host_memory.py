@@ -1,9 +1,11 @@
-"""How much of the machine's memory this process may still take: what is free, within the limits of its container or job and its part among others.
+"""How much of the machine's memory this process may still take: what is free, within the limits of its container or job and its part among others; and
+the giving back of what it does not need any more.
 
 Processes that are started together and share a machine are each told their part in the environment variable `SHARE`, before the first of them has
 taken anything: what is free later says nothing of what the others will take.
 """
 
+import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +36,15 @@ def free_host_memory(root: Path = Path("/")) -> int:
 def share_out(processes: int) -> int:
     """Bytes for each of so many processes that are about to be started here."""
     return free_host_memory() // processes
+
+
+def give_back_freed() -> None:
+    """Give the system what this process has freed, which glibc keeps for later (hundreds of megabytes after compiling); other C libraries do as they do."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # a C library without it, or Windows
+        return
+    trim(0)
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:

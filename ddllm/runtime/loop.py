@@ -16,6 +16,7 @@ import numpy as np
 from ddllm.errors import UserError
 from ddllm.runtime.checkpoints import Checkpoints
 from ddllm.runtime.devices import place
+from ddllm.runtime.host_memory import give_back_freed
 from ddllm.runtime.metrics import Metrics, read_metrics
 from ddllm.runtime.progress import Progress
 
@@ -84,9 +85,12 @@ class Loop:
                     raise Diverged(self._sentence(number, figures, explain(state, figures)))
                 state = moved
                 last = number == self.steps
-                if number % self.validate_every == 0 or last:
+                validated = number % self.validate_every == 0 or last
+                if validated:
                     state, reached = validate(state)
                     figures[f"validation_{self.figure}"] = shown["validation"] = reached
+                if validated or index == first:  # where programs may have been compiled
+                    give_back_freed()
                 figures["elapsed"] = before + time.monotonic()
                 self.metrics.write(number, figures, self.stage)
                 progress.update(number, loss=figures["loss"], **shown)

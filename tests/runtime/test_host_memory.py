@@ -1,10 +1,15 @@
 """What a process may take of the machine's memory, by control groups of both versions as files, and by its part among others."""
 
+import ctypes
+import platform
+import subprocess
+import sys
+
 import psutil
 import pytest
 
 from ddllm.errors import UserError
-from ddllm.runtime.host_memory import SHARE, free_host_memory, share_out
+from ddllm.runtime.host_memory import SHARE, free_host_memory, give_back_freed, share_out
 
 GB = 10**9
 OLD = ("memory.limit_in_bytes", "memory.usage_in_bytes")
@@ -90,3 +95,25 @@ def test_processes_that_share_a_machine_have_a_part_each(tmp_path, monkeypatch):
     monkeypatch.setenv(SHARE, "much")
     with pytest.raises(UserError, match="whole number of bytes"):
         free_host_memory(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="other C libraries give back as they see fit")
+def test_what_was_freed_is_given_back():
+    script = """
+import psutil
+from ddllm.runtime.host_memory import give_back_freed
+
+rows = [bytes(50_000) for _ in range(4_000)]  # too small for pages of their own
+kept = rows[-1]
+del rows
+before = psutil.Process().memory_info().rss
+give_back_freed()
+print(before - psutil.Process().memory_info().rss)
+"""
+    given = int(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout)
+    assert given > 100_000_000
+
+
+def test_other_c_libraries_do_as_they_do(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    give_back_freed()
