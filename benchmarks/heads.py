@@ -1,6 +1,6 @@
 """Distilled sets of different tasks, made one with a head for each, beside each task's own: results/HEADS.md and HEADS.json.
 
-    python -m benchmarks.heads [--tasks sst2,ag_news] [--models embedded] [--ways interleave,join,relearn] [--per-class 1] [--outer-steps 300] [--seeds 0]
+    python -m benchmarks.heads [--datasets sst2,ag_news] [--models embedded] [--ways interleave,join,relearn] [--per-class 1] [--outer-steps 300] [--seeds 0]
                                [--smoke] [--data FOLDER] [--work runs/heads] [--minutes N] [--only-table]
 
 Each task's set is distilled by our recipe without a teacher. One model is trained on the merged set and scored on the test texts of every task, with that
@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from benchmarks.corpora import data_options, write_alike
 from benchmarks.entries import Entry, by_setting, find_entry, note_devices, over_seeds, settings_of, write_entries
-from benchmarks.jobs import DATASETS, ROOT, Base, Job
+from benchmarks.jobs import ROOT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, number, read_options
 from ddllm.errors import UserError
 from ddllm.main import exit_status
@@ -38,16 +38,15 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> int:
         parser = make_parser("benchmarks.heads", "runs/heads")
-        parser.set_defaults(seeds="0")
-        parser.add_argument("--tasks", default="sst2,ag_news", help="data sets that share one model")
+        parser.set_defaults(datasets="sst2,ag_news", seeds="0")
         parser.add_argument("--ways", default=",".join(WAYS), help=f"rows, of {', '.join(WAYS)}")
         parser.add_argument("--per-class", default="1", help="examples per class of each task")
         parser.add_argument("--outer-steps", default="300", help="of every distillation, and of learning again")
         add_smoke(parser)
         options = read_options(parser, arguments)
-        tasks, ways = listed(options.tasks, "--tasks", DATASETS), listed(options.ways, "--ways", tuple(WAYS))
+        tasks, ways = options.datasets, listed(options.ways, "--ways", tuple(WAYS))
         if len(tasks) == 1:
-            raise UserError(f"--tasks is {options.tasks}, but has to be two or more different data sets.")
+            raise UserError(f"--datasets has {tasks[0]} alone; name two or more, which share one model.")
         count, outer_steps = (number(text, option, 1) for text, option in ((options.per_class, "--per-class"), (options.outer_steps, "--outer-steps")))
         jobs = []
         for seed in options.seeds:

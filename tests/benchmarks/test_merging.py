@@ -110,4 +110,4 @@ def test_heads_are_scored_on_every_task_by_one_model(tmp_path, capsys):
     table = heads.markdown(rows)
     assert "| each task's own set | 80.0 (1) | 90.0 (1) | 2 | 120 |" in table
     assert "| side by side in the same inner batches | 79.0 (1) [-1.0] | – | 2 | 110 |" in table
-    assert heads.main(["--tasks", "sst2"]) == 2 and "two or more different" in capsys.readouterr().err
+    assert heads.main(["--datasets", "sst2"]) == 2 and "sst2 alone; name two or more" in capsys.readouterr().err
