@@ -96,8 +96,8 @@ def plan(
         methods: of config.continual.
         seed: of everything.
         outer_steps: of the distillation of each task.
-        storage, count: of distilled sets, and their examples per class; those stored as tokens are chosen by herding, and have no direction labels,
-            which would take more bytes than they do.
+        storage, count: of distilled sets, and their examples per class. None has gains, those stored as tokens or of several data sets no direction
+            labels either: they would take more bytes than are allowed, or than the texts do. Texts are chosen by herding.
         texts: for training in all, or of each data set of a sequence; 0: as many as the data set's configuration has.
         smoke: few steps on few texts.
         sequence: what is learned in turn; None: the classes of the data set.
@@ -107,7 +107,9 @@ def plan(
         **({f"data.limit_{part}": int(texts * share) for part, share in TEXTS.items()} if texts else {}),
         "continual.memory": MEMORY,
         "continual.storage": storage,
-        **({"distill.direction_labels": False, "distill.gains": False, "distill.initial": "herding"} if storage == TOKENS else {}),
+        "distill.gains": False,
+        **({"distill.direction_labels": False} if storage == TOKENS or sequence else {}),
+        **({"distill.initial": "herding"} if storage == TOKENS else {}),
         "continual.way": "join",
         "continual.methods": repr(methods),
         **({"finetune.epochs": 0.5} if smoke else {"distill.outer_steps": outer_steps, "distill.validate_every": max(outer_steps // 2, 1)}),

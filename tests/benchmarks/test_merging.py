@@ -47,6 +47,9 @@ def test_tasks_in_turn_are_one_run_of_each_seed(base):
     assert tuple(config.continual.methods) == ("finetune", "joint") and config.continual.memory <= 100_000
     assert not config.distill.direction_labels and config.distill.examples_per_class == 5 and config.distill.initial == "herding"
     assert (config.data.limit_train, config.data.limit_validation, config.data.limit_test) == (4000, 400, 1000)
+    for several in (None, continual.Sequence(("a", "b"), ())):
+        config = continual.plan(base, ("recipe",), 3, 90, "int8", 1, 0, False, several).member.config
+        assert not config.distill.gains and config.distill.direction_labels == (several is None)  # what a memory of 100 KB has room for
     common = {"dataset": "d", "model": "m", "storage": "tokens", "examples_per_class": 5, "after": 2, "tasks": 2, "bytes": 70, "note": "n"}
     figures = {"average": 0.5, "forgetting": 0.25, "transfer": -0.25}
     rows = [common | {"method": name, "values": {"0": {"accuracy": value, **figures}}} for name, value in (("finetune", 0.4), ("joint", 0.8))]
