@@ -25,6 +25,7 @@ from ddllm.report.results import read_results
 
 JSON, MARKDOWN = ROOT / "results" / "CONTINUAL.json", ROOT / "results" / "CONTINUAL.md"
 MEMORY = 100_000  # bytes
+SHORT = 28  # positions of each example, where eight of them share the memory
 TEXTS = {"train": 1.0, "validation": 0.1, "test": 0.25}  # of each split, as shares of --texts
 SETTING = ("dataset", "model", "storage", "examples_per_class", "after")
 LEARNED = ("distilled", "recipe", "update")
@@ -97,7 +98,8 @@ def plan(
         seed: of everything.
         outer_steps: of the distillation of each task.
         storage, count: of distilled sets, and their examples per class. None has gains, those stored as tokens or of several data sets no direction
-            labels either: they would take more bytes than are allowed, or than the texts do. Texts are chosen by herding.
+            labels either, and embeddings of several data sets fewer positions: they would take more bytes than are allowed, or than the texts do. Texts are
+            chosen by herding.
         texts: for training in all, or of each data set of a sequence; 0: as many as the data set's configuration has.
         smoke: few steps on few texts.
         sequence: what is learned in turn; None: the classes of the data set.
@@ -109,7 +111,7 @@ def plan(
         "continual.storage": storage,
         "distill.gains": False,
         **({"distill.direction_labels": False} if storage == TOKENS or sequence else {}),
-        **({"distill.initial": "herding"} if storage == TOKENS else {}),
+        **({"distill.initial": "herding"} if storage == TOKENS else {"distill.length": SHORT} if sequence else {}),
         "continual.way": "join",
         "continual.methods": repr(methods),
         **({"finetune.epochs": 0.5} if smoke else {"distill.outer_steps": outer_steps, "distill.validate_every": max(outer_steps // 2, 1)}),
