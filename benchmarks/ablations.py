@@ -142,7 +142,7 @@ def markdown(rows: list[Entry]) -> str:
         lines += ["| | validation | difference | test | inner steps | numbers stored | minutes |", "|---|---:|---:|---:|---:|---:|---:|"]
         for row in here:
             difference = "" if base is None or row["change"] == AS_IT_IS else f"{100 * (mean(row['validation']) - base):+.1f}"
-            figures = f"{over_seeds(list(row['validation'].values()))} | {difference} | {percent(list(row['test'].values()))} | {row['inner_steps']}"
+            figures = f"{over_seeds(row['validation'].values())} | {difference} | {percent(row['test'].values())} | {row['inner_steps']}"
             lines.append(f"| {CHANGES[row['change']][0]} | {figures} | {row['floats']:,} | {row['distillation_seconds'] / 60:.0f} |")
     return "\n".join(lines) + "\n"
 

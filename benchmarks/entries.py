@@ -1,7 +1,7 @@
 """What the tables of results are made of: entries with a figure for each seed, each for one way to train under one set of settings."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,12 @@ def by_setting(entries: list[Entry], parts: tuple[str, ...]) -> list[tuple[tuple
     return sorted(groups.items(), key=lambda group: group[0])
 
 
-def over_seeds(values: Sequence[float]) -> str:
+def over_seeds(values: Collection[float]) -> str:
     """Shares as percentages: their mean, their standard deviation where there are several, and how many they are."""
     return f"{percent(values)} ({len(values)})"
 
 
-def percent(values: Sequence[float]) -> str:
+def percent(values: Collection[float]) -> str:
     """The same without their number."""
     spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{100 * statistics.fmean(values):.1f}{spread}"

@@ -146,7 +146,7 @@ def _figure(row: Entry | None, own: Entry | None, way: str) -> str:
         return "–"
     shared = [] if own is None or way == OWN else sorted(set(row["test"]) & set(own["test"]))
     apart = f" [{100 * statistics.fmean(row['test'][seed] - own['test'][seed] for seed in shared):+.1f}]" if own is not None and shared else ""
-    return f"{over_seeds(list(row['test'].values()))}{apart}"
+    return f"{over_seeds(row['test'].values())}{apart}"
 
 
 if __name__ == "__main__":

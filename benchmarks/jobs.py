@@ -158,11 +158,12 @@ class Base:
         if recipe == "ddllm":
             line.append(f"--config.distill.teacher={self.folder / f'full-seed{seed}'}")
         line += [f"--config.distill.{change}" for change in TUNED.get((recipe, self.model), ())]
-        kind, line = kind or name, [*line, *changes]
-        if not outer_steps:
-            return self.job(kind, count, (seed,), line, f"recipe={recipe},examples={count}")
-        line.append(f"--config.distill.outer_steps={outer_steps}")
-        return replace(self.job(f"{kind}-{outer_steps}", count, (seed,), line, f"recipe={recipe},examples={count}"), kind=kind)
+        line += changes
+        folder = kind = kind or name
+        if outer_steps:
+            line.append(f"--config.distill.outer_steps={outer_steps}")
+            folder = f"{kind}-{outer_steps}"
+        return replace(self.job(folder, count, (seed,), line, f"recipe={recipe},examples={count}"), kind=kind)
 
     def submitted(self, name: str, path: str, seed: int) -> Job:
         """Another's texts or folder, scored by itself."""

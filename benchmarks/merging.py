@@ -157,7 +157,7 @@ def markdown(rows: list[Entry]) -> str:
         for row in here:
             mean = statistics.fmean(row["test"].values())
             share = "–" if not whole else f"{100 * mean / whole:.1f}"
-            figures = f"{over_seeds(list(row['test'].values()))} | {share} | {row['examples']} | {row['inner_steps']} | {row['floats']:,}"
+            figures = f"{over_seeds(row['test'].values())} | {share} | {row['examples']} | {row['inner_steps']} | {row['floats']:,}"
             lines.append(f"| {ROWS[row['way']]} | {figures} |")
     return "\n".join(lines) + "\n"
 

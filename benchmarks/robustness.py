@@ -124,7 +124,7 @@ def markdown(rows: list[Entry]) -> str:
 def _figure(row: Entry | None) -> str:
     if row is None:
         return "–"
-    return f"{over_seeds(list(row['test'].values()))} [{statistics.fmean(row['change'].values()):+.1f}]"
+    return f"{over_seeds(row['test'].values())} [{statistics.fmean(row['change'].values()):+.1f}]"
 
 
 if __name__ == "__main__":

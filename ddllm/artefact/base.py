@@ -71,6 +71,11 @@ class Distilled:
         """SHA-256 of the arrays' file; None where there is none yet."""
         return self.card.get("files", {}).get(ARRAYS)
 
+    @property
+    def products(self) -> str:
+        """How exact matrix products were where it was distilled (see `model.products`)."""
+        return self.card.get("products", "float32")
+
     def learner(self, pretrained: Pretrained) -> Learner:
         """The learner that the data set was distilled for: its head and task, on a pretrained encoder.
 
@@ -79,7 +84,7 @@ class Distilled:
         """
         head = dict(self.card["head"])
         start, seed = head.pop("start"), head.pop("seed")
-        encoder = replace(pretrained.config, products=self.card.get("products", "float32"))
+        encoder = replace(pretrained.config, products=self.products)
         return Learner(encoder, HeadConfig(**head), start, seed, read_task(self.card))
 
     def check_base(self, pretrained: Pretrained) -> None:

@@ -140,7 +140,7 @@ def distil(
     if keep_start and loop.checkpoints.latest() is None:
         state, _ = validate(state)
     state, seconds = loop.run(state, advance, validate, explain_divergence)
-    if float(state.best["accuracy"]) == NOTHING:
+    if not int(state.best["step"]) and float(state.best["accuracy"]) == NOTHING:
         raise Diverged(
             f"{loop.stage} has taken its {loop.steps} steps, but at every validation, training on what was learned led to numbers that are not finite, so that "
             f"there is nothing to keep. {explain_divergence(state, {})}"

@@ -130,7 +130,7 @@ def describe_set(distilled: Distilled, folder: str) -> dict[str, Any]:
 
 def most_exact(sets: Iterable[Distilled]) -> str:
     """The most exact kind of matrix products that one of the sets was distilled with."""
-    return min((distilled.card.get("products", "float32") for distilled in sets), key=list(PRECISIONS).index)
+    return min((distilled.products for distilled in sets), key=list(PRECISIONS).index)
 
 
 def count_sets(distilled: Distilled) -> int:

@@ -51,7 +51,7 @@ def merge(run: Run) -> None:
     for number, one in enumerate(sets):
         if (twice := next((place for place in range(number) if sets[place].checksum == one.checksum), None)) is not None:
             say(f"{folders[twice]} and {folders[number]} hold the same distilled data set, which counts twice.")
-    products = {one.card.get("products", "float32") for one in sets}
+    products = {one.products for one in sets}
     if len(products) > 1:
         say(f"the sets were distilled with matrix products in {' and '.join(sorted(products))}; the merged one is trained in {most_exact(sets)}.")
     merged, pretrained = merge_as_asked(run, sets, folders)

@@ -20,7 +20,7 @@ from ddllm.runtime.host_memory import give_back_freed
 from ddllm.runtime.metrics import Metrics, read_metrics
 from ddllm.runtime.progress import Progress
 
-NOTHING = -2.0  # in the place of the best figure, before there is one: below accuracies and correlations
+NOTHING = -1.0  # in the place of the best figure, of step 0, before there is one
 
 
 class Diverged(UserError):
