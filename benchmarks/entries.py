@@ -25,8 +25,8 @@ SIZES = ("distill.examples_per_class", "distill.batches")
 
 
 def called(model: str) -> str:
-    """A model's name, of a local folder its own without those above."""
-    return Path(model).name if Path(model).is_dir() else model
+    """A model's name, of a local folder or file its own without those above."""
+    return Path(model).name if Path(model).exists() else model
 
 
 def settings_of(config: dict[str, Any], kind: str, also: str = "") -> dict[str, Any]:

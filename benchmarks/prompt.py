@@ -1,12 +1,13 @@
 """Few-shot prompts by where their examples come from, and soft prompts, on the same test texts: results/PROMPTS.md and results/PROMPTS.json.
 
-    python -m benchmarks.prompt [--datasets sst2] [--models embedded] [--language-model embedded] [--sources none,random,k_centers,dilm,distilled,soft]
-                                [--text FOLDER] [--per-class 1,2,4] [--texts 100] [--orders 3] [--outer-steps 300] [--seeds 0,1,2] [--smoke] [--data FOLDER]
-                                [--work runs/prompt] [--minutes N] [--only-table]
+    python -m benchmarks.prompt [--datasets sst2] [--models embedded] [--language-model embedded] [--transfer MODEL,…]
+                                [--sources none,random,k_centers,dilm,distilled,soft] [--text FOLDER] [--per-class 1,2,4] [--texts 100] [--orders 3]
+                                [--outer-steps 300] [--seeds 0,1,2] [--smoke] [--data FOLDER] [--work runs/prompt] [--minutes N] [--only-table]
 
 Distilled examples are the nearest tokens of a set with as many per class as the longest prompt has, one set for each seed, by our recipe without a teacher;
 shorter prompts have a part of them. Real and published texts are drawn as often as there are seeds, in so many orders each; what is the same in every draw
 stands in as many orders as that makes together. The texts that DiLM's authors published take part where --data has them.
+Models of --transfer are asked with the same prompts, the nearest tokens of the soft prompts among them that were learned for --language-model.
 Runs are commands of their own and resume, as those of the table; inside them every answer is kept.
 """
 
@@ -21,12 +22,14 @@ from benchmarks.jobs import BUDGETS, DISTILLED, ROOT, UNTAUGHT, Base, Job
 from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, number, numbers, read_options
 from ddllm.errors import UserError
 from ddllm.main import exit_status
+from ddllm.prompt.causal import short_name
 from ddllm.prompt.evaluate import NONE, SOFT
 from ddllm.report.results import read_results
 
 JSON, MARKDOWN = ROOT / "results" / "PROMPTS.json", ROOT / "results" / "PROMPTS.md"
 TEXT, FILE = "text", "text.jsonl"  # what routes write into the folder of a text
 PUBLISHED = "dilm"
+AS_TEXT, LEARNED_FOR = f"{SOFT}, as text", ", learned for "
 # Name of each source: its rows in results, with what they mean.
 SOURCES: dict[str, dict[str, str]] = {
     "none": {NONE: "no examples"},
@@ -35,7 +38,7 @@ SOURCES: dict[str, dict[str, str]] = {
     PUBLISHED: {PUBLISHED: "texts published for DiLM"},
     DISTILLED: {DISTILLED: "nearest tokens of a distilled set"},
     TEXT: {TEXT: "distilled text"},
-    "soft": {SOFT: "soft prompt", f"{SOFT}, as text": "the nearest tokens of soft prompts"},
+    "soft": {SOFT: "soft prompt", AS_TEXT: "the nearest tokens of soft prompts"},
 }
 ROWS = {row: told for rows in SOURCES.values() for row, told in rows.items()}
 SETTING = ("dataset", "model", "language_model", "texts")
@@ -52,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser = make_parser("benchmarks.prompt", "runs/prompt")
         parser.set_defaults(datasets="sst2")
         parser.add_argument("--language-model", default="embedded", help="who is prompted: hub name, folder, GGUF file or 'embedded'")
+        parser.add_argument("--transfer", default="", help="other language models that are asked with the same prompts, after a comma each")
         own = [name for name in SOURCES if name != TEXT]
         parser.add_argument("--sources", default=",".join(own), help=f"of examples, of {', '.join(own)}")
         parser.add_argument("--text", default="", metavar="FOLDER", help=f"a text that a route wrote ({FILE} in it), as a source too")
@@ -74,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
                 enough = (found for budget in BUDGETS if budget >= max(counts) and (found := base.published(budget)))
                 files = {PUBLISHED: next(enough, None), TEXT: file}
                 here = [name for name in [*sources, TEXT] if files.get(name, name)]
-                prompted = options.language_model, texts, orders
+                prompted = options.language_model, tuple(filter(None, options.transfer.split(","))), texts, orders
                 jobs += plan(base, here, files, counts, options.seeds, outer_steps, *prompted, options.smoke)
         return fill_or_try(options, jobs, JSON, MARKDOWN, enter, write, markdown)
 
@@ -89,6 +93,7 @@ def plan(
     seeds: list[int],
     outer_steps: int,
     language_model: str,
+    transfer: tuple[str, ...],
     texts: int,
     orders: int,
     smoke: bool,
@@ -103,6 +108,7 @@ def plan(
         seeds: of distillations; of everything else, how many draws.
         outer_steps: of distillations.
         language_model: who is prompted.
+        transfer: who else, with the same prompts.
         texts: test texts.
         orders: of the examples in each draw.
         smoke: few steps on few texts.
@@ -111,10 +117,12 @@ def plan(
     steps = [] if smoke else [f"--config.distill.outer_steps={outer_steps}", f"--config.distill.validate_every={max(outer_steps // 6, 1)}"]
     arguments, alone = f"recipe=ddllm,examples={most}{',smoke' * smoke}", [UNTAUGHT, *steps]
     amount = "smoke" if smoke else f"{texts}x{orders}-{'+'.join(map(str, counts))}"
-    asked = [f"model={language_model}", f"per_class=({','.join(map(str, counts))},)", *((f"texts={texts}", f"orders={orders}") if not smoke else SMOKE)]
+    models = "+".join(called(name).replace("/", "-") for name in (language_model, *transfer))
+    asked = [f"model={language_model}", *([f"transfer={transfer!r}"] if transfer else []), f"per_class=({','.join(map(str, counts))},)"]
+    asked += SMOKE if smoke else [f"texts={texts}", f"orders={orders}"]
 
     def prompting(source: str, having: tuple[int, ...], keys: list[str], line: list[str], of: str = "") -> Job:
-        kind = f"prompt-{source.replace('_', '-')}{of}-{called(language_model).replace('/', '-')}-{amount}"
+        kind = f"prompt-{source.replace('_', '-')}{of}-{models}-{amount}"
         line = ["--mode=prompt", *line, *alone, *(f"--config.prompt.{key}" for key in [*asked, *keys])]
         return replace(base.job(kind, most, having, line, arguments), change=source)
 
@@ -139,16 +147,21 @@ def enter(rows: list[Entry], job: Job) -> None:
     if not job.change:
         return
     results, prompt = read_results(job.member.folder / "results.json"), job.member.config.prompt
-    apart = ("prompt.model", "prompt.examples", "prompt.per_class")  # which the rows themselves say, without the folders of one machine
+    # Which the rows themselves say, without the folders of one machine.
+    apart = ("prompt.model", "prompt.transfer", "prompt.examples", "prompt.per_class")
     settings = settings_of(results["config"], DISTILLED if job.change == DISTILLED else "full", "prompt")
     settings = {key: value for key, value in settings.items() if key not in apart}
     seeds = str(job.seeds[0]) if job.change == DISTILLED else ALL
+    asked = {short_name(name): called(name) for name in (prompt.model, *prompt.transfer)}
     for found in results["prompt"]:
         # Examples of a file are called by its name.
         name = job.change if job.change in (PUBLISHED, TEXT) and found["examples_per_class"] else found["variation"]
         if name not in SOURCES[job.change]:
             continue
-        key = {"dataset": job.dataset, "model": job.model, "language_model": called(prompt.model), "texts": found["texts"]}
+        language_model = asked[found["model"]]
+        if name == AS_TEXT and language_model != called(prompt.model):
+            name += f"{LEARNED_FOR}{called(prompt.model)}"
+        key = {"dataset": job.dataset, "model": job.model, "language_model": language_model, "texts": found["texts"]}
         key |= {"source": name, "examples_per_class": found["examples_per_class"]}
         row = find_entry(rows, key, settings, ("test",))
         row["test"][seeds] = {part: found[part] for figure in ("accuracy", "uncalibrated") for part in (f"{figure}_mean", f"{figure}_std")}
@@ -161,13 +174,15 @@ def _command(job: Job) -> str:
     prompt, command = job.member.config.prompt, job.command
     for name in prompt.examples:
         command = command.replace(name, Path(name).name)
-    return command.replace(f"prompt.model={prompt.model}", f"prompt.model={called(prompt.model)}")
+    for name in (prompt.model, *prompt.transfer):
+        command = command.replace(name, called(name))
+    return command
 
 
 def write(rows: list[Entry]) -> None:
     """Write both files, in a fixed order."""
     order = {name: place for place, name in enumerate(ROWS)}
-    rows.sort(key=lambda row: (*(row[part] for part in SETTING), order[row["source"]], row["examples_per_class"] or 0))
+    rows.sort(key=lambda row: (*(row[part] for part in SETTING), order[_kind(row["source"])], row["source"], row["examples_per_class"] or 0))
     write_entries(JSON, "rows", rows, MARKDOWN, markdown(rows))
 
 
@@ -185,9 +200,14 @@ def markdown(rows: list[Entry]) -> str:
         counts = sorted({count for _, count in here if count})
         lines += ["", f"## {dataset}, {texts} test texts, {called(language_model)}; encoder {called(model)}", ""]
         lines += [f"| examples per class | none | {' | '.join(map(str, counts))} |", f"|---|---:|{'---:|' * len(counts)}"]
-        for source in (name for name in ROWS if any(name == given for given, _ in here)):
-            lines.append(f"| {ROWS[source]} | {' | '.join(_figure(here.get((source, count))) for count in (0, *counts))} |")
+        for source in dict.fromkeys(given for given, _ in here):
+            told = f"{ROWS[_kind(source)]}{source.removeprefix(_kind(source))}"
+            lines.append(f"| {told} | {' | '.join(_figure(here.get((source, count))) for count in (0, *counts))} |")
     return "\n".join(lines) + "\n"
+
+
+def _kind(source: str) -> str:
+    return source.partition(LEARNED_FOR)[0]
 
 
 def _figure(row: Entry | None) -> str:

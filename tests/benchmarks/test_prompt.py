@@ -17,7 +17,7 @@ def planned(tmp_path):
     """The runs of two seeds, with a file of texts, by their sources."""
     base = Base.below(tmp_path, "sst2", "embedded", None)
     files = {"dilm": tmp_path / "sst2_dpc5.jsonl", "text": tmp_path / "text.jsonl"}
-    return prompt.plan(base, ["none", "random", "k_centers", "dilm", "distilled", "soft", "text"], files, [1, 2], [0, 3], 90, "gpt2", 50, 4, smoke=False)
+    return prompt.plan(base, ["none", "random", "k_centers", "dilm", "distilled", "soft", "text"], files, [1, 2], [0, 3], 90, "gpt2", (), 50, 4, smoke=False)
 
 
 def test_every_source_is_asked_on_the_same_texts(planned, tmp_path):
@@ -49,7 +49,7 @@ def test_figures_are_entered_without_the_folders_of_one_machine(planned, tmp_pat
         for name, count in [("no examples", 0), *([(called, 1), (called, 2)] if kind not in ("none", "soft", "") else [])]:
             scores = [{"accuracy": value, "uncalibrated": value, "unanswered": 0.0} for value in rng.random(4)]
             runs += [score["accuracy"] for score in scores] if (name, count) == ("distilled", 2) else []
-            found.append({"variation": name, "examples_per_class": count, **summarise(scores), **common})
+            found.append({"variation": name, "examples_per_class": count, "model": "gpt2", **summarise(scores), **common})
         job.member.folder.mkdir(parents=True, exist_ok=True)
         environment = {"backend": "cpu", "devices": ["cpu"], "cpu": "a core"}
         write_json(job.member.folder / "results.json", {"config": job.member.config.to_dict(), "environment": environment, "rows": [], "prompt": found})
@@ -68,6 +68,28 @@ def test_figures_are_entered_without_the_folders_of_one_machine(planned, tmp_pat
     table = (tmp_path / "PROMPTS.md").read_text()
     assert "## sst2, 50 test texts, gpt2; encoder embedded" in table and "| examples per class | none | 1 | 2 |" in table
     assert f"± {100 * deviation:.1f} (8) |\n" in table
+
+
+def test_a_model_that_is_asked_as_well_has_a_table_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(prompt, "JSON", tmp_path / "PROMPTS.json")
+    monkeypatch.setattr(prompt, "MARKDOWN", tmp_path / "PROMPTS.md")
+    (other := tmp_path / "other.gguf").touch()
+    (soft,) = prompt.plan(Base.below(tmp_path, "sst2", "embedded", None), ["soft"], {}, [1], [0], 90, "embedded", (str(other),), 50, 4, smoke=False)
+    assert soft.member.config.prompt.transfer == (str(other),) and "-embedded+other.gguf-" in soft.member.folder.name
+    score = summarise([{"accuracy": 0.75, "uncalibrated": 0.75, "unanswered": 0.0}])
+    common = {"texts": 50, "how": "as told", "texts_in_test": 0, "seconds": 1.0, "examples_per_class": None, **score}
+    asked = [("no examples", "SmolLM2-135M"), ("soft prompt, as text", "SmolLM2-135M"), ("no examples", "other"), ("soft prompt, as text", "other")]
+    found = [{"variation": name, "model": model, **common} for name, model in [*asked, ("soft prompt", "SmolLM2-135M")]]
+    soft.member.folder.mkdir(parents=True)
+    environment = {"backend": "cpu", "devices": ["cpu"], "cpu": "a core"}
+    write_json(soft.member.folder / "results.json", {"config": soft.member.config.to_dict(), "environment": environment, "rows": [], "prompt": found})
+    prompt.enter(rows := [], soft)
+    prompt.write(rows)
+    assert str(tmp_path) not in (tmp_path / "PROMPTS.json").read_text()
+    one, two = (tmp_path / "PROMPTS.md").read_text().split("## ")[1:]
+    assert one.startswith("sst2, 50 test texts, embedded;") and "| soft prompt | 75.0 |" in one and "| the nearest tokens of soft prompts | 75.0 |" in one
+    assert two.startswith("sst2, 50 test texts, other.gguf;") and two.count("75.0") == 1
+    assert "| the nearest tokens of soft prompts, learned for embedded | 75.0 |" in two
 
 
 def test_what_is_no_text_is_refused(tmp_path, capsys):
