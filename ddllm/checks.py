@@ -155,6 +155,12 @@ def validate(config: ConfigDict) -> None:
         raise UserError(f"config.distill.teacher is {distill.teacher!r}; name each run once.")
     if not 0 <= distill.teacher_share <= 1:
         raise UserError(f"config.distill.teacher_share is {distill.teacher_share!r}, but must lie between 0 and 1.")
+    if not 0 <= distill.crossed <= 1:
+        raise UserError(f"config.distill.crossed is {distill.crossed!r}, but must lie between 0 and 1.")
+    if distill.crossed and teachers and distill.teacher_share < 1:
+        raise UserError(
+            f"config.distill.teacher_share is {distill.teacher_share!r}, but crossed texts have no label; set it to 1, or config.distill.crossed to 0."
+        )
     if not PurePath(distill.initial).suffix:
         check_choice("distill.initial", distill.initial, INITIAL, ", or a file with text and label")
     validate_inner_loop(distill)

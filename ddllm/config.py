@@ -84,6 +84,7 @@ def default_config() -> ConfigDict:
     distill.batch_size = 32  # real texts per outer step
     distill.teacher = ""  # what they teach. empty: labels; full: the fully fine-tuned model's probabilities; or a run's folder, that run's; A|B: their mean
     distill.teacher_share = 1.0  # of the teacher in the targets, the rest being the label's
+    distill.crossed = 0.0  # share of real texts that are crossed with another one, and of which the teacher says what they mean; see ddllm/distill/cross.py
     distill.optimizer = "adamw"  # adamw (no weight decay unless set) | adam
     distill.second_moment = 0.999  # decay of Adam's second moment; lower ones follow growing gradients sooner
     distill.rate_embeddings = 1e-2  # outer learning rates, one for each part of the distilled data

@@ -419,6 +419,7 @@ def test_half_a_fine_tuning_teaches_nothing(arguments, tmp_path, capsys, monkeyp
     lines = {
         "of this run": arguments(**{"mode": "distill", "distill.teacher": "full"}),
         "of another": arguments(tmp_path / "other", **{"mode": "distill", "distill.teacher": str(tmp_path / "run")}),
+        "of crossed texts": arguments(tmp_path / "crossed", **{"mode": "distill", "distill.teacher": str(tmp_path / "run"), "distill.crossed": 0.5}),
     }
     for line in lines.values():
         assert main(line) == 2 and "there is none in" in capsys.readouterr().err
@@ -433,6 +434,9 @@ def test_half_a_fine_tuning_teaches_nothing(arguments, tmp_path, capsys, monkeyp
     assert main(begin) == 0
     for line in lines.values():
         assert main(line) == 0
+    cards = [json.loads((tmp_path / name / "distilled" / "recipe.json").read_text()) for name in ("run", "other", "crossed")]
+    own, other, crossed = (card["files"]["distilled.safetensors"] for card in cards)
+    assert own == other != crossed
 
 
 def test_files_that_change_under_one_name_are_noticed(arguments, tiny_corpus, make_model, tmp_path, capsys):

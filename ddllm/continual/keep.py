@@ -13,7 +13,8 @@ from ddllm.artefact.base import Distilled
 from ddllm.artefact.folder import load_distilled, save_distilled
 from ddllm.continual.checks import TOKENS
 from ddllm.continual.lessons import Lesson
-from ddllm.data.batches import BatchStream, length_buckets
+from ddllm.data.batches import length_buckets
+from ddllm.distill.cross import real_batches
 from ddllm.distill.dataset import DistilledData, Recipe, learned_parts
 from ddllm.distill.teacher import make_teacher
 from ddllm.errors import UserError
@@ -95,7 +96,7 @@ def distil_lesson(prepared: Prepared, lesson: Lesson, folder: Path, open_metrics
         fresh = as_distilled(prepared)
         teaching = f"continual-teacher-{mark}"
         teacher = make_teacher(prepared, folder / "teacher", open_metrics, teaching) if config.teacher else None
-        stream = BatchStream(prepared.tokens.train, config.batch_size, prepared.config.seed, prepared.buckets, config.balanced)
+        stream = real_batches(prepared)
         scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
         parts = kept_parts(fresh.data, fresh.recipe, prepared.config.continual.storage)
         how = (stream, scorer, folder / "checkpoints", open_metrics, config.outer_steps, teacher, f"continual-distill-{mark}")

@@ -13,6 +13,7 @@ import numpy as np
 
 from ddllm.data.batches import BatchStream
 from ddllm.distill.bodies import gather_bodies, pool_seconds
+from ddllm.distill.cross import real_batches
 from ddllm.distill.dataset import DistilledData, learned_parts
 from ddllm.distill.memory import check_memory
 from ddllm.distill.outer_loop import LATE, distil
@@ -108,7 +109,7 @@ def learn_from_texts(
         UserError: an outer step needs more memory than there is.
     """
     config = prepared.config.distill
-    stream = BatchStream(prepared.tokens.train, config.batch_size, prepared.config.seed, prepared.buckets, config.balanced)
+    stream = real_batches(prepared)
     scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
 
     def make_step(unfinished: bool) -> OuterStep:

@@ -136,7 +136,9 @@ def distillation_flops(prepared: Prepared, distilled: Distilled, plan: Row, smal
     likely = FULL_STRENGTH / (len(kinds) + 1) if "passes" in kinds else 0.0
     outer = plan["heads"] * (once + likely * (again - once) + GRADIENT * plan["batch_size"] * real)
     drawn = plan["outer_steps"] * plan["batch_size"]
-    taught = len(split_parts(plan["teacher"])) * texts_asked(min(drawn, len(prepared.tokens.train)), drawn) * real
+    # Crossed texts are new each time.
+    asked = drawn if plan["crossed"] else texts_asked(min(drawn, len(prepared.tokens.train)), drawn)
+    taught = len(split_parts(plan["teacher"])) * asked * real
     heads = plan["validation_heads"] if not same_every_time(learner, distilled.recipe) else 1
     texts = min(plan["validation_texts"] or len(validation), len(validation))
     validations = heads * math.ceil(plan["outer_steps"] / plan["validate_every"])

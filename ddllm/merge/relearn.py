@@ -17,8 +17,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddllm.artefact.base import Distilled, describe_base
-from ddllm.data.batches import BatchStream, length_buckets
+from ddllm.data.batches import length_buckets
 from ddllm.data.tokens import TokenCorpus, TokenSplit
+from ddllm.distill.cross import real_batches
 from ddllm.distill.dataset import learned_parts
 from ddllm.distill.plan import first_data, recipe_of
 from ddllm.distill.teacher import Teacher
@@ -61,10 +62,9 @@ class Work:
 
 def relearn_on_texts(prepared: Prepared, merged: Merged, parts: tuple[str, ...], work: Work, teacher: Teacher | None = None) -> Merged:
     """Learn parts of a merged set on the training texts, chosen on the validation texts."""
-    config = prepared.config.distill
     prepared = replace(prepared, learner=merged.learner)
-    stream = BatchStream(prepared.tokens.train, config.batch_size, prepared.config.seed, prepared.buckets, config.balanced)
-    scorer = prepared.scorer(prepared.tokens.validation, config.validation_texts)
+    stream = real_batches(prepared)
+    scorer = prepared.scorer(prepared.tokens.validation, prepared.config.distill.validation_texts)
     return _learned(prepared, of_texts(merged, prepared), parts, stream, scorer, work, teacher)
 
 

@@ -101,6 +101,9 @@ def test_the_stage(distilled_run, capsys):
     config = distilled.card["config"] | {"distill": distilled.card["config"]["distill"] | {"teacher": "full"}}
     taught = evaluate_compute(prepared, replace(distilled, card=distilled.card | {"config": config}), full, {})[-1]
     assert taught["flops"] > distilling["flops"] + finetuning["flops"] and taught["seconds"] == 50.0
+    config["distill"]["crossed"] = 0.5  # for new texts it is asked again and again
+    crossed = evaluate_compute(prepared, replace(distilled, card=distilled.card | {"config": config}), full, {})[-1]
+    assert crossed["flops"] > taught["flops"]
     # What is fine-tuned once is not fine-tuned again.
     analyse(distilled_run)
     assert read_metrics(distilled_run.workdir.metrics) == lines
