@@ -13,6 +13,7 @@ from ddllm.runtime.storage import read_json, write_atomically, write_json
 
 Entry = dict[str, Any]
 APART = ("name", "seed", "runtime", "data.source", "distill.teacher", "distill.checkpoint_every", "distill.checkpoints_kept", "text.judge")
+UNTAUGHT = ("distill.crossed", "distill.teacher_share")  # have no effect without a teacher
 # Sections that a kind of run does not depend on, and what selections take of one of them.
 WITHOUT_EFFECT = {
     "full": ("distill", "evaluate", "text"),
@@ -40,6 +41,7 @@ def settings_of(config: dict[str, Any], kind: str, also: str = "") -> dict[str, 
     there, defaults = (flatten_dict(tree, sep=".") for tree in (config, resolve(default_config())))
     there = {**there, "model.name": called(str(there["model.name"]))}
     apart = APART + tuple(section for section in ASIDE if section != also) + WITHOUT_EFFECT.get(kind, ("finetune",))
+    apart += () if there["distill.teacher"] else UNTAUGHT
 
     def counts(key: str) -> bool:
         return key in SIZES and kind == "select" or not any(key == part or key.startswith(f"{part}.") for part in apart)

@@ -185,7 +185,8 @@ def markdown(cells: list[Entry], published: dict[str, Any]) -> str:
         "Test accuracy in %, mean ± standard deviation over seeds (their number). Written by `python -m benchmarks.table`; settings, commands, single",
         "figures and what each was computed on are in TABLE.json. Distilled rows start from their recipe's own head; behind the stroke, in brackets, the",
         "same data from redrawn heads, perhaps on fewer test texts, the deviation being that of all these trainings together, over seeds and heads.",
-        "Where sets of one data set were distilled in different numbers of outer steps, each says in how many.",
+        "Where sets of one data set were distilled in different numbers of outer steps, each says in how many; `crossed`: half of the",
+        "real texts that they learned from were crossed with others.",
         "`no_gains` is our recipe, distilled, with `distill.gains=False`.",
     ]
     for dataset, model in sorted({(cell["dataset"], cell["model"]) for cell in cells}):
@@ -229,6 +230,7 @@ def figure(cell: Entry, with_steps: bool = False) -> str:
         redrawn = f" / [{100 * cell['redrawn_mean']:.1f} ± {100 * cell['redrawn_std']:.1f}{part}]"
     steps = steps_of(cell) if with_steps else None
     taken = f", {steps:,} outer steps" if steps else ""
+    taken += ", crossed" if cell["settings"].get("distill.crossed") else ""
     products = cell["settings"].get("model.products")
     taken += f", in {products}" if products else ""
     return f"{100 * cell['accuracy_mean']:.1f}{spread} ({cell['runs']}){share}{fewer}{taken}{redrawn}"
