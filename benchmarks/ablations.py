@@ -22,11 +22,13 @@ from ddllm.runtime.storage import read_json
 
 JSON, MARKDOWN = ROOT / "results" / "ABLATIONS.json", ROOT / "results" / "ABLATIONS.md"
 AS_IT_IS = "recipe"
+LOSS = "validation_loss"
 SETTING = ("dataset", "model", "examples_per_class", "outer_steps", "batch_size", "products")
 # Name of each change: what it means, and its keys of config.distill.
 CHANGES: dict[str, tuple[str, tuple[str, ...]]] = {
     AS_IT_IS: ("the recipe as it is", ()),
     "no_teacher": ("the outer loss follows labels instead of a fine-tuned teacher", ("teacher=",)),
+    "not_crossed": ("whole real texts alone, none crossed", ("crossed=0.0",)),
     "no_gains": ("no gains", ("gains=False",)),
     "no_directions": ("no direction labels", ("direction_labels=False",)),
     "no_directions_3": ("no direction labels, three passes", ("direction_labels=False", "passes=3")),
@@ -111,9 +113,10 @@ def enter(rows: list[Entry], job: Job) -> None:
     card = read_json(job.member.folder / "distilled" / CARD)
     amounts = {"outer_steps": config.distill.outer_steps, "batch_size": config.distill.batch_size, "products": config.model.products}
     key = {"dataset": job.dataset, "model": job.model, "change": job.change, "examples_per_class": job.per_class, **amounts}
-    row = find_entry(rows, key, settings_of(results["config"], DISTILLED), ("validation", "test"))
+    row = find_entry(rows, key, settings_of(results["config"], DISTILLED), ("validation", "test", LOSS))
     seed = str(job.seeds[0])
     row["validation"][seed], row["test"][seed] = card["validation_accuracy"], own["accuracy_mean"]
+    row[LOSS] = row.get(LOSS, {}) | ({seed: card[LOSS]} if LOSS in card else {})
     row |= {part: own[part] for part in ("inner_steps", "floats", "distillation_seconds", "texts")}
     row |= {"best_step": card["outer_step"], "command": job.command}
     note_devices(row, job.seeds, results["environment"])
@@ -133,16 +136,17 @@ def markdown(rows: list[Entry]) -> str:
         "",
         "Accuracy in %, mean ± standard deviation over seeds (their number); the difference is to the recipe as it is, on validation texts. Written by",
         "`python -m benchmarks.ablations`; commands and single figures are in ABLATIONS.json. The standard error of 85 % on 872 texts is 1.2 points, though",
-        "all rows are measured on the same texts.",
+        "all rows are measured on the same texts; cross-entropy (on validation texts, in nats; of rows distilled since it is measured) differs less by chance.",
     ]
     for (dataset, model, count, outer_steps, batch, products), here in by_setting(rows, SETTING):
         base = next((mean(row["validation"]) for row in here if row["change"] == AS_IT_IS), None)
         exact = "" if products == "float32" else f", in {products}"
         lines += ["", f"## {dataset}, {model}, {count} per class, {outer_steps} outer steps of {batch} texts{exact}", ""]
-        lines += ["| | validation | difference | test | inner steps | numbers stored | minutes |", "|---|---:|---:|---:|---:|---:|---:|"]
+        lines += ["| | validation | difference | cross-entropy | test | inner steps | numbers stored | minutes |", "|---|---:|---:|---:|---:|---:|---:|---:|"]
         for row in here:
             difference = "" if base is None or row["change"] == AS_IT_IS else f"{100 * (mean(row['validation']) - base):+.1f}"
-            figures = f"{over_seeds(row['validation'].values())} | {difference} | {percent(row['test'].values())} | {row['inner_steps']}"
+            loss = f"{mean(row[LOSS]):.3f}" if row.get(LOSS) else ""
+            figures = f"{over_seeds(row['validation'].values())} | {difference} | {loss} | {percent(row['test'].values())} | {row['inner_steps']}"
             lines.append(f"| {CHANGES[row['change']][0]} | {figures} | {row['floats']:,} | {row['distillation_seconds'] / 60:.0f} |")
     return "\n".join(lines) + "\n"
 

@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import optax
 import pytest
 
+import ddllm
 from ddllm.artefact.folder import load_distilled
 from ddllm.data.corpus import load_corpus
 from ddllm.main import exit_status, main, parse
@@ -114,6 +116,12 @@ def test_other_recipes(arguments, tiny_corpus, tmp_path, head, labels, initial):
         kept = np.flatnonzero(validated >= validated.max() - error)[-1]
         assert len(validated) == 12 and distilled.card["outer_step"] == kept + 1
         assert distilled.card["validation_accuracy"] == pytest.approx(validated[kept])
+    if head != "redrawn":
+        validation = load_corpus(parse(arguments(**overrides)).config.data).validation
+        logits = ddllm.train(tmp_path / "run" / "distilled").logits(validation.texts)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, np.asarray(validation.labels))
+        assert distilled.card["validation_loss"] == pytest.approx(float(losses.mean()), rel=1e-3)
+    assert distilled.card["validation_loss"] > 0
     assert (distilled.data.attention is not None) == (head == "fixed") and distilled.recipe.attention_weight == (
         3 if head == "fixed" else 1
     )

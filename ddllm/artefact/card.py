@@ -79,7 +79,7 @@ def _introduction(card: Card, size: int) -> list[str]:
 
 def _scores(card: Card) -> list[str]:
     if not card["scores"]:
-        kept = [f"{key.removeprefix('validation_')} {100 * card[key]:.1f}" for key in card if key.startswith("validation_")]
+        kept = [f"{key.removeprefix('validation_')} {100 * card[key]:.1f}" for key in card if key.startswith("validation_") and key != "validation_loss"]
         return ["No test score was measured yet." + (f" On validation texts: {', '.join(kept)}." if kept else ""), ""]
     lines = ["| trained | figure | % | test texts | of |", "|---|---|---:|---:|---|"]
     for score in card["scores"]:

@@ -16,7 +16,7 @@ from ddllm.distill.bodies import gather_bodies, pool_seconds
 from ddllm.distill.cross import real_batches
 from ddllm.distill.dataset import DistilledData, learned_parts
 from ddllm.distill.memory import check_memory
-from ddllm.distill.outer_loop import LATE, distil
+from ddllm.distill.outer_loop import LATE, distil, validation_loss
 from ddllm.distill.outer_step import OuterStep
 from ddllm.distill.plan import first_data, make_outer_step, recipe_of
 from ddllm.distill.shaping import Shaping
@@ -54,7 +54,7 @@ def learn(
         keep_start: see `distil`.
 
     Returns:
-        The learned parts in numpy, and {"validation_…", "outer_step", "distillation_seconds"} for a card.
+        The learned parts in numpy, and {"validation_…", "validation_loss", "outer_step", "distillation_seconds"} for a card.
 
     Raises:
         Diverged: the loss or the gradient became NaN or infinite.
@@ -70,12 +70,14 @@ def learn(
             ahead = ask_ahead(taught, stream, config.outer_steps) if taught and isinstance(stream, BatchStream) else None
             batches, asked = (ahead, None) if ahead else (stream, taught)
             state, seconds = distil(loop, step, learned, batches, scorer, config.validation_heads, seed, asked, config.choose == LATE, keep_start)
+            loss = validation_loss(step, state.best["learned"], scorer, config.validation_heads, seed)
         finally:
             metrics.close()
     finally:
         checkpoints.close()
     best = jax.tree.map(np.asarray, state.best)
     figures = {f"validation_{prepared.metric}": float(best["accuracy"]), "outer_step": int(best["step"]), "distillation_seconds": seconds}
+    figures |= {"validation_loss": loss} if np.isfinite(loss) else {}
     return best["learned"], figures
 
 

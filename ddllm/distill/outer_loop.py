@@ -112,10 +112,7 @@ def distil(
     Raises:
         Diverged: the loss or the gradient became NaN or infinite, or the trainings of all validations did.
     """
-    key = jax.random.key(seed)
-    # Far from the keys of outer steps, and the same at every validation, so that validations differ by the data alone.
-    apart = jax.random.fold_in(key, 2**31 - 1)
-    keys = [jax.random.fold_in(apart, draw) for draw in range(1 if same_every_time(step.learner, step.recipe) else heads)]
+    key, keys = jax.random.key(seed), validation_keys(step, heads, seed)
 
     def advance(state: OuterState, index: int) -> tuple[OuterState, dict[str, jax.Array]]:
         batch = stream.batch(index)
@@ -146,6 +143,18 @@ def distil(
             f"there is nothing to keep. {explain_divergence(state, {})}"
         )
     return state, seconds
+
+
+def validation_keys(step: OuterStep, heads: int, seed: int) -> list[jax.Array]:
+    """Keys of the trainings behind a validation, see `distil`: far from those of outer steps, and the same every time, so that data alone make a difference."""
+    apart = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
+    return [jax.random.fold_in(apart, draw) for draw in range(1 if same_every_time(step.learner, step.recipe) else heads)]
+
+
+def validation_loss(step: OuterStep, learned: dict[str, Any], scorer: Scorer, heads: int = 1, seed: int = 0) -> float:
+    """Mean loss on the validation texts after the trainings of a validation, infinite where one has diverged; for arguments see `distil`."""
+    losses = [scorer.loss(step.train(learned, key)) for key in validation_keys(step, heads, seed)]
+    return float(np.mean(losses)) if np.isfinite(losses).all() else float("inf")
 
 
 def explain_divergence(state: OuterState, figures: dict[str, float]) -> str:

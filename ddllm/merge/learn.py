@@ -35,6 +35,10 @@ class MeanScorer:
         """The mean figure."""
         return float(np.mean([scorer.figure(params, words_VD) for scorer in self.scorers]))
 
+    def loss(self, params: Any, words_VD: jax.Array | None = None) -> float:
+        """The mean loss."""
+        return float(np.mean([scorer.loss(params, words_VD) for scorer in self.scorers]))
+
     def standard_error(self, figure: float) -> float:
         """Of the mean, as if all figures had this value."""
         return float(np.linalg.norm([scorer.standard_error(figure) for scorer in self.scorers])) / len(self.scorers)
@@ -69,7 +73,7 @@ def learn_again(
         stage: names the figures.
 
     Returns:
-        The data set with the best values, and {"validation_…", "outer_step", "distillation_seconds"} for its card.
+        The data set with the best values, and {"validation_…", "validation_loss", "outer_step", "distillation_seconds"} for its card.
 
     Raises:
         UserError: the data set lacks one of the parts.

@@ -122,6 +122,10 @@ class Scorer:
         """The figure that is chosen by."""
         return compute_figure(self.metric, self.labels, self._decide(params, words_VD))
 
+    def loss(self, params: Tree, words_VD: jax.Array | None = None) -> float:
+        """The mean loss against the labels: of classes, cross-entropy in nats. It tells models apart that a figure of a few hundred texts does not."""
+        return float(np.mean(self.learner.task.outer_losses(jnp.asarray(self.logits(params, words_VD)), jnp.asarray(self.labels))))
+
     def standard_error(self, figure: float) -> float:
         """Of the figure that is chosen by, where it has this value (see figures.py)."""
         return standard_error(self.metric, figure, self.texts)

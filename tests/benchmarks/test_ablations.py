@@ -25,7 +25,7 @@ def finish(job, validation, test):
     row |= {"inner_steps": 2, "floats": 10, "distillation_seconds": 60.0, "texts": 30}
     (job.member.folder / "distilled").mkdir(parents=True)
     add_rows(job.member.folder / "results.json", [row], resolve(job.member.config), ENVIRONMENT)
-    write_json(job.member.folder / "distilled" / "recipe.json", {"validation_accuracy": validation, "outer_step": 200})
+    write_json(job.member.folder / "distilled" / "recipe.json", {"validation_accuracy": validation, "validation_loss": 1 - validation, "outer_step": 200})
 
 
 @pytest.mark.parametrize("change", ablations.CHANGES)
@@ -53,8 +53,8 @@ def test_rows_are_means_over_seeds_and_other_amounts_are_rows_of_their_own(make)
         ("recipe", 600, 1),
     ]
     text = ablations.markdown(rows)
-    assert "| the recipe as it is | 85.0 ± 7.1 (2) |  | 75.0 ± 7.1 | 2 | 10 | 1 |" in text
-    assert "75.0 (1) | -10.0 | 60.0" in text
+    assert "| the recipe as it is | 85.0 ± 7.1 (2) |  | 0.150 | 75.0 ± 7.1 | 2 | 10 | 1 |" in text
+    assert "75.0 (1) | -10.0 | 0.250 | 60.0" in text
     assert text.count("\n## ") == 2
 
 
