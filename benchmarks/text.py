@@ -221,6 +221,8 @@ def enter(cells: list[Entry], part: Part) -> None:
         key = key_of(part, name)
         # What is projected depends on no route, whose name also says whether it has gains.
         counted = {key: value for key, value in settings.items() if name == "text" or key in PROJECTED or not key.startswith(("text.", "distill.gains"))}
+        if name == "text" and bare(part.route) == "search":  # whose real texts are the same in every round, whole ones
+            counted.pop("distill.crossed", None)
         cell = find_entry(cells, key, counted, ("values", "redrawn", "again", "fluency"))
         if again:
             if not row["name"].endswith(REDRAWN):
