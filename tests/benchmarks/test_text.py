@@ -182,7 +182,7 @@ def test_cells_keep_apart_what_is_trained_in_another_way(parts):
     lines = text.markdown(cells)
     assert "| training data | 5 per class | perplexity, × real |" in lines
     assert "| our text (search), from a teacher | 70.0 ± 14.1 (2) / [50.0 ± 0.0] | 4.0* |" in lines
-    assert "| their nearest tokens, from a teacher | 51.0 ± 1.4 (2) | – |" in lines
+    assert "| their nearest tokens, from a teacher | 51.0 ± 1.4 (2), crossed | – |" in lines
     assert "judged by SomeLM (*: took part in making the text)" in lines
     assert "| our text (search), from a teacher | 5 | 70.0 | 400 | 4.0* | 2.7 | 0.95 | 1.0 | – |" in lines
     assert "| any real sentences | 5 | – | 100 | 1.0 | 1.0 | 0.90 | 0.0 | – |" in lines
