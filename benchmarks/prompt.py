@@ -23,13 +23,13 @@ from benchmarks.options import add_smoke, fill_or_try, listed, make_parser, numb
 from ddllm.errors import UserError
 from ddllm.main import exit_status
 from ddllm.prompt.causal import short_name
-from ddllm.prompt.evaluate import NONE, SOFT
+from ddllm.prompt.evaluate import AS_TEXT, NONE, SOFT
 from ddllm.report.results import read_results
 
 JSON, MARKDOWN = ROOT / "results" / "PROMPTS.json", ROOT / "results" / "PROMPTS.md"
 TEXT, FILE = "text", "text.jsonl"  # what routes write into the folder of a text
 PUBLISHED = "dilm"
-AS_TEXT, LEARNED_FOR = f"{SOFT}, as text", ", learned for "
+LEARNED_FOR = ", learned for "
 # Name of each source: its rows in results, with what they mean.
 SOURCES: dict[str, dict[str, str]] = {
     "none": {NONE: "no examples"},

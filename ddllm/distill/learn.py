@@ -49,7 +49,7 @@ def learn(
         folder: of checkpoints.
         open_metrics: opens where figures are written.
         name: of the work, on its progress bar and in metrics.jsonl.
-        make_step: makes the outer step, told whether outer steps are left; where none are, nothing need be compiled.
+        make_step: makes the outer step, told whether outer steps are left; where none are, it trains for the loss on validation texts alone.
         teacher: loads what gives real texts their targets, where outer steps are left; None: their labels do without.
         keep_start: see `distil`.
 
@@ -117,7 +117,7 @@ def learn_from_texts(
     def make_step(unfinished: bool) -> OuterStep:
         others = gather_bodies(prepared, bodies, open_metrics) if unfinished else ()
         step = make_outer_step(prepared, data, others=others, shaping=shaping, more=more)
-        if unfinished:  # a finished run compiles nothing
+        if unfinished:  # a finished run takes no gradient
             # A shaping feeds the inner loop with other parts than are learned.
             check_memory(prepared, step, data, tuple(jax.eval_shape(step.final, learned)))
         return step

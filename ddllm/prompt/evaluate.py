@@ -29,6 +29,7 @@ from ddllm.runtime.storage import write_json
 
 Row = dict[str, Any]
 NONE, SOFT = "no examples", "soft prompt"
+AS_TEXT = f"{SOFT}, as text"  # its nearest tokens
 MOST = 0.5  # share of answers without a label from which on this is told
 
 
@@ -163,7 +164,7 @@ def evaluate_soft(
     note = f"{config.soft_tokens} positions learned in {config.soft_steps} steps of {config.soft_batch_size} training texts, not calibrated"
     row |= {"texts": len(questions.texts), "texts_seed": config.seed, "how": "log-likelihood of the label's tokens", "seconds": clock.lap()}
     row |= {"texts_in_test": 0, "note": note}
-    return row, Prefixes(f"{SOFT}, as text", None, texts, f"the nearest tokens of the soft prompt learned for {model.name}")
+    return row, Prefixes(AS_TEXT, None, texts, f"the nearest tokens of the soft prompt learned for {model.name}")
 
 
 def score_model(config: ConfigDict, backend: Backend, questions: Questions, prefixes: list[Prefixes]) -> list[Row]:
