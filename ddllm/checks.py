@@ -71,6 +71,7 @@ NOT_NEGATIVE = (
     "distill.rate_features",
     "distill.rate_directions",
     "distill.rate_gains",
+    "distill.rate_words",
     "distill.truncate",
     "distill.pool",
     "distill.weight_decay",

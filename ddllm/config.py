@@ -69,6 +69,8 @@ def default_config() -> ConfigDict:
     distill.rates = "step"  # one learned rate per inner step; layer: per inner step and layer; tensor: per inner step and array
     # Learned factors of the gradient along the inputs and outputs of every kernel of the body, the same in all inner steps; see ddllm/distill/gains.py.
     distill.gains = False
+    # Learned scores of all words of the vocabulary: how far each goes along where training moves the words of each class; see ddllm/distill/word_scores.py.
+    distill.word_scores = False
     distill.initial_rate = 1e-2  # inner learning rate at the start
     distill.inner_optimizer = "sgd"  # sgd | momentum | nesterov | adam | learned_momentum, or one of Optax's: "adamw(weight_decay=0.01)"
     distill.initial_momentum = 0.9  # of learned_momentum, which has a coefficient for each inner step, learned at rate_rates
@@ -96,6 +98,7 @@ def default_config() -> ConfigDict:
     distill.rate_features = 1e-2
     distill.rate_directions = 1e-3
     distill.rate_gains = 5e-2
+    distill.rate_words = 1e-2  # of word scores, and of positions' shares in them
     distill.weight_decay = 0.0  # of adamw alone
     distill.warmup = 0.1  # fraction of the outer steps in which the outer rate rises
     distill.decay = "linear"  # linear | cosine | constant, after the warm-up

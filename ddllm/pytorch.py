@@ -23,7 +23,7 @@ import torch
 from safetensors.numpy import load
 from torch.nn.functional import logsigmoid
 
-SCHEMA = 6
+SCHEMA = 7
 # What transformers calls each task. Of several heads, one beside the other, every class has a probability of its own.
 PROBLEMS = {
     "classification": "single_label_classification",
@@ -34,7 +34,7 @@ PROBLEMS = {
 STORAGES = ("float32", "float16", "bfloat16", "int8")
 NEEDED = [("recipe", "labels"), ("head", "start"), ("head", "kind"), ("head", "deviation"), ("base_model", "name"), ("base_model", "fingerprint")]
 NEEDED += [("preprocessing", "text_length")]
-GAINS_BLOCK = 64
+BLOCK = 64
 Arrays = dict[str, torch.Tensor]
 Optimizer = Callable[[list[torch.Tensor], list[torch.Tensor], Any], list[torch.Tensor]]
 
@@ -74,6 +74,9 @@ def train(folder: str | Path, model: Any = None, seed: int = 0) -> tuple[Any, An
     head = {"out": mean} if mean is not None else _head_modules(model, kind)
     _start_head(head, arrays, card, pooled)
     groups = _groups(model, head)
+    if "word_scores" in arrays:
+        width = model.base_model.embeddings.word_embeddings.weight.shape[1]
+        groups.append(("moves", [torch.nn.Parameter(torch.zeros(len(arrays["word_scores"]), width, device=device))]))
     _learn(model, kind, head, groups, card, arrays)
     out, task = head["out"], _task(card)
     with torch.no_grad():
@@ -112,10 +115,13 @@ def read(folder: str | Path) -> tuple[dict[str, Any], Arrays]:
         arrays["embeddings"] = (arrays["embeddings"].astype(np.uint32) << 16).view(np.float32)
     if storage == "int8":
         arrays["embeddings"] = arrays["embeddings"].astype(np.float32) * arrays["embeddings.width"] + arrays["embeddings.lowest"]
-    if "gains.width" in arrays:  # one for each of blocks of gains
-        width, lowest = (np.repeat(arrays[f"gains.{name}"], GAINS_BLOCK, -1)[:, : arrays["gains"].shape[1]] for name in ("width", "lowest"))
-        arrays["gains"] = arrays["gains"].astype(np.float32) * width + lowest
+    for part in ("gains", "word_scores"):
+        if f"{part}.width" in arrays:  # one for each of their blocks
+            width, lowest = (np.repeat(arrays[f"{part}.{name}"], BLOCK, -1)[:, : arrays[part].shape[1]] for name in ("width", "lowest"))
+            arrays[part] = arrays[part].astype(np.float32) * width + lowest
+    words = arrays.pop("word_scores.words", None)  # a bit for each word of the vocabulary, whether it has scores
     tensors = {name: torch.from_numpy(np.array(value, np.float32)) for name, value in arrays.items()}
+    tensors |= {} if words is None else {"word_scores.words": torch.from_numpy(np.flatnonzero(np.unpackbits(words)))}
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise ValueError(f"distilled.safetensors in {folder} holds values that are not finite numbers; get the folder again.")
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
@@ -310,7 +316,7 @@ def _start_head(head: dict[str, Any], arrays: Arrays, card: dict[str, Any], pool
 
 
 def _groups(model: Any, head: dict[str, Any]) -> list[tuple[str, list[torch.nn.Parameter]]]:
-    """Every trained array as (layer, its parameters), in the order of the recipe's rates per array; word embeddings are not trained."""
+    """Every trained array as (layer, its parameters), in the order of the recipe's rates per array; word embeddings are not among them."""
     base = model.base_model
     table = base.embeddings
     groups = [("embeddings", [table.LayerNorm.bias]), ("embeddings", [table.LayerNorm.weight]), ("embeddings", [table.position_embeddings.weight])]
@@ -353,11 +359,11 @@ def _learn(model: Any, kind: str, head: dict[str, Any], groups: list, card: dict
     momentum_S = torch.sigmoid(arrays["momentum"]) if "momentum" in arrays else None
     gains = _spread_gains(groups, arrays["gains"]) if "gains" in arrays else None
     optimizer = make_optimizer(recipe.get("optimizer", "sgd"))
-    trained = {id(parameter) for parameter in params}
+    trained, moves = {id(parameter) for parameter in params}, groups[-1][1][0] if groups[-1][0] == "moves" else None
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in trained)
     for step, batch in enumerate(_feed(arrays, recipe, card)):
-        loss = _loss(model, kind, head, batch, card)
+        loss = _loss(model, kind, head, batch, card, moves)
         gradients = torch.autograd.grad(loss, params, allow_unused=True)
         given = [torch.zeros_like(p) if g is None else g for p, g in zip(params, gradients, strict=True)]
         with torch.no_grad():
@@ -367,6 +373,10 @@ def _learn(model: Any, kind: str, head: dict[str, Any], groups: list, card: dict
                 parameter -= rates_SG[step, place] * (direction if factors is None else direction * factors)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+    if moves is not None:
+        with torch.no_grad():  # where training has moved the words to
+            table = model.base_model.embeddings.word_embeddings.weight
+            table[arrays["word_scores.words"].to(table.device)] += arrays["word_scores"].T @ moves
 
 
 def _spread_gains(groups: list[tuple[str, list[torch.nn.Parameter]]], gains: torch.Tensor) -> list[list[torch.Tensor | None]]:
@@ -390,7 +400,7 @@ def _spread_gains(groups: list[tuple[str, list[torch.nn.Parameter]]], gains: tor
 
 def _feed(arrays: Arrays, recipe: dict[str, Any], card: dict[str, Any]) -> Iterator[Arrays]:
     """The batch of every inner step, arrays [N, …]; of a learned order all examples, with "weights" in the loss."""
-    fed = {name: arrays[name] for name in ("embeddings", "mask", "labels", "types", "attention", "features", "directions") if name in arrays}
+    fed = {name: arrays[name] for name in ("embeddings", "mask", "labels", "types", "word_shares", "attention", "features", "directions") if name in arrays}
     batches, examples = fed["mask"].shape[:2]
     flat = {name: value.flatten(0, 1) for name, value in fed.items()}
     order = recipe.get("order", "fixed")
@@ -409,12 +419,13 @@ def _feed(arrays: Arrays, recipe: dict[str, Any], card: dict[str, Any]) -> Itera
             yield {name: value[chosen] for name, value in flat.items()}
 
 
-def _loss(model: Any, kind: str, head: dict[str, Any], batch: Arrays, card: dict[str, Any]) -> torch.Tensor:
-    """The loss of one inner batch: that of the task, and of what the body is taught directly."""
+def _loss(model: Any, kind: str, head: dict[str, Any], batch: Arrays, card: dict[str, Any], moves_RD: torch.Tensor | None = None) -> torch.Tensor:
+    """The loss of one inner batch: that of the task, and of what the body is taught directly; positions go along with the moves of words."""
     recipe, base, mask_NT = card["recipe"], model.base_model, batch["mask"]
     wants = {"output_attentions": "attention" in batch, "output_hidden_states": "directions" in batch}
     types = {"token_type_ids": batch["types"].long()} if "types" in batch and getattr(model.config, "type_vocab_size", 0) > 1 else {}
-    seen = base(inputs_embeds=batch["embeddings"], attention_mask=(mask_NT > 0).long(), **types, **wants)
+    inputs_NTD = batch["embeddings"] if moves_RD is None else batch["embeddings"] + batch["word_shares"] @ moves_RD
+    seen = base(inputs_embeds=inputs_NTD, attention_mask=(mask_NT > 0).long(), **types, **wants)
     weights_NT1 = (mask_NT / mask_NT.sum(1, keepdim=True))[:, :, None]
     features_ND = (seen.last_hidden_state * weights_NT1).sum(1) if kind == "mean" else seen.last_hidden_state[:, 0]
     inputs_ND = features_ND

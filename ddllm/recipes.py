@@ -38,6 +38,7 @@ def ddllm(distill: ConfigDict) -> None:
     distill.head = "zero"
     distill.rates = "tensor"  # kernels want rates ten times those of biases
     distill.gains = True
+    distill.word_scores = True
     distill.initial_rate = 0.05
     distill.teacher = "full"
     distill.crossed = 0.5  # long runs would learn the training texts by heart

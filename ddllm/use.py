@@ -32,6 +32,7 @@ from ddllm.models.parts import choose_tokens
 from ddllm.models.pretrained import Pretrained, load_pretrained
 from ddllm.models.save import save_pretrained
 from ddllm.models.scoring import batch_logits
+from ddllm.models.words import moved_words
 from ddllm.runtime.progress import say
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
@@ -42,7 +43,7 @@ class Trained:
     """A classifier (or what the task asks for) trained on a distilled data set.
 
     Attributes:
-        params: {"body", "head"} after training.
+        params: {"body", "head"} after training, with "moves" and "word_scores" where words were moved (see models/words.py).
         learner: encoder and head.
         pretrained: the checkpoint that training started from.
         distilled: what it was trained on.
@@ -98,8 +99,8 @@ class Trained:
         learner, names = self.learner, self.distilled.label_names
         names = learner.task.output_names(names) if isinstance(learner.task, MultiHead) else names
         params = self.params | {"head": learner.task.export_head(self.params["head"])}
-        length = self.distilled.card["preprocessing"]["text_length"]
-        save_pretrained(folder, self.pretrained, params, self.pretrained.words, learner.head, names, learner.task.problem, length)
+        length, words = self.distilled.card["preprocessing"]["text_length"], moved_words(params, self.pretrained.words)
+        save_pretrained(folder, self.pretrained, params, words, learner.head, names, learner.task.problem, length)
         if not runs_in_transformers(learner):
             say(f"  transformers cannot run the head in {folder}, which pools the mean; ddllm can")
 

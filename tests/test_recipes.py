@@ -32,6 +32,7 @@ PUBLISHED = {
         "passes": 1,
         "direction_labels": False,
         "gains": False,
+        "word_scores": False,
         "teacher": "",
         "average": 0.0,
         "choose": "best",
@@ -53,6 +54,7 @@ PUBLISHED = {
         "passes": 5,
         "direction_labels": False,
         "gains": False,
+        "word_scores": False,
         "teacher": "",
         "average": 0.0,
         "choose": "best",
@@ -77,8 +79,5 @@ def test_each_recipe_distils(name, small_runs, make_model, tmp_path):
     distilled = load_distilled(tmp_path / "distilled")
     inner = {"ddllm": 2, "maekawa2023": 2, "sucholutsky": 5}[name]
     assert distilled.data.examples == 4 and distilled.data.steps == inner and np.isfinite(distilled.data.rates).all()
-    assert [(distilled.data.attention is None), (distilled.data.directions is None), (distilled.data.gains is None)] == [
-        name != "maekawa2023",
-        name != "ddllm",
-        name != "ddllm",
-    ]
+    parts = {part: getattr(distilled.data, part) is not None for part in ("attention", "directions", "gains", "word_scores", "word_shares")}
+    assert parts == {"attention": name == "maekawa2023"} | dict.fromkeys(("directions", "gains", "word_scores", "word_shares"), name == "ddllm")

@@ -27,6 +27,7 @@ def run(tiny_model, tiny_corpus, tmp_path_factory):
         {"length": 6, "passes": 3, "initial": "real", "head": "zero", "initial_rate": 0.1, "outer_steps": 30, "batch_size": 8}
     )
     config.distill.update({"attention_labels": "cls", "feature_labels": True, "feature_weight": 0.1, "direction_labels": True, "gains": True})
+    config.distill.update({"word_scores": True, "rates": "tensor"})
     config.evaluate.update({"heads": 1, "selections": (), "selection_draws": 1})
     config.runtime.update({"devices": 1, "compilation_cache": "", "tensorboard": False})
     opened = open_run(config, tmp_path_factory.mktemp("use") / "run")
@@ -51,6 +52,9 @@ def test_reaches_what_the_run_reported(run, tiny_corpus, tmp_path):
     trained.save(tmp_path / "saved")
     saved = load_pretrained(str(tmp_path / "saved"))
     np.testing.assert_array_equal(saved.head["out"]["kernel"], trained.params["head"]["out"]["kernel"])
+    moved = np.any(saved.words != trained.pretrained.words, axis=1)
+    np.testing.assert_array_equal(moved, np.any(trained.distilled.data.word_scores != 0, axis=0))
+    assert 0 < moved.sum() < len(moved), "words of the training texts move, and no others"
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31, 10**20])
@@ -71,6 +75,8 @@ def test_refuses_other_weights(run, tiny_model, tmp_path):
     with pytest.raises(UserError, match="attention labels for 1 layers"):
         replace(distilled, data=one_layer).check_base(pretrained)
     assert np.any(distilled.data.gains != 1)
+    with pytest.raises(UserError, match="scores of .* words, but"):
+        replace(distilled, data=distilled.data.replace(word_scores=distilled.data.word_scores[:, 1:])).check_base(pretrained)
     fewer = distilled.data.replace(gains=distilled.data.gains[:, 1:])
     with pytest.raises(UserError, match="gains, but .* has .* channels"):
         replace(distilled, data=fewer).check_base(pretrained)
@@ -79,7 +85,7 @@ def test_refuses_other_weights(run, tiny_model, tmp_path):
 def test_refuses_what_does_not_fit_the_encoder(run, tiny_model):
     distilled, pretrained = ddllm.load_distilled(run.workdir.distilled), load_pretrained(str(tiny_model))
     seven = distilled.data.replace(rates=np.tile(distilled.data.rates[:, :1], (1, 7)))
-    with pytest.raises(UserError, match="7 rates in a step, but .* may have 1, 4 or "):
+    with pytest.raises(UserError, match="7 rates in a step, but .* may have 1, 5 or "):
         replace(distilled, data=seven).check_base(pretrained)
     longer = distilled.card | {"preprocessing": distilled.card["preprocessing"] | {"text_length": 10**12}}
     with pytest.raises(UserError, match="texts of 1000000000000 positions, but .* has 24"):

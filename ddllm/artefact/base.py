@@ -16,6 +16,7 @@ from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe, group_names
 from ddllm.distill.gains import count_gains
 from ddllm.distill.optimizers import LEARNED_MOMENTUM, make_optimizer
 from ddllm.distill.order import ORDERS
+from ddllm.distill.word_scores import with_moves
 from ddllm.errors import UserError
 from ddllm.models.heads import HeadConfig
 from ddllm.models.learner import Learner
@@ -26,7 +27,7 @@ from ddllm.models.tasks import read_task
 if TYPE_CHECKING:
     from ddllm.use import Trained
 
-ALWAYS, SOMETIMES = ("embeddings", "mask", "labels", "rates"), ("momentum", "order", "gains", "types", *AUXILIARY)
+ALWAYS, SOMETIMES = ("embeddings", "mask", "labels", "rates"), ("momentum", "order", "gains", "types", "word_scores", "word_shares", *AUXILIARY)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Distilled:
             if positions > config.positions:
                 raise UserError(f"the data set has {what} positions, but {pretrained.name} has {config.positions}; get the folder again.")
         params = {"body": pretrained.body, "head": {part: {"kernel": 0, "bias": 0} for part in (["out"] if kind == "mean" else ["dense", "out"])}}
-        groups = [len(group_names(params, each)) for each in ("step", "layer", "tensor")]
+        groups = [len(group_names(with_moves(params, self.data), each)) for each in ("step", "layer", "tensor")]
         if self.data.rates.shape[1] not in groups:
             raise UserError(
                 f"the data set has {self.data.rates.shape[1]} rates in a step, but {pretrained.name} may have {groups[0]}, {groups[1]} or {groups[2]}; "
@@ -130,6 +131,11 @@ class Distilled:
         if self.data.gains is not None and self.data.gains.shape[1] != count_gains(pretrained.body):
             raise UserError(
                 f"the data set has {self.data.gains.shape[1]} gains, but {pretrained.name} has {count_gains(pretrained.body)} channels; get the folder again."
+            )
+        if self.data.word_scores is not None and self.data.word_scores.shape[1] != len(pretrained.words):
+            raise UserError(
+                f"the data set has scores of {self.data.word_scores.shape[1]:,} words, but {pretrained.name} has {len(pretrained.words):,}; "
+                "get the folder again."
             )
         if self.data.attention is not None and self.data.attention.shape[2:4] != (config.layers, config.heads):
             layers, heads = self.data.attention.shape[2:4]
@@ -270,6 +276,7 @@ def check_arrays(folder: Path, data: DistilledData, recipe: Recipe, card: dict[s
         and (None if data.momentum is None else data.momentum.shape)
         == (data.rates.shape[:1] if recipe.optimizer == LEARNED_MOMENTUM else None)
         and (data.gains is None or (data.gains.ndim == 2 and data.gains.shape[0] in (1, data.rates.shape[0])))
+        and _scores_fit(data)
         and (data.types is None or data.types.shape == shape[:3])
         and (None if data.order is None else data.order.shape) == ((data.rates.shape[0], shape[0]) if recipe.order == "learned" else None)
         and auxiliary_fits(data)
@@ -283,6 +290,13 @@ def check_arrays(folder: Path, data: DistilledData, recipe: Recipe, card: dict[s
             raise UserError(f"{name} in {folder / ARRAYS} holds values that are not finite numbers; the distillation had failed.")
     if not np.any(data.mask > 0, axis=-1).all():
         raise UserError(f"the mask in {folder / ARRAYS} leaves an example no position; get the folder again.")
+
+
+def _scores_fit(data: DistilledData) -> bool:
+    scores, shares = data.word_scores, data.word_shares
+    if scores is None or shares is None:
+        return scores is None and shares is None
+    return scores.ndim == 2 and scores.shape[0] > 0 and shares.shape == (*data.mask.shape, scores.shape[0])
 
 
 def check_head(folder: Path, head: dict[str, np.ndarray], data: DistilledData, card: dict[str, Any]) -> None:

@@ -65,7 +65,9 @@ def _introduction(card: Card, size: int) -> list[str]:
     names = ", ".join(_inline(name) for name in card["label_names"])
     data = card.get("config", {}).get("data", {}).get("source")
     source = f" Distilled from {_inline(PurePath(data).name)}." if data else ""
-    learned = "labels, learning rates and gains (factors for the channels of kernels)" if "gains" in card else "labels and learning rates"
+    beside = {"gains": "gains (factors for the channels of kernels)", "word_scores": "word scores (how far each word goes along where words are moved)"}
+    parts = ["labels", "learning rates", *(text for name, text in beside.items() if name in card)]
+    learned = f"{', '.join(parts[:-1])} and {parts[-1]}"
     return [
         f"# A distilled data set for {_inline(base_name(card))}",
         "",

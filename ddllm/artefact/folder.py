@@ -30,6 +30,7 @@ from ddllm.artefact.rows import PARQUET, TEXT, encode_rows, plain_rows
 from ddllm.artefact.schema import ARRAYS, FLOAT32, RECIPE, SCHEMA, STORAGES, migrate
 from ddllm.artefact.storage import NAME, pack, unpack
 from ddllm.distill.dataset import DistilledData, Recipe
+from ddllm.distill.word_scores import scored_words
 from ddllm.errors import UserError
 from ddllm.runtime.storage import write_atomically
 
@@ -186,6 +187,9 @@ def _describe(data: DistilledData, recipe: Recipe, arrays: dict[str, np.ndarray]
         readable["momentum"] = np.exp(-np.logaddexp(0, -arrays["momentum"])).tolist()
     if data.gains is not None:
         readable["gains"] = {"inputs_and_outputs": arrays["gains"].shape[1], "least": float(arrays["gains"].min()), "greatest": float(arrays["gains"].max())}
+    if data.word_scores is not None:
+        scores = arrays["word_scores"]
+        readable["word_scores"] = {"words": len(scored_words(scores)), "moves": len(scores), "least": float(scores.min()), "greatest": float(scores.max())}
     if data.order is not None:
         readable["batch_shares"] = np.exp(arrays["order"] - np.logaddexp.reduce(arrays["order"], axis=1, keepdims=True)).tolist()
     sizes = {"batches": arrays[NAME].shape[0], "examples": data.examples, "positions": arrays[NAME].shape[2]}

@@ -8,6 +8,7 @@
 | 4 | a checksum for every file, embeddings in fewer bits, scores with their protocol, versions, tokenizer, loss and labels in words |
 | 5 | gains, which a reader that does not know them would leave out |
 | 6 | gains in 8 bits |
+| 7 | word scores, which a reader that does not know them would leave out |
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Any
 from ddllm.errors import UserError
 
 Card = dict[str, Any]
-SCHEMA = 6
+SCHEMA = 7
 # How embeddings are stored (see storage.py). The names are here since checks of the configuration want them without numpy.
 FLOAT32, FLOAT16, BFLOAT16, INT8 = STORAGES = ("float32", "float16", "bfloat16", "int8")
 ARRAYS, RECIPE = "distilled.safetensors", "recipe.json"
@@ -61,7 +62,12 @@ def from_5(card: Card) -> Card:
     return card | {"schema": 6}
 
 
-STEPS: dict[int, Callable[[Card], Card]] = {1: from_1, 2: from_2, 3: from_3, 4: from_4, 5: from_5}
+def from_6(card: Card) -> Card:
+    """There were no word scores."""
+    return card | {"schema": 7}
+
+
+STEPS: dict[int, Callable[[Card], Card]] = {1: from_1, 2: from_2, 3: from_3, 4: from_4, 5: from_5, 6: from_6}
 
 
 def migrate(card: Any, where: str) -> Card:

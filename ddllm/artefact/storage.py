@@ -8,8 +8,9 @@
 | int8 | 1 byte, and 8 bytes for each position | 256 levels between the least and the greatest number of the position |
 
 Where embeddings take fewer than 32 bits, auxiliary labels (`dataset.AUXILIARY`) are float16, and gains take a byte each: 256 levels between the least and
-the greatest of `BLOCK` that follow one another, as optimizer states are kept by Dettmers et al. (arXiv 2110.02861). Class labels, rates and everything else
-stay float32. How much accuracy each keeps, a run's stage analyse measures (see evaluate/storage.py).
+the greatest of `BLOCK` that follow one another, as optimizer states are kept by Dettmers et al. (arXiv 2110.02861); so do word scores. Of these only the
+columns of words that have any are stored. Class labels, rates and everything else stay float32. How much
+accuracy each keeps, a run's stage analyse measures (see evaluate/storage.py).
 """
 
 from math import ceil
@@ -19,10 +20,13 @@ import numpy as np
 
 from ddllm.artefact.schema import BFLOAT16, FLOAT16, FLOAT32, INT8
 from ddllm.distill.dataset import AUXILIARY
+from ddllm.distill.word_scores import scored_words
 from ddllm.errors import UserError
 
-NAME, GAINS = "embeddings", "gains"
+NAME, GAINS, SCORES = "embeddings", "gains", "word_scores"
+WORDS, VOCABULARY = f"{SCORES}.words", f"{SCORES}.vocabulary"  # a bit for each column, whether it is there; and how many bits
 LEVELS, BLOCK = 255, 64
+MOST_SCORES = 2**30  # no vocabulary has more; a file that says so is damaged
 Arrays = dict[str, np.ndarray]
 
 
@@ -33,17 +37,19 @@ def pack(arrays: dict[str, Any], storage: str) -> Arrays:
         UserError: they hold numbers that this storage cannot.
     """
     packed: Arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+    if SCORES in packed:
+        words = scored_words(packed[SCORES])
+        there = np.isin(np.arange(packed[SCORES].shape[1]), words)
+        packed |= {WORDS: np.packbits(there), VOCABULARY: np.array([len(there)], np.int32)}
+        packed[SCORES] = np.ascontiguousarray(packed[SCORES][:, words])
     if storage == FLOAT32:
         return packed
     for name in AUXILIARY:
         if name in packed:
             packed[name] = _halve(packed[name], "auxiliary labels hold", FLOAT32)
-    if GAINS in packed:
-        gains = packed[GAINS]
-        steps, count = gains.shape
-        blocks = np.pad(gains, ((0, 0), (0, -count % BLOCK)), mode="edge").reshape(steps, -1, BLOCK)
-        levels, lowest, width = _to_levels(blocks)
-        packed |= {GAINS: levels.reshape(steps, -1)[:, :count].copy()} | _bounds(GAINS, lowest[..., 0], width[..., 0])
+    for name in (GAINS, SCORES):
+        if name in packed and packed[name].size:
+            packed |= _pack_blocks(name, packed[name])
     embeddings = packed[NAME]
     if storage == FLOAT16:
         packed[NAME] = _halve(embeddings, "the embeddings hold", f"{BFLOAT16} or {FLOAT32}")
@@ -72,11 +78,14 @@ def unpack(arrays: Arrays, storage: str) -> Arrays:
         arrays[NAME] = (stored.astype(np.uint32) << 16).view(np.float32)
     if storage == INT8:
         arrays[NAME] = _from_levels(stored, *_take_bounds(arrays, NAME, (*stored.shape[:-1], 1)))
-    if GAINS in arrays and arrays[GAINS].dtype == np.uint8:  # by schema 5 they were floats
-        gains = np.atleast_1d(arrays[GAINS])
-        count = gains.shape[-1]
-        bounds = _take_bounds(arrays, GAINS, (*gains.shape[:-1], ceil(count / BLOCK)))
-        arrays[GAINS] = _from_levels(gains, *(np.repeat(bound, BLOCK, axis=-1)[..., :count] for bound in bounds))
+    for name in (GAINS, SCORES):
+        if name in arrays and arrays[name].dtype == np.uint8:  # by schema 5 gains were floats
+            levels = np.atleast_1d(arrays[name])
+            count = levels.shape[-1]
+            bounds = _take_bounds(arrays, name, (*levels.shape[:-1], ceil(count / BLOCK)))
+            arrays[name] = _from_levels(levels, *(np.repeat(bound, BLOCK, axis=-1)[..., :count] for bound in bounds))
+    if SCORES in arrays:
+        arrays[SCORES] = _spread_words(arrays[SCORES], arrays.pop(WORDS), arrays.pop(VOCABULARY))
     return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
 
 
@@ -85,12 +94,33 @@ def restored(arrays: dict[str, Any], storage: str) -> Arrays:
     return unpack(pack(arrays, storage), storage)
 
 
-def stored_bytes(numbers: int, positions: int, labels: int, gains: tuple[int, int], storage: str) -> int:
-    """Bytes of so many numbers of embeddings, at so many positions, of so many numbers of auxiliary labels, and of gains [S, K]."""
+def stored_bytes(numbers: int, positions: int, labels: int, gains: tuple[int, int], storage: str, scores: tuple[int, int, int] = (0, 0, 0)) -> int:
+    """Bytes of so many numbers of embeddings, at so many positions, of so many numbers of auxiliary labels, of gains [S, K], and of scores [R, words] of V words."""
+    words = ceil(scores[2] / 8)
     if storage == FLOAT32:
-        return 4 * (numbers + labels + gains[0] * gains[1])
+        return 4 * (numbers + labels + gains[0] * gains[1] + scores[0] * scores[1]) + words
     embeddings = numbers + 8 * positions if storage == INT8 else 2 * numbers
-    return embeddings + 2 * labels + gains[0] * (gains[1] + 8 * ceil(gains[1] / BLOCK))
+    return embeddings + 2 * labels + words + sum(rows * (count + 8 * ceil(count / BLOCK)) for rows, count in (gains, scores[:2]))
+
+
+def _pack_blocks(name: str, rows: np.ndarray) -> Arrays:
+    """Rows in 8 bits, with the bounds of every `BLOCK` numbers."""
+    steps, count = rows.shape
+    blocks = np.pad(rows, ((0, 0), (0, -count % BLOCK)), mode="edge").reshape(steps, -1, BLOCK)
+    levels, lowest, width = _to_levels(blocks)
+    return {name: levels.reshape(steps, -1)[:, :count].copy()} | _bounds(name, lowest[..., 0], width[..., 0])
+
+
+def _spread_words(scores: np.ndarray, words: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
+    """Scores [R, V] of all words; ValueError where they are not of these."""
+    fits = scores.ndim == 2 and words.dtype == np.uint8 and words.ndim == 1 and vocabulary.dtype == np.int32 and vocabulary.shape == (1,)
+    fits = fits and 0 < len(scores) * int(vocabulary[0]) <= MOST_SCORES and len(words) == ceil(vocabulary[0] / 8)
+    there = np.flatnonzero(np.unpackbits(words)) if fits else np.zeros(0, np.int64)
+    if not fits or len(there) != scores.shape[1] or np.any(there >= vocabulary[0]):
+        raise ValueError(f"scores of the shape {scores.shape} do not fit the words that they are of")
+    spread = np.zeros((len(scores), int(vocabulary[0])), np.float32)
+    spread[:, there] = scores
+    return spread
 
 
 def _halve(array: np.ndarray, what: str, instead: str) -> np.ndarray:

@@ -66,12 +66,17 @@ def check_room(prepared: Prepared, lessons: list[Lesson]) -> list[int]:
         raise UserError(
             f"config.continual.storage is {TOKENS!r}, but config.distill.initial={config.distill.initial} is no text; set it to real or herding."
         )
-    first = as_distilled(of_lesson(prepared, lessons[0])).data
+    own = of_lesson(prepared, lessons[0])
+    first = as_distilled(own).data
+    if first.word_scores is not None:  # by the end every word of the texts has some
+        scores = np.array(first.word_scores)
+        scores[:, np.unique(own.tokens.train.ids)] = 1.0
+        first = first.replace(word_scores=scores)
     each = kept_bytes(first, storage, prepared.pretrained.config.vocabulary) / len(lessons[0].columns)
     taken = np.cumsum([round(each * len(lesson.columns)) for lesson in lessons]).tolist()
     if taken[-1] > config.continual.memory:
         lower = ["config.distill.length or config.distill.examples_per_class lower"]
-        lower += [f"config.distill.{key} to False" for key in ("direction_labels", "gains") if config.distill[key]]
+        lower += [f"config.distill.{key} to False" for key in ("direction_labels", "gains", "word_scores") if config.distill[key]]
         lower += ["config.continual.storage to int8 or tokens"] * (storage not in ("int8", TOKENS))
         raise UserError(
             f"the distilled sets of {len(lessons)} tasks would take {taken[-1]:,} bytes, but config.continual.memory is {config.continual.memory:,}: "

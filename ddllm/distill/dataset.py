@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddllm.models.encoder import Tree
+from ddllm.models.words import MOVES
 
 
 @jax.tree_util.register_dataclass
@@ -33,6 +34,8 @@ class DistilledData:
         attention: logits of attention labels, [M, N, L, H, T] for the first position's row or [M, N, L, H, T, T] for all; None without (see auxiliary.py).
         features: feature labels [M, N, D]; None without.
         directions: direction labels [M, N, L, D]; None without.
+        word_scores: how far each word goes along each move, [R, V]; None without (see word_scores.py).
+        word_shares: of each position in the moves, [M, N, T, R]; None without.
     """
 
     embeddings: Any
@@ -47,6 +50,8 @@ class DistilledData:
     features: Any = None
     directions: Any = None
     gains: Any = None
+    word_scores: Any = None
+    word_shares: Any = None
 
     @property
     def batches(self) -> dict[str, Any]:
@@ -75,6 +80,9 @@ class DistilledData:
         if self.attention is not None:
             layers, heads = self.attention.shape[2:4]
             size += layers * heads * np.sum(positions_MN if self.attention.ndim == 5 else positions_MN**2)
+        if self.word_scores is not None:
+            moves = self.word_scores.shape[0]
+            size += moves * (np.count_nonzero(np.any(np.asarray(self.word_scores) != 0, axis=0)) + np.sum(positions_MN))
         return int(
             size + sum(leaf.size for leaf in jax.tree.leaves((self.head, self.momentum, self.order, self.features, self.directions, self.gains)))
         )
@@ -83,11 +91,11 @@ class DistilledData:
 # Labels of the body, see auxiliary.py.
 AUXILIARY = ("attention", "features", "directions")
 # Learned parts of which a text has nothing: all but class labels and rates.
-BESIDE = (*AUXILIARY, "gains")
+BESIDE = (*AUXILIARY, "gains", "word_scores", "word_shares")
 # Arrays with the examples' axes [M, N, …].
-FED = ("embeddings", "mask", "labels", "types", *AUXILIARY)
+FED = ("embeddings", "mask", "labels", "types", "word_shares", *AUXILIARY)
 # Parts that only some recipes have, and learn.
-OPTIONAL = ("head", "momentum", "order", "gains", *AUXILIARY)
+OPTIONAL = ("head", "momentum", "order", "gains", "word_scores", "word_shares", *AUXILIARY)
 
 
 @dataclass(frozen=True)
@@ -147,13 +155,13 @@ def group_names(params: Tree, kind: str) -> tuple[str, ...]:
     """Names of the parameter groups that have a rate of their own, in the order of the rates' last axis.
 
     Args:
-        params: parameters {"body", "head"}, or anything with their tree's shape.
-        kind: "step": all together; "layer": embeddings, each layer, and the head; "tensor": every array.
+        params: parameters {"body", "head"}, or anything with their tree's shape; with "moves" where words have scores (see word_scores.py).
+        kind: "step": all together; "layer": embeddings, each layer, the head, and the moves; "tensor": every array.
     """
     if kind == "step":
         return ("all",)
     if kind == "layer":
-        return ("embeddings", *sorted(params["body"]["layers"]), "head")
+        return ("embeddings", *sorted(params["body"]["layers"]), "head", *(name for name in params if name == MOVES))
     return tuple(jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree_util.tree_leaves_with_path(params))
 
 
@@ -166,15 +174,17 @@ def spread_rates(rates_G: jax.Array, params: Tree) -> Tree:
     leaves, structure = jax.tree.flatten(params)
     if groups == len(leaves):
         return jax.tree.unflatten(structure, [rates_G[index] for index in range(groups)])
-    if groups != len(layers) + 2:
-        raise ValueError(f"{groups} rates for {len(layers)} layers: 1, {len(layers) + 2} or {len(leaves)} are needed")
+    moved = MOVES in params
+    if groups != len(layers) + 2 + moved:
+        raise ValueError(f"{groups} rates for {len(layers)} layers: 1, {len(layers) + 2 + moved} or {len(leaves)} are needed")
 
     def fill(index: int, tree: Tree) -> Tree:
         return jax.tree.map(lambda _: rates_G[index], tree)
 
     body = {key: fill(0, value) for key, value in params["body"].items() if key != "layers"}
     body["layers"] = {name: fill(1 + index, params["body"]["layers"][name]) for index, name in enumerate(layers)}
-    return {"body": body, "head": fill(-1, params["head"])}
+    head = fill(len(layers) + 1, params["head"])
+    return {"body": body, "head": head} | ({MOVES: rates_G[-1]} if moved else {})
 
 
 def actual_rates(data: DistilledData) -> jax.Array:

@@ -22,8 +22,10 @@ from ddllm.distill.gradients import Direct, Method, scale
 from ddllm.distill.optimizers import make_optimizer
 from ddllm.distill.order import choose_feed, pick_batch
 from ddllm.distill.truncation import Truncation
+from ddllm.distill.word_scores import with_moves
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner, Start
+from ddllm.models.words import MOVES, SCORES
 
 
 def inner_loss(
@@ -31,13 +33,17 @@ def inner_loss(
 ) -> Callable[[Tree, dict[str, jax.Array]], jax.Array]:
     """The loss of one inner batch `{"embeddings" [N, T, D], "mask" [N, T], "labels" [N, C]}`: the mean of the task's, a scalar.
 
-    With "types" [N, T] in the batch, these are its token types; with "attention", "features" or "directions", their weighted losses are added (see
-    auxiliary.py); with "weights" [N], it is the sum weighted by them instead of the mean.
+    With "types" [N, T] in the batch, these are its token types; with "word_shares" [N, T, R], its positions go along with the parameters' moves; with
+    "attention", "features" or "directions", their weighted losses are added (see auxiliary.py); with "weights" [N], it is the sum weighted by them instead
+    of the mean.
     """
 
     def loss(params: Tree, batch: dict[str, jax.Array]) -> jax.Array:
         batch = batch | {"mask": jax.lax.stop_gradient(batch["mask"])}
-        inputs = (batch["embeddings"], batch["mask"], batch.get("types"))
+        embeddings_NTD = batch["embeddings"]
+        if "word_shares" in batch:
+            embeddings_NTD += batch["word_shares"] @ params[MOVES]
+        inputs = (embeddings_NTD, batch["mask"], batch.get("types"))
         seen = learner.look(params, *inputs, wanted_rows(batch), looks_at_means(batch))
         losses_N = learner.task.inner_losses(seen.logits, batch["labels"], labels)
         for more_N in auxiliary_losses(seen, batch, auxiliary_weights or {}):
@@ -169,12 +175,13 @@ def train(
         truncation: as in `unroll`.
 
     Returns:
-        Trained parameters {"body", "head"}.
+        Trained parameters {"body", "head"}; with "moves" and "word_scores" where the data have such scores (see models/words.py).
     """
-    params = {"body": start.body, "head": learner.init_head(key, start.pooler, data.head)}
+    params = with_moves({"body": start.body, "head": learner.init_head(key, start.pooler, data.head)}, data)
     # Under a last layer of zeros nothing reaches the body, except from labels of its own.
-    fixed = ("body",) if learner.start == "zero" and not auxiliary_of(data) else ()
-    return unroll(learner, recipe, params, data, method, segments, first_fixed=fixed, key=key, truncation=truncation)
+    fixed = tuple(name for name in params if name != "head") if learner.start == "zero" and not auxiliary_of(data) else ()
+    trained = unroll(learner, recipe, params, data, method, segments, first_fixed=fixed, key=key, truncation=truncation)
+    return trained if data.word_scores is None else trained | {SCORES: jnp.asarray(data.word_scores)}
 
 
 def same_every_time(learner: Learner, recipe: Recipe) -> bool:

@@ -66,6 +66,8 @@ def outer_optimizer(config: ConfigDict, more: dict[str, float] | None = None) ->
         rates["directions"] = config.rate_directions
     if config.gains:
         rates["gains"] = config.rate_gains
+    if config.word_scores:
+        rates |= {"word_scores": config.rate_words, "word_shares": config.rate_words}
     rates |= more or {}
     if config.adaptive_clip:
         clip = clip_by_usual_norm(config.adaptive_clip)

@@ -14,7 +14,7 @@ from ddllm.data.splits import strata
 from ddllm.data.tokens import TokenSplit, check_words
 from ddllm.distill import initialise
 from ddllm.distill.auxiliary import noise_attention, pretrained_labels
-from ddllm.distill.dataset import DistilledData, Recipe, group_names, raw_share
+from ddllm.distill.dataset import DistilledData, Recipe, group_names, raw_rate, raw_share
 from ddllm.distill.gains import first_gains
 from ddllm.distill.gradients import METHODS
 from ddllm.distill.optimizers import LEARNED_MOMENTUM
@@ -24,6 +24,7 @@ from ddllm.distill.outer_step import OuterStep
 from ddllm.distill.probe import own_labels, probe_head
 from ddllm.distill.shaping import Shaping
 from ddllm.distill.truncation import Truncation
+from ddllm.distill.word_scores import add_rate, first_scores, first_shares
 from ddllm.errors import UserError
 from ddllm.models.encoder import Tree
 from ddllm.models.heads import init_head
@@ -124,7 +125,7 @@ def complete(prepared: Prepared, data: DistilledData, head: Tree) -> DistilledDa
 
 
 def beside_examples(prepared: Prepared, data: DistilledData) -> dict[str, np.ndarray]:
-    """The auxiliary labels and the gains that config.distill asks for, before the first outer step."""
+    """The auxiliary labels, gains and word scores (with their moves' rates) that config.distill asks for, before the first outer step."""
     config, encoder, labels = prepared.config.distill, prepared.pretrained.config, {}
     noise = config.attention_initial == "noise"
     rows = "none" if noise else config.attention_labels
@@ -138,6 +139,11 @@ def beside_examples(prepared: Prepared, data: DistilledData) -> dict[str, np.nda
         labels["directions"] = np.zeros((*data.mask.shape[:2], encoder.layers, encoder.hidden), np.float32)
     if config.gains:
         labels["gains"] = first_gains(prepared.start.body)
+    if config.word_scores:
+        outputs = data.labels.shape[-1]
+        labels["word_scores"] = first_scores(outputs, len(prepared.pretrained.words))
+        labels["word_shares"] = first_shares(np.asarray(data.mask), outputs)
+        labels["rates"] = add_rate(data.rates, raw_rate(config.initial_rate))
     if noise and config.attention_labels != "none":
         rng = np.random.default_rng([prepared.config.seed, 29])
         labels["attention"] = noise_attention(data.mask.shape, encoder, config.attention_labels, rng)
@@ -174,6 +180,7 @@ def take_recipe(config: ConfigDict, data: DistilledData, recipe: Recipe) -> None
             "feature_weight": float(recipe.feature_weight),
             "direction_labels": data.directions is not None,
             "gains": data.gains is not None,
+            "word_scores": data.word_scores is not None,
         }
     )
 

@@ -25,6 +25,7 @@ from ddllm.distill.bodies import pool_steps
 from ddllm.distill.inner_loop import inner_loss, same_every_time
 from ddllm.distill.perturb import RISE, STEPS
 from ddllm.distill.teacher import texts_asked
+from ddllm.distill.word_scores import with_moves
 from ddllm.evaluate.small import training_seconds
 from ddllm.models.heads import init_head
 from ddllm.models.learner import Learner
@@ -169,7 +170,7 @@ def count_by_xla(prepared: Prepared, distilled: Distilled) -> int | None:
     head = init_head(jax.random.key(0), learner.head, learner.encoder.hidden, prepared.start.pooler)
     batch = {name: jnp.asarray(x[0]) for name, x in data.batches.items()}
     gradient = jax.jit(jax.grad(inner_loss(learner, distilled.recipe.labels, distilled.recipe.auxiliary_weights)))
-    analysis: Any = gradient.lower({"body": prepared.start.body, "head": head}, batch).compile().cost_analysis()
+    analysis: Any = gradient.lower(with_moves({"body": prepared.start.body, "head": head}, data), batch).compile().cost_analysis()
     analysis = analysis[0] if isinstance(analysis, list) else analysis
     flops = (analysis or {}).get("flops", 0)
     fed = data.embeddings.shape[0] if distilled.recipe.order == "learned" else 1

@@ -10,17 +10,18 @@ import numpy as np
 from ddllm.artefact import storage
 from ddllm.artefact.schema import BFLOAT16, FLOAT16, FLOAT32, INT8
 from ddllm.distill.dataset import BESIDE, DistilledData, Recipe
+from ddllm.distill.word_scores import scored_words
 from ddllm.evaluate.variations import Variation
 
 # Names of the rows, with what they stand for.
 FORMATS = {
     "float32": (FLOAT32, "as they were learned"),
-    "float16": (FLOAT16, "embeddings and auxiliary labels rounded to float16, gains to 8 bits"),
-    "bfloat16": (BFLOAT16, "embeddings rounded to bfloat16, auxiliary labels to float16, gains to 8 bits"),
+    "float16": (FLOAT16, "embeddings and auxiliary labels rounded to float16, gains and word scores to 8 bits"),
+    "bfloat16": (BFLOAT16, "embeddings rounded to bfloat16, auxiliary labels to float16, gains and word scores to 8 bits"),
     "8 bits": (
         INT8,
-        "embeddings rounded to 256 levels between the least and the greatest number of each position, gains to those of every 64, these two in float32; "
-        "auxiliary labels in float16",
+        "embeddings rounded to 256 levels between the least and the greatest number of each position, gains and word scores to those of every 64, all these "
+        "bounds in float32; auxiliary labels in float16",
     ),
 }
 
@@ -51,5 +52,9 @@ def stored_bytes(data: DistilledData, kind: str) -> int:
     numbers = positions * data.embeddings.shape[-1]
     whole = sum(int(np.size(leaf)) for leaf in jax.tree.leaves((data.labels, data.rates, data.head, data.momentum, data.order)))
     gains = (0, 0) if data.gains is None else np.shape(data.gains)
-    labels = data.floats - numbers - whole - gains[0] * gains[1]
-    return storage.stored_bytes(numbers, positions, labels, gains, kind) + 4 * whole
+    scores, shares = (0, 0, 0), 0
+    if data.word_scores is not None:
+        moves, vocabulary = data.word_scores.shape
+        scores, shares = (moves, len(scored_words(data.word_scores)), vocabulary), positions * moves
+    labels = data.floats - numbers - whole - gains[0] * gains[1] - scores[0] * scores[1] - shares
+    return storage.stored_bytes(numbers, positions, labels, gains, kind, scores) + 4 * (whole + shares)

@@ -16,6 +16,7 @@ from ddllm.data.tokens import load_tokenizer
 from ddllm.distill.auxiliary import auxiliary_of
 from ddllm.distill.dataset import DistilledData, Recipe, group_names
 from ddllm.distill.gains import count_gains
+from ddllm.distill.word_scores import with_moves
 from ddllm.errors import UserError
 from ddllm.evaluate.variations import Variation
 from ddllm.models.encoder import Tree
@@ -41,18 +42,19 @@ def carry_over(base: Prepared, other: Prepared, data: DistilledData, recipe: Rec
     name, hidden = other.pretrained.name, other.pretrained.config.hidden
     short = short or name
     same_size = base.pretrained.config.hidden == hidden
-    params, others = (_shapes(prepared) for prepared in (base, other))
+    params, others = (with_moves(_shapes(prepared), data) for prepared in (base, other))
     head = data.head if jax.tree.map(jnp.shape, data.head) == jax.tree.map(jnp.shape, others["head"]) else None
     dropped = [label for label in auxiliary_of(data) if not same_body(base, other)]
     gains = data.gains if data.gains is not None and data.gains.shape[1] == count_gains(other.start.body) else None
-    carried = data.replace(rates=carry_rates(data.rates, params, others), head=head, gains=gains, **dict.fromkeys(dropped))
+    ours, theirs = shared_tokens(base.pretrained.folder, other.pretrained.folder)
+    scores = None if data.word_scores is None else carry_scores(data.word_scores, ours, theirs, len(other.pretrained.words))
+    carried = data.replace(word_scores=scores, rates=carry_rates(data.rates, params, others), head=head, gains=gains, **dict.fromkeys(dropped))
     how = f"trained on {name}" + ("" if head is not None or data.head is None else ", whose head cannot start from the learned one")
     how += f", without the labels of {' and '.join(dropped)}, which are for other layers" if dropped else ""
     how += ", without gains, which are for other kernels" if gains is None and data.gains is not None else ""
     made = []
     if same_size:
         made.append(Variation(f"on {short}", how + ", the embeddings fed as they are", {"": carried}, recipe))
-    ours, theirs = shared_tokens(base.pretrained.folder, other.pretrained.folder)
     source, target = np.asarray(base.pretrained.words), np.asarray(other.pretrained.words)
     needed = source.shape[1] + 1
     if len(ours) < needed:
@@ -127,6 +129,13 @@ def carry_rates(rates_SG: jax.Array, params: Tree, others: Tree) -> jax.Array:
         name = re.sub(r"(?<=layers\.)\w+|^\d+$", lambda found: depth.get(found[0], found[0]), name)
         columns.append(rates_SG[:, names[name]] if name in names else jnp.mean(rates_SG, axis=1))
     return jnp.stack(columns, axis=1)
+
+
+def carry_scores(scores_RV: jax.Array, ours: np.ndarray, theirs: np.ndarray, vocabulary: int) -> jax.Array:
+    """Word scores for another vocabulary: of the tokens that both have, and 0 for others."""
+    carried = np.zeros((np.shape(scores_RV)[0], vocabulary), np.float32)
+    carried[:, theirs] = np.asarray(scores_RV)[:, ours]
+    return jnp.asarray(carried)
 
 
 def _shapes(prepared: Prepared) -> Tree:

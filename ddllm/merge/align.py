@@ -6,6 +6,7 @@
     classes C      columns of the common classes, 0 where a set says nothing; all labels in the least special of their kinds
     rates G        of the finest groups among the sets
     gains          1 for sets without, where others have them
+    word scores    of all sets, each with moves of its own, in which others' examples have no shares
     order          logits of batches' shares for every set, a fixed order being one with shares of 0 and 1
 
 `combine` puts what comes out one behind the other.
@@ -20,14 +21,17 @@ import jax
 import numpy as np
 
 from ddllm.artefact.base import Distilled
-from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe, group_names, spread_rates
+from ddllm.distill.dataset import AUXILIARY, DistilledData, Recipe, group_names, raw_rate, spread_rates
 from ddllm.distill.gains import first_gains
 from ddllm.distill.order import fixed_order
+from ddllm.distill.word_scores import add_rate
 from ddllm.models.encoder import Tree
 from ddllm.models.multi_head import MultiHead
 from ddllm.models.task import AS_THEY_STAND, Task
 from ddllm.models.tasks import Classification, read_task
+from ddllm.models.words import MOVES
 
+MOVED = raw_rate(0.05)  # rate of moves, where a set has none and others do
 ONE = 200.0  # a logit beside zeros that is all of the softmax in float32
 
 
@@ -93,18 +97,23 @@ def align(sets: list[Distilled], classes: Classes, params: Tree, weights: Sequen
         shares = weights or [1] * len(sets)
         unit = math.lcm(*(count // math.gcd(count, share) for count, share in zip(counts, shares, strict=True)))
         examples = [unit * share for share in shares]
-    length, groups = max(shape[2] for shape in shapes), max(distilled.data.rates.shape[1] for distilled in sets)
+    length, scores = max(shape[2] for shape in shapes), join_scores([distilled.data for distilled in sets])
+    params = params if scores is None else params | {MOVES: 0.0}
+    rates = [add_rate(d.data.rates, MOVED) if scores is not None and d.data.word_scores is None else d.data.rates for d in sets]
+    groups = max(rates_SG.shape[1] for rates_SG in rates)
     absent = {
         name: next((np.shape(getattr(d.data, name))[2:] for d in sets if getattr(d.data, name) is not None), None)
         for name in ("types", "directions")
     }
-    aligned = []
-    for distilled, columns, wanted in zip(sets, classes.columns, examples, strict=True):
+    aligned, moves = [], 0
+    for distilled, columns, wanted, rates_SG in zip(sets, classes.columns, examples, rates, strict=True):
         data = distilled.data.replace(labels=place_labels(distilled, columns, classes, kind))
+        if scores is not None:
+            data, moves = place_shares(data, scores, moves)
         data = lengthen(fill_absent(data, absent), length)
         data = pad_examples(data, wanted) if linear else repeat_examples(data, wanted)
         head = None if data.head is None else place_head(data.head, columns, len(classes.names))
-        data = data.replace(rates=finer_rates(data.rates, groups, params), order=order_logits(data, distilled.recipe), head=head)
+        data = data.replace(rates=finer_rates(rates_SG, groups, params), order=order_logits(data, distilled.recipe), head=head)
         if data.gains is None and any(d.data.gains is not None for d in sets):
             data = data.replace(gains=first_gains(params["body"]))
         aligned.append(data)
@@ -122,6 +131,21 @@ def place_labels(distilled: Distilled, columns: np.ndarray, classes: Classes, ki
     placed = np.zeros((*labels.shape[:2], len(classes.names)), np.float32)
     placed[..., columns] = labels
     return placed
+
+
+def join_scores(sets: list[DistilledData]) -> np.ndarray | None:
+    """Word scores of all sets, one under the other; None where no set has any."""
+    scores = [np.asarray(data.word_scores) for data in sets if data.word_scores is not None]
+    return np.concatenate(scores) if scores else None
+
+
+def place_shares(data: DistilledData, scores_RV: np.ndarray, first: int) -> tuple[DistilledData, int]:
+    """A data set with all sets' word scores, its own moves beginning with number `first`; and where the next set's begin."""
+    own = 0 if data.word_scores is None else np.shape(data.word_scores)[0]
+    shares = np.zeros((*data.mask.shape, len(scores_RV)), np.float32)
+    if own:
+        shares[..., first : first + own] = data.word_shares
+    return data.replace(word_scores=scores_RV, word_shares=shares), first + own
 
 
 def place_head(head: Tree, columns: np.ndarray, classes: int) -> Tree:
@@ -142,7 +166,7 @@ def fill_absent(data: DistilledData, shapes: dict[str, tuple[int, ...] | None]) 
 
 
 def lengthen(data: DistilledData, length: int) -> DistilledData:
-    """Examples filled up to so many positions with mask 0, of embeddings, types and attention too."""
+    """Examples filled up to so many positions with mask 0, of embeddings, types, word shares and attention too."""
     more = length - data.mask.shape[2]
     if not more:
         return data
@@ -151,8 +175,9 @@ def lengthen(data: DistilledData, length: int) -> DistilledData:
         return np.pad(np.asarray(array), [(0, more if axis in axes else 0) for axis in range(np.ndim(array))])
 
     changes = {"embeddings": pad(data.embeddings, (2,)), "mask": pad(data.mask, (2,))}
-    if data.types is not None:
-        changes["types"] = pad(data.types, (2,))
+    for name in ("types", "word_shares"):
+        if getattr(data, name) is not None:
+            changes[name] = pad(getattr(data, name), (2,))
     if data.attention is not None:
         changes["attention"] = pad(data.attention, tuple(range(4, np.ndim(data.attention))))
     return data.replace(**changes)

@@ -63,7 +63,7 @@ def learn_again(
         prepared: the encoder, the data set's learner, and config.distill for how is learned (but not for what the data set is).
         data: first values.
         recipe: its recipe, which stays.
-        parts: names of the learned parts, of those that `learned_parts` knows; gains and a learned momentum go with the rates.
+        parts: names of the learned parts, of those that `learned_parts` knows; gains, word scores and a learned momentum go with the rates.
         stream: real batches or others, by number.
         scorer: has `figure`, which chooses, and its `standard_error`.
         folder: of checkpoints: a start that was killed goes on there.
@@ -80,7 +80,7 @@ def learn_again(
     """
     check_parts(parts, data, recipe)
     prepared = replace(prepared, config=adapt(prepared, data, recipe, outer_steps, teacher is not None))
-    wanted = (*parts, "momentum", "gains") if "rates" in parts else parts
+    wanted = (*parts, "momentum", "gains", "word_scores", "word_shares") if "rates" in parts else parts
     learned = {name: value for name, value in learned_parts(data, recipe).items() if name in wanted}
 
     def make_step(unfinished: bool) -> OuterStep:

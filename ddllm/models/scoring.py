@@ -17,6 +17,7 @@ from ddllm.models.figures import compute_figure, standard_error
 from ddllm.models.learner import Learner
 from ddllm.models.parts import compute
 from ddllm.models.task import AS_THEY_STAND
+from ddllm.models.words import look_up
 from ddllm.runtime.devices import place
 from ddllm.runtime.mesh import ALL, TEXTS, count_copies, place_parameters
 
@@ -40,13 +41,13 @@ def batch_logits(
         everywhere: puts all of them on every device that shares the batch.
         tokens, shares: as in `compute` (see parts.py).
     """
-    logits_BC = compute(lambda part: learner.logits(params, words_VD[part.ids], part.mask, part.types), batch, tokens, shares)
+    logits_BC = compute(lambda part: learner.logits(params, look_up(params, words_VD, part.ids), part.mask, part.types), batch, tokens, shares)
     return logits_BC if everywhere is None else jax.lax.with_sharding_constraint(logits_BC, everywhere)
 
 
 def real_loss(params: Tree, learner: Learner, words_VD: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Mean loss against the batch's targets, where it has some, or else its labels; and mean of what the task calls agreement (accuracy, for classes)."""
-    logits_BC, task = learner.logits(params, words_VD[batch.ids], batch.mask, batch.types), learner.task
+    logits_BC, task = learner.logits(params, look_up(params, words_VD, batch.ids), batch.mask, batch.types), learner.task
     if batch.targets is None:
         losses_B = task.outer_losses(logits_BC, batch.labels)
     else:

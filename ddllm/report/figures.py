@@ -197,7 +197,7 @@ def kind_of(group: str) -> str:
     """What sort of parameters a group of `group_names` holds."""
     last = group.rsplit(".", 1)[-1]
     if "." not in group:
-        known = {"all": "all parameters", "embeddings": "embeddings", "head": "head"}
+        known = {"all": "all parameters", "embeddings": "embeddings", "head": "head", "moves": "moves of words"}
         return known.get(group, "arrays" if group.startswith("array ") else "layers")
     if group.startswith("head"):
         return "head"

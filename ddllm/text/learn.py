@@ -69,7 +69,8 @@ def plan_texts(prepared: Prepared, distilled: Distilled | None = None) -> tuple[
     distill.validate_every = min(distill.validate_every, distill.outer_steps)
     dropped = () if text.auxiliary else BESIDE
     if dropped:
-        distill.attention_labels, distill.feature_labels, distill.direction_labels, distill.gains = "none", False, False, False
+        distill.attention_labels, distill.feature_labels, distill.direction_labels = "none", False, False
+        distill.gains = distill.word_scores = False
     distill.passes = text.passes or distill.passes
     if distilled is not None:
         data, recipe = distilled.data.replace(**dict.fromkeys(dropped)), distilled.recipe

@@ -26,6 +26,7 @@ from ddllm.data.tokens import load_tokenizer
 from ddllm.distill.dataset import group_names
 from ddllm.models.task import Task
 from ddllm.models.tasks import Regression
+from ddllm.models.words import MOVES
 from ddllm.prepare import Prepared
 from ddllm.runtime.progress import Progress
 from ddllm.select.nearest import distilled_features, nearest_rows, principal_plane
@@ -199,7 +200,8 @@ def rate_groups(prepared: Prepared, count: int) -> list[str]:
     """Names of the parameter groups that so many rates belong to."""
     head = jax.eval_shape(prepared.learner.init_head, jax.random.key(0), prepared.start.pooler)
     params = {"body": prepared.start.body, "head": head}
-    return next((list(names) for kind in ("step", "layer", "tensor") if len(names := group_names(params, kind)) == count), [])
+    trees = (params, params | {MOVES: 0.0})
+    return next((list(names) for kind in ("step", "layer", "tensor") for tree in trees if len(names := group_names(tree, kind)) == count), [])
 
 
 def print_look(look: dict[str, Any], console: Console | None = None) -> None:

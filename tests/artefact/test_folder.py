@@ -88,23 +88,35 @@ def test_auxiliary_labels_come_back(folder, keys):
     mask[0, 0, 1:] = 0
     fuller = data.replace(attention=attention, features=rng.standard_normal((2, 2, 4), np.float32), mask=mask)
     fuller = fuller.replace(directions=rng.standard_normal((2, 2, 5, 4), np.float32), gains=rng.standard_normal((1, 9), np.float32))
+    scores = rng.standard_normal((3, 20), np.float32) * (np.arange(20) % 3 > 0)
+    fuller = fuller.replace(word_scores=scores, word_shares=rng.standard_normal((*fuller.mask.shape, 3), np.float32))
     recipe = Recipe("soft", "sgd", 2, attention_weight=7.0, feature_weight=0.5)
     save_distilled(path, fuller, recipe, ("bad", "good"), **BASE)
     loaded = load_distilled(path)
     jax.tree.map(np.testing.assert_array_equal, loaded.data, fuller)
     assert loaded.recipe == recipe and loaded.card["schema"] == SCHEMA
-    assert fuller.floats == data.replace(mask=mask).floats + 9 + 16 + 80 + 10 * (1 + 3 * 3 if len(keys) == 1 else 1 + 3 * 9)
+    assert fuller.floats == data.replace(mask=mask).floats + 9 + 16 + 80 + 3 * 13 + 3 * 10 + 10 * (1 + 3 * 3 if len(keys) == 1 else 1 + 3 * 9)
     for name, changed in (
         ("attention", attention[:, :, :, :, :2].copy()),
         ("attention", attention[:, :1].copy()),
         ("features", np.zeros((2, 2, 3), np.float32)),
         ("directions", np.zeros((2, 2, 5, 3), np.float32)),
         ("gains", np.ones((3, 9), np.float32)),
+        ("word_shares", np.ones((2, 2, 3, 2), np.float32)),
     ):
         rewrite(path, lambda arrays, card, name=name, changed=changed: arrays.update({name: changed}))
         with pytest.raises(UserError, match="do not fit"):
             load_distilled(path)
         save_distilled(path, fuller, recipe, ("bad", "good"), **BASE)
+    for change in ({"word_scores.words": np.zeros(3, np.uint8)}, {"word_scores.vocabulary": np.int32([2**31 - 1])}, {"word_scores": scores[0].copy()}):
+        rewrite(path, lambda arrays, card, change=change: arrays.update(change))
+        with pytest.raises(UserError, match="is incomplete .*scores of the shape .* do not fit the words"):
+            load_distilled(path)
+        save_distilled(path, fuller, recipe, ("bad", "good"), **BASE)
+    rewrite(path, lambda arrays, card: (arrays.pop("word_shares"), None))
+    with pytest.raises(UserError, match="do not fit"):
+        load_distilled(path)
+    save_distilled(path, fuller, recipe, ("bad", "good"), **BASE)
     rewrite(path, lambda arrays, card: card["recipe"].update(attention_weight="7"))
     with pytest.raises(UserError, match="do not fit"):
         load_distilled(path)

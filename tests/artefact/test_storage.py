@@ -52,6 +52,25 @@ def test_bounds_that_do_not_fit(change):
         unpack(packed | change, "float16")
 
 
+@pytest.mark.parametrize("vocabulary", [30, 3_001])
+def test_of_word_scores_only_words_that_have_any_are_stored(vocabulary):
+    scores = np.random.default_rng(0).standard_normal((2, vocabulary), np.float32)
+    scores[:, ::2] = 0
+    arrays = {"embeddings": np.zeros((1, 1, 1, 4), np.float32), "word_scores": scores}
+    np.testing.assert_array_equal(restored(arrays, "float32")["word_scores"], scores)
+    for kind, size in (("float32", 4), ("int8", 1)):
+        packed = pack(arrays, kind)
+        stored = sum(array.nbytes for name, array in packed.items() if name.startswith("word_scores") and not name.endswith(".vocabulary"))
+        count = vocabulary // 2
+        assert packed["word_scores"].shape == (2, count) and packed["word_scores"].itemsize == size
+        assert stored == stored_bytes(0, 0, 0, (0, 0), kind, (2, count, vocabulary))
+    back = unpack(packed, "int8")["word_scores"]
+    np.testing.assert_array_equal(back[:, ::2], 0)
+    np.testing.assert_allclose(back, scores, atol=0.02)
+    none = unpack(pack(arrays | {"word_scores": np.zeros_like(scores)}, "int8"), "int8")["word_scores"]
+    np.testing.assert_array_equal(none, np.zeros_like(scores))
+
+
 def test_folders_in_fewer_bits(tmp_path):
     rng = np.random.default_rng(0)
     data = DistilledData(*(rng.standard_normal(shape).astype(np.float32) for shape in ((1, 2, 48, 384), (1, 2, 48), (1, 2, 2), (2, 1))))

@@ -12,6 +12,7 @@ from ddllm.distill.dataset import DistilledData, Recipe, learned_parts
 from ddllm.distill.gradients import METHODS
 from ddllm.distill.initialise import assemble, noise_data
 from ddllm.distill.outer_step import OuterState, OuterStep, initial_state
+from ddllm.distill.word_scores import add_rate
 from ddllm.models.learner import Start
 from ddllm.runtime.mesh import arrange
 
@@ -29,15 +30,19 @@ class Made(NamedTuple):
 
 @pytest.fixture(scope="session")
 def make_step():
-    """make(learned_from, sizes of the mesh's axes, gradient method, options of OuterStep) -> Made: four inner steps."""
+    """make(learned_from, sizes of the mesh's axes, gradient method, moves of words, options of OuterStep) -> Made: four inner steps."""
 
-    def make(learned_from, sizes=(1, 1, 1), gradient="mixed", optimizer=None, recipe=RECIPE, offload=False, tokens_at_once=0, **options) -> Made:
+    def make(learned_from, sizes=(1, 1, 1), gradient="mixed", optimizer=None, recipe=RECIPE, offload=False, tokens_at_once=0, moves=0, **options) -> Made:
         learner, params = learned_from
         words = np.random.default_rng(5).standard_normal((50, learner.encoder.hidden)).astype(np.float32)
         embeddings, mask = noise_data(words, (2, 3, 4), np.random.default_rng(6))
         data = assemble(
             embeddings, mask, classes=3, per_class=2, passes=2, kind="unrestricted", groups=learner.encoder.layers + 2, rate=0.2
         )
+        if moves:
+            rng = np.random.default_rng(7)
+            scores, shares = rng.standard_normal((moves, len(words))), rng.standard_normal((*mask.shape, moves))
+            data = data.replace(word_scores=scores.astype(np.float32), word_shares=shares.astype(np.float32), rates=add_rate(data.rates, -2.0))
         mesh = arrange(jax.devices()[: int(np.prod(sizes))], *sizes)
         start = Start(params["body"], jax.numpy.asarray(words))
         method = METHODS[gradient](offload, tokens_at_once)

@@ -22,8 +22,8 @@ ONE, EIGHT, SHARED, ALL_AXES = (1, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)
 
 @pytest.fixture(scope="module")
 def two_heads(tiny, make_step):
-    """make(sizes) -> an outer step of two heads; the same one for the same sizes."""
-    return cache(lambda sizes: make_step(tiny, sizes, heads=2))
+    """make(sizes) -> an outer step of two heads and words that move; the same one for the same sizes."""
+    return cache(lambda sizes: make_step(tiny, sizes, heads=2, moves=2))
 
 
 def head_key(index: int) -> jax.Array:
@@ -59,7 +59,7 @@ def test_is_the_gradient_of_one_whole_program(tiny, make_step, make_batch):
 
 
 def test_several_heads_are_the_mean_of_single_ones(tiny, make_step, make_batch, two_heads):
-    single, state = make_step(tiny)[:2]
+    single, state = make_step(tiny, moves=2)[:2]
     singles = [single.gradient(state.learned, make_batch(), head_key(index)) for index in range(2)]
     mean = jax.tree.map(lambda *parts: np.mean(parts, axis=0), *singles)
     for part in singles[0][2]:

@@ -8,12 +8,15 @@ import pytest
 
 from ddllm.artefact.base import Distilled
 from ddllm.distill.dataset import actual_rates
-from ddllm.distill.inner_loop import inner_loss, unroll
+from ddllm.distill.inner_loop import inner_loss, train, unroll
+from ddllm.distill.word_scores import with_moves
 from ddllm.errors import UserError
 from ddllm.merge.align import align, headed_classes, same_classes, united_classes
 from ddllm.merge.combine import choose_way, combine
 from ddllm.merge.fit import check_sets
 from ddllm.models.heads import HeadConfig, init_head
+from ddllm.models.learner import Start
+from ddllm.models.words import moved_words
 
 
 def merge(sets, way, params, classes=None, weights=()):
@@ -130,6 +133,30 @@ def test_gains_go_with_their_steps(tiny, make_set, rows):
     assert joined.gains.shape[0] == max(rows)
     same, _ = merge([sets[0], replace(sets[1], data=sets[1].data.replace(gains=sets[0].data.gains))], "interleave", params)
     assert (0 if same.gains is None else same.gains.shape[0]) == (rows[0] if rows[0] < 2 else same.steps)
+
+
+@pytest.mark.parametrize("moves, groups", [((2, 3), (4, 4)), ((0, 2), (4, 1)), ((1, 0), (1, 4))])
+def test_each_set_moves_words_by_its_own_scores(tiny, make_set, moves, groups):
+    """One set after the other: the first one's moves, then the second one's, as if the word table itself went on from where the first left it."""
+    learner, params = tiny
+    learner = replace(learner, start="fixed")
+    lengths = (4, 5)
+    sets = [make_set(seed, moves=count, groups=group, length=length) for seed, (count, group, length) in enumerate(zip(moves, groups, lengths, strict=True))]
+    data, recipe = merge(sets, "concatenate", params)
+    assert data.word_scores.shape == (sum(moves), 11) and data.word_shares.shape == (*data.mask.shape, sum(moves))
+    words = np.random.default_rng(4).standard_normal((11, 8)).astype(np.float32)
+    expected = {"body": params["body"], "head": learner.init_head()}
+    table = words
+    for each in sets:
+        trained = unroll(learner, each.recipe, with_moves({name: expected[name] for name in ("body", "head")}, each.data), each.data)
+        expected = trained
+        if each.data.word_scores is not None:
+            table = table + np.asarray(each.data.word_scores).T @ np.asarray(trained["moves"])
+    found = train(learner, recipe, Start(params["body"], words), data)
+    assert_close({name: found[name] for name in ("body", "head")}, {name: expected[name] for name in ("body", "head")})
+    np.testing.assert_allclose(moved_words(found, words), table, atol=1e-5)
+    joined, _ = merge(sets, "join", params)
+    assert joined.word_shares.shape == (1, 6, 5, sum(moves))
 
 
 def test_gains_of_steps_that_fill_up_are_one(tiny, make_set):

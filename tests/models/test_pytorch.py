@@ -49,7 +49,7 @@ def make_folder(folder, pretrained, head="mean", start="zero", task=None, rates=
     learner = Learner(pretrained.config, HeadConfig(head, outputs, 0.3), start, 5, task)
     encoder, shape = pretrained.config, (2, 3, 7)
     drawn = init_head(jax.random.key(1), learner.head, encoder.hidden, pretrained.pooler)
-    groups = len(group_names({"body": pretrained.body, "head": drawn}, rates))
+    groups = len(group_names({"body": pretrained.body, "head": drawn} | ({"moves": 0} if "word_scores" in parts else {}), rates))
     steps = 2 * recipe.passes
     mask = np.ones(shape, np.float32)
     mask[:, 1, 5:] = 0
@@ -61,8 +61,12 @@ def make_folder(folder, pretrained, head="mean", start="zero", task=None, rates=
         "momentum": (steps,),
         "order": (steps, 2),
         "gains": (steps if "gains of each step" in parts else 1, count_gains(pretrained.body)),
+        "word_scores": (2, len(pretrained.words)),
+        "word_shares": (*shape, 2),
     }
     more = {name: rng.standard_normal(sizes[name]).astype(np.float32) for name in parts if name in sizes}
+    if "word_scores" in parts:
+        more["word_scores"][:, ::3] = 0
     if "types" in parts:
         more["types"] = np.broadcast_to((np.arange(7) > 3).astype(np.float32), shape)
     data = DistilledData(
@@ -127,6 +131,16 @@ OPTIONS = {
     },
     "adamw, pairs": {"start": "fixed", "recipe": Recipe("hard", "adamw(weight_decay=0.1, b1=0.8)", 2), "parts": ("types",)},
     "sets of labels, 8 bits": {"start": "fixed", "task": MultiLabel(), "recipe": Recipe("soft", "sgd(momentum=0.5)", 2), "storage": "int8"},
+    "word scores": {"rates": "tensor", "parts": ("directions", "word_scores", "word_shares"), "scale": 0.2},
+    "word scores, a rate for each layer, 8 bits": {"parts": ("gains", "directions", "word_scores", "word_shares"), "storage": "int8", "scale": 0.2},
+    "word scores, one rate, momentum": {
+        "start": "fixed",
+        "rates": "step",
+        "recipe": Recipe("hard", "momentum", 2),
+        "parts": ("word_scores", "word_shares"),
+        "scale": 0.2,
+        "rate": -4.0,
+    },
     "gains, 16 bits": {"rates": "tensor", "parts": ("directions", "gains"), "storage": "float16"},
     "gains of each step": {"start": "fixed", "recipe": Recipe("hard", "momentum", 2), "parts": ("gains", "gains of each step")},
     "heads": {"head": "bert", "start": "fixed", "task": MultiHead(("x", "y"), (2, 3))},
