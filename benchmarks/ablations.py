@@ -29,6 +29,7 @@ CHANGES: dict[str, tuple[str, tuple[str, ...]]] = {
     AS_IT_IS: ("the recipe as it is", ()),
     "no_teacher": ("the outer loss follows labels instead of a fine-tuned teacher", ("teacher=",)),
     "not_crossed": ("whole real texts alone, none crossed", ("crossed=0.0",)),
+    "no_word_scores": ("no word scores", ("word_scores=False",)),
     "no_gains": ("no gains", ("gains=False",)),
     "no_directions": ("no direction labels", ("direction_labels=False",)),
     "no_directions_3": ("no direction labels, three passes", ("direction_labels=False", "passes=3")),

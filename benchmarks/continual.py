@@ -97,9 +97,9 @@ def plan(
         methods: of config.continual.
         seed: of everything.
         outer_steps: of the distillation of each task.
-        storage, count: of distilled sets, and their examples per class. None has gains, those stored as tokens or of several data sets no direction
-            labels either, and embeddings of several data sets fewer positions: they would take more bytes than are allowed, or than the texts do. Texts are
-            chosen by herding.
+        storage, count: of distilled sets, and their examples per class. None has gains or word scores, those stored as tokens or of several data sets no
+            direction labels either, and embeddings of several data sets fewer positions: they would take more bytes than are allowed, or than the texts do.
+            Texts are chosen by herding.
         texts: for training in all, or of each data set of a sequence; 0: as many as the data set's configuration has.
         smoke: few steps on few texts.
         sequence: what is learned in turn; None: the classes of the data set.
@@ -110,6 +110,7 @@ def plan(
         "continual.memory": MEMORY,
         "continual.storage": storage,
         "distill.gains": False,
+        "distill.word_scores": False,
         **({"distill.direction_labels": False} if storage == TOKENS or sequence else {}),
         **({"distill.initial": "herding"} if storage == TOKENS else {"distill.length": SHORT} if sequence else {}),
         "continual.way": "join",

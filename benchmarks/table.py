@@ -27,6 +27,8 @@ from ddllm.runtime.storage import read_json
 JSON, MARKDOWN, PUBLISHED = ROOT / "results" / "TABLE.json", ROOT / "results" / "TABLE.md", ROOT / "benchmarks" / "published.json"
 REDRAWN = "redrawn heads"
 PROTOCOL = "test split scored once at the end; every choice made on validation texts taken out of train or given with the data"
+# Parts of our recipe that were not always there, and how their cells say that they have them.
+SAID = {"distill.crossed": "crossed", "distill.word_scores": "word scores"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -186,7 +188,7 @@ def markdown(cells: list[Entry], published: dict[str, Any]) -> str:
         "figures and what each was computed on are in TABLE.json. Distilled rows start from their recipe's own head; behind the stroke, in brackets, the",
         "same data from redrawn heads, perhaps on fewer test texts, the deviation being that of all these trainings together, over seeds and heads.",
         "Where sets of one data set were distilled in different numbers of outer steps, each says in how many; `crossed`: half of the",
-        "real texts that they learned from were crossed with others.",
+        "real texts that they learned from were crossed with others; `word scores`: words moved along.",
         "`no_gains` is our recipe, distilled, with `distill.gains=False`.",
     ]
     for dataset, model in sorted({(cell["dataset"], cell["model"]) for cell in cells}):
@@ -230,7 +232,7 @@ def figure(cell: Entry, with_steps: bool = False) -> str:
         redrawn = f" / [{100 * cell['redrawn_mean']:.1f} ± {100 * cell['redrawn_std']:.1f}{part}]"
     steps = steps_of(cell) if with_steps else None
     taken = f", {steps:,} outer steps" if steps else ""
-    taken += ", crossed" if cell["settings"].get("distill.crossed") else ""
+    taken += "".join(f", {said}" for key, said in SAID.items() if cell["settings"].get(key))
     products = cell["settings"].get("model.products")
     taken += f", in {products}" if products else ""
     return f"{100 * cell['accuracy_mean']:.1f}{spread} ({cell['runs']}){share}{fewer}{taken}{redrawn}"

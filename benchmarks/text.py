@@ -44,6 +44,7 @@ TITLES = {
 AGAIN, PLAIN = ", read again", "plain_text"
 BESIDE = {"+auxiliary": "directions", "+gains": "directions and gains"}  # after a route's name, and what is kept
 GAINS = "--config.distill.gains="
+SCORES = "--config.distill.word_scores=False"
 ROUTES = (*ROUTE_NAMES[1:], *(f"{name}{mark}" for mark in BESIDE for name in ROUTE_NAMES[1:]))
 
 
@@ -140,8 +141,8 @@ def plan(
     parts = [Part(base.full(seed), {"full": "full"})] if "full" in names or (taught and learned) else []
     mark = "" if taught else "-untaught"
     teacher = f"{UNTAUGHT}{base.folder / f'full-seed{seed}' if taught else ''}"
-    # Gains are no text, and more numbers than all else: embeddings are compared with what texts can do without.
-    steps = (*(change for change in changes if change.startswith("--config.distill.")), f"{GAINS}False", teacher)
+    # Gains and word scores are no text, and more numbers than all else: embeddings are compared with what texts can do without.
+    steps = (*(change for change in changes if change.startswith("--config.distill.")), f"{GAINS}False", SCORES, teacher)
     for count in per_class:
         wanted = tuple(name for name in REAL if name in names)
         for place in (base, *away):
@@ -154,7 +155,7 @@ def plan(
             parts.append(Part(distilled, {DISTILLED: DISTILLED}, taught=taught))
         for route in routes if {"projected", "text"} & set(names) else ():
             goes = bare(route)
-            line = ["--mode=text", f"--config.text.route={goes}", *changes, f"{GAINS}{route.endswith('+gains')}", teacher]
+            line = ["--mode=text", f"--config.text.route={goes}", *changes, f"{GAINS}{route.endswith('+gains')}", SCORES, teacher]
             line += ["--config.text.auxiliary=True"] if route != goes else []
             given = distilled.member.folder / "distilled" if from_distilled or goes == "relearn" else None
             line += [f"--distilled={given}"] if given else []

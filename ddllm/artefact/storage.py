@@ -95,7 +95,7 @@ def restored(arrays: dict[str, Any], storage: str) -> Arrays:
 
 
 def stored_bytes(numbers: int, positions: int, labels: int, gains: tuple[int, int], storage: str, scores: tuple[int, int, int] = (0, 0, 0)) -> int:
-    """Bytes of so many numbers of embeddings, at so many positions, of so many numbers of auxiliary labels, of gains [S, K], and of scores [R, words] of V words."""
+    """Bytes of so many numbers of embeddings, at so many positions, of so many numbers of auxiliary labels, of gains [S, K], and of scores (R, words, V)."""
     words = ceil(scores[2] / 8)
     if storage == FLOAT32:
         return 4 * (numbers + labels + gains[0] * gains[1] + scores[0] * scores[1]) + words
