@@ -4,10 +4,11 @@
 
     {"tokens": k, "total", "shown", "low", "high", "labels": […], "groups": […], "examples": [{"number", "batch", "label", "group",
      "values": [{"name", "value"}], "text", "positions": [{"tokens": […], "cosines": […], "near", "length"}],
-     "nearest": [{"text", "label", "cosine"}]}], "beside": [{"name", "learned", "table"}], "map": {…} or null}
+     "nearest": [{"text", "label", "cosine"}]}], "beside": [{"name", "learned", "table"}], "words": [{"name", "with", "against"}], "map": {…} or null}
 """
 
 import re
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ from ddllm.models.words import MOVES
 from ddllm.prepare import Prepared
 from ddllm.runtime.progress import Progress
 from ddllm.select.nearest import distilled_features, nearest_rows, principal_plane
+from ddllm.text.look_words import as_line, look_at_words
 from ddllm.text.projection import index_table, nearest
 from ddllm.text.vocabulary import allowed_tokens, compare_with_table, mean_cosine
 
@@ -80,8 +82,9 @@ def look_at(prepared: Prepared, distilled: Distilled) -> dict[str, Any]:
         examples.append({**facts, "values": values, **example, "nearest": real})
     chart = make_map(prepared, features_nD, features_ED, groups_E) if config.map_texts else None
     labels = list(dict.fromkeys(example["label"] for example in examples))
+    words = look_at_words(distilled, partial(tell_token, load_tokenizer(prepared.pretrained.folder)))
     facts = {"tokens": config.tokens, "total": total, "shown": shown, "low": low, "high": high, "labels": labels}
-    return {**facts, "groups": rate_groups(prepared, data.rates.shape[1]), "examples": examples, "beside": beside, "map": chart}
+    return {**facts, "groups": rate_groups(prepared, data.rates.shape[1]), "examples": examples, "beside": beside, "words": words, "map": chart}
 
 
 def look_at_positions(prepared: Prepared, data: Any, shown: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -223,6 +226,9 @@ def print_look(look: dict[str, Any], console: Console | None = None) -> None:
             near.append(f"{cut(real['text'], PLAIN_TEXT)}\n")
         table.add_row(Text(str(example["number"])), Text(f"{example['label']}\n{values}"), tokens, near)
     console.print(table)
+    for move in look["words"]:
+        for end in ("with", "against"):
+            console.print(Text.assemble(("words that go ", "dim"), (f"{end} {move['name']}", "bold"), f"  {as_line(move[end])}"))
     if look["shown"] < look["total"]:
         console.print(f"The first {look['shown']} of {look['total']} examples; config.report.examples says how many.", markup=False)
 
@@ -233,6 +239,9 @@ def markdown_look(look: dict[str, Any], title: str) -> str:
     lines += ["", "| embeddings of these positions | learned | nearest tokens' rows |", "|---|---:|---:|"]
     for row in look["beside"]:
         lines.append(f"| {row['name']} | {row['learned']:.3f} | {'' if row['table'] is None else format(row['table'], '.3f')} |")
+    if look["words"]:
+        lines += ["", "| words move along with what is learned of | farthest with it | farthest against it |", "|---|---|---|"]
+        lines += [f"| {plain(move['name'])} | {plain(as_line(move['with']))} | {plain(as_line(move['against']))} |" for move in look["words"]]
     for example in look["examples"]:
         values = ", ".join(f"{plain(value['name'])} {value['value']:.3f}" for value in example["values"])
         lines += ["", f"#### Example {example['number']}: {plain(example['label'])}", "", f"Label values: {values}", "", f"> {plain(example['text'])}", ""]

@@ -139,7 +139,7 @@ def test_seeds_are_averaged_and_other_settings_begin_anew(jobs):
     assert cell_of(cells, "random", 1)["values"] == {"0": 0.4, "1": 0.6} and cell_of(cells, "full", None)["runs"] == 2
     assert "distill.teacher" not in distilled["settings"] and distilled["settings"]["distill.direction_labels"] is True
     table_text = table.markdown(cells, {"note": "", "figures": []})
-    assert "50.0 ± 14.1 (2), on 20 test texts |" in table_text and "75.0 ± 7.1 (2), crossed / [60.0 ± 1.9, on 20]" in table_text
+    assert "50.0 ± 14.1 (2), on 20 test texts |" in table_text and "75.0 ± 7.1 (2), crossed, word scores / [60.0 ± 1.9, on 20]" in table_text
     # What a run does not depend on is no setting of its cells.
     assert cell_of(cells, "full", None)["settings"].keys() & {"finetune.rate", "distill.length"} == {"finetune.rate"}
     assert cell_of(cells, "random", 1)["settings"].keys() & {"finetune.rate", "distill.length"} == set()
@@ -161,7 +161,7 @@ def test_cells_say_what_they_do_not_share_with_the_others_of_their_section(jobs)
     for job in made.values():
         table.enter(cells, job)
     text = table.markdown(cells, {"note": "", "figures": []})
-    assert "| distilled | 76.0 (1), 1,800 outer steps, crossed | 76.0 (1), 600 outer steps, crossed |" in text
+    assert "| distilled | 76.0 (1), 1,800 outer steps, crossed, word scores | 76.0 (1), 600 outer steps, crossed, word scores |" in text
     assert "| full: all texts | 80.0 (1) | 80.0 (1) |" in text
     # Of the same number of steps no cell says it, but each that its products were rounded.
     made = jobs(seeds=(0,), names=("full", "distilled"), changes=("--config.model.products=bfloat16",))
@@ -171,7 +171,8 @@ def test_cells_say_what_they_do_not_share_with_the_others_of_their_section(jobs)
     for job in made.values():
         table.enter(cells, job)
     text = table.markdown(cells, {"note": "", "figures": []})
-    assert "| distilled | 70.0 (1), crossed, in bfloat16 | 70.0 (1), crossed, in bfloat16 |" in text and "80.0 (1), in bfloat16" in text
+    told = "70.0 (1), crossed, word scores, in bfloat16"
+    assert f"| distilled | {told} | {told} |" in text and "80.0 (1), in bfloat16" in text
     assert "--config.model.products=bfloat16" in cell_of(cells, "distilled", 1)["command"]
 
 

@@ -34,6 +34,7 @@ def finish(part, *rows):
     """As if the run had ended with these rows."""
     common = {"examples_per_class": part.job.per_class, "accuracy_std": 0.0, "runs": 1, "seconds": 1.0, "texts": 30}
     part.job.member.folder.mkdir(parents=True)
+    write_json(part.job.member.folder / "config.json", resolve(part.job.member.config))
     add_rows(part.job.member.folder / "results.json", [common | row for row in rows], resolve(part.job.member.config), ENVIRONMENT)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ddllm.main import parse
 from ddllm.select.nearest import distilled_features, principal_plane
 from ddllm.stages import load_scored, look
 from ddllm.text.look import label_values, look_at, markdown_look, plain, print_look
+from ddllm.text.look_words import look_at_words
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,23 @@ def test_what_was_learned_beside_the_tables(distilled_run, seen):
     assert f"| cosine with its position's row, mean | {mean:.3f} |" in told
 
 
+def test_words_that_go_farthest(distilled_run, seen):
+    assert seen["words"] == []
+    distilled = load_distilled(distilled_run.workdir.distilled)
+    scores = np.zeros((2, 40), np.float32)
+    scores[0, [3, 7, 9]], scores[1, 11] = (0.5, -0.25, 0.75), -1
+    scored = replace(distilled, data=distilled.data.replace(word_scores=scores))
+    told = look_at_words(scored, lambda index: f"<{index}>")
+    assert [move["name"] for move in told] == ["negative", "positive"]
+    assert told[0]["with"] == [{"word": "<9>", "score": 0.75}, {"word": "<3>", "score": 0.5}] and told[0]["against"] == [{"word": "<7>", "score": -0.25}]
+    assert (told[1]["with"], told[1]["against"]) == ([], [{"word": "<11>", "score": -1.0}])
+    assert [move["name"] for move in look_at_words(replace(scored, data=scored.data.replace(word_scores=scores[:1])), str)] == ["move 1"]
+    shown = io.StringIO()
+    print_look(seen | {"words": told}, Console(file=shown, width=200))
+    assert "words that go with negative  <9> +0.75, <3> +0.50\n" in shown.getvalue()
+    assert "| negative | \\<9\\> +0.75, \\<3\\> +0.50 | \\<7\\> -0.25 |" in markdown_look(seen | {"words": told}, "title")
+
+
 def test_the_map_is_the_plane_of_real_features(seen):
     rng = np.random.default_rng(0)
     features, queries = rng.standard_normal((60, 5)) * [9, 4, 1, 1, 1] + 3, rng.standard_normal((4, 5))
@@ -84,8 +103,6 @@ def test_the_map_is_the_plane_of_real_features(seen):
 
 
 def test_soft_labels_are_probabilities(distilled_run):
-    from dataclasses import replace
-
     distilled = load_distilled(distilled_run.workdir.distilled)
     soft = replace(distilled, recipe=replace(distilled.recipe, labels="soft"))
     np.testing.assert_allclose(label_values(soft).sum(axis=1), 1, rtol=1e-6)

@@ -45,7 +45,11 @@ def make_look(shown=6, tokens=3):
     chart = {"real": real, "distilled": distilled, "groups": ["fresh", "rotten"], "explained": [0.4, 0.2]}
     facts = {"tokens": tokens, "total": shown, "shown": shown, "low": 0.2, "high": 0.8, "labels": ["fresh", "rotten"], "groups": []}
     beside = [{"name": "length, median", "learned": 1.234, "table": 1.5}, {"name": "cosine with the nearest token, least", "learned": 0.3, "table": None}]
-    return facts | {"examples": examples, "beside": beside, "map": chart}
+    moves = [
+        {"name": name, "with": [{"word": "moving", "score": 0.5}, {"word": "<b>", "score": 0.25}], "against": [{"word": "dull", "score": -0.4}]}
+        for name in ("fresh", "rotten")
+    ]
+    return facts | {"examples": examples, "beside": beside, "words": moves, "map": chart}
 
 
 @pytest.fixture
