@@ -162,7 +162,7 @@ AMOUNTS = (
 )
 
 
-def data_set_config(name: str, length: int, small_length: int, argument: str | None, small_steps: int = 1_800) -> ConfigDict:
+def data_set_config(name: str, length: int, small_length: int, argument: str | None, small_steps: int = 900) -> ConfigDict:
     """A data set's configuration, of the size that its model asks for.
 
     Args:
@@ -170,7 +170,7 @@ def data_set_config(name: str, length: int, small_length: int, argument: str | N
         length: positions of texts and of synthetic examples, on an encoder of BERT base's kind.
         small_length: positions of texts on the embedded encoder.
         argument: what stands after the colon; arguments are applied later, by `apply_argument`, but for the model, which decides the size.
-        small_steps: outer steps on the embedded encoder; sets go on getting better up to there (docs/TRIALS.md, "Longer runs").
+        small_steps: outer steps on the embedded encoder (docs/TRIALS.md, "Longer runs" and "Word scores").
     """
     config = default_config()
     config.name = name
