@@ -12,10 +12,14 @@ from ddllm.artefact.base import describe_base
 from ddllm.artefact.card import render_card
 from ddllm.config import default_config
 from ddllm.errors import UserError
+from ddllm.evaluate.compute import count_by_xla
+from ddllm.evaluate.storage import vary_storage
 from ddllm.merge.sets import HEADS, merge_sets
 from ddllm.models.pretrained import load_pretrained
 from ddllm.prepare import prepare
 from ddllm.stages import distill, evaluate, load_scored, open_run, privacy
+from ddllm.text.look import rate_groups
+from ddllm.text.look_words import look_at_words
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,19 @@ def test_reaches_what_the_run_reported(run, tiny_corpus, tmp_path):
     moved = np.any(saved.words != trained.pretrained.words, axis=1)
     np.testing.assert_array_equal(moved, np.any(trained.distilled.data.word_scores != 0, axis=0))
     assert 0 < moved.sum() < len(moved), "words of the training texts move, and no others"
+
+
+def test_what_else_is_made_of_a_set_with_every_part(run):
+    """Its operations, its bytes, its groups of rates, and the words that it moves."""
+    distilled = ddllm.load_distilled(run.workdir.distilled)
+    assert count_by_xla(run.prepared, distilled) > 0
+    rows = {variation.name: variation.more["bytes"] for variation in vary_storage(distilled.data, distilled.recipe)}
+    stored = distilled.data.floats * 4 + -(-distilled.data.word_scores.shape[1] // 8)
+    assert rows["float32"] == stored and rows["8 bits"] < rows["float16"] < 0.6 * stored
+    groups = rate_groups(run.prepared, distilled.data.rates.shape[1])
+    assert groups[-1] == "moves" and len(groups) == distilled.data.rates.shape[1]
+    told = look_at_words(distilled, str)
+    assert [move["name"] for move in told] == list(distilled.label_names) and all(move["with"] and move["against"] for move in told)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31, 10**20])

@@ -14,7 +14,7 @@ from ddllm.distill.dataset import DistilledData, Recipe, actual_rates, group_nam
 from ddllm.errors import UserError
 from ddllm.evaluate import variations as v
 from ddllm.evaluate.robustness import prepare_other
-from ddllm.evaluate.transfer import carry_over, carry_rates, fit_map, shared_tokens
+from ddllm.evaluate.transfer import carry_over, carry_rates, carry_scores, fit_map, shared_tokens
 from ddllm.models.tasks import Classification, MultiLabel, Regression
 from ddllm.report.analyses import markdown_analyses
 from ddllm.report.results import read_results
@@ -51,6 +51,15 @@ def test_the_parameters_go_as_far_as_before(data):
     again = v.twice(data)
     np.testing.assert_allclose(total(again), 2 * total(data), rtol=1e-6)
     np.testing.assert_array_equal(again.rates[6:], data.rates)
+
+
+def test_shares_in_word_scores_go_with_their_examples(data):
+    shares = jnp.arange(3 * 2 * 4 * 2.0).reshape(3, 2, 4, 2)
+    scored = data.replace(word_scores=jnp.ones((2, 9)), word_shares=shares)
+    for change, shape in ((v.one_batch, (1, 6, 4, 2)), (v.single_examples, (6, 1, 4, 2)), (v.twice, (3, 2, 4, 2))):
+        np.testing.assert_array_equal(change(scored).word_shares, shares.reshape(shape))
+        np.testing.assert_array_equal(change(scored).word_scores, scored.word_scores)
+    np.testing.assert_array_equal(v.reorder(scored, np.array([2, 0, 1])).word_shares, shares[np.array([2, 0, 1])])
 
 
 def test_gains_go_with_their_steps(data):
@@ -151,6 +160,9 @@ def test_tokens_are_the_same_however_words_are_marked(tmp_path):
         (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **names}))
     ours, theirs = shared_tokens(tmp_path / "pieces", tmp_path / "bytes")
     assert dict(zip(ours.tolist(), theirs.tolist(), strict=True)) == {0: 3, 1: 2, 2: 0, 3: 1, 4: 7, 5: 5, 6: 4}
+    scores = carry_scores(np.stack([np.arange(1.0, 8.0), -np.arange(1.0, 8.0)]), ours, theirs, vocabulary=8)
+    np.testing.assert_array_equal(scores[0], [3, 4, 2, 1, 7, 6, 0, 5])
+    np.testing.assert_array_equal(scores[1], -scores[0])
 
 
 def test_the_stage(distilled_run, make_model, tmp_path):
