@@ -68,7 +68,7 @@ def test_what_else_is_made_of_a_set_with_every_part(run):
     rows = {variation.name: variation.more["bytes"] for variation in vary_storage(distilled.data, distilled.recipe)}
     stored = distilled.data.floats * 4 + -(-distilled.data.word_scores.shape[1] // 8)
     assert rows["float32"] == stored and rows["8 bits"] < rows["float16"] < 0.6 * stored
-    groups = rate_groups(run.prepared, distilled.data.rates.shape[1])
+    groups = rate_groups(run.prepared, distilled.data)
     assert groups[-1] == "moves" and len(groups) == distilled.data.rates.shape[1]
     told = look_at_words(distilled, str)
     assert [move["name"] for move in told] == list(distilled.label_names) and all(move["with"] and move["against"] for move in told)

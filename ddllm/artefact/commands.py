@@ -14,7 +14,7 @@ from ddllm.artefact.base import Distilled
 from ddllm.artefact.card import FIGURES, base_name, score_sentence
 from ddllm.artefact.folder import FILES, load_distilled
 from ddllm.artefact.rows import TEXT
-from ddllm.distill.word_scores import scored_words
+from ddllm.models.words import scored_words
 from ddllm.runtime.progress import say
 
 
@@ -46,8 +46,8 @@ def facts(folder: Path, distilled: Distilled) -> Iterator[tuple[str, str]]:
     if data.gains is not None:
         yield "gains", f"{data.gains.shape[1]:,} for the channels of kernels, {data.gains.min():.3g} to {data.gains.max():.3g}"
     if data.word_scores is not None:
-        scores = data.word_scores
-        yield "word scores", f"{len(scored_words(scores)):,} of {scores.shape[1]:,} words, {scores.min():.3g} to {scores.max():.3g}, {scores.shape[0]} for each"
+        scores, scored = data.word_scores, scored_words(data.word_scores)
+        yield "word scores", f"{scored.sum():,} of {scores.shape[1]:,} words, {scores.min():.3g} to {scores.max():.3g}, {scores.shape[0]} for each"
     auxiliary = [name for name in ("attention", "features", "directions") if getattr(data, name) is not None]
     if auxiliary:
         yield "further labels", ", ".join(auxiliary)

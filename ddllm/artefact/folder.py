@@ -23,15 +23,16 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from ddllm.artefact.base import ALWAYS, SOMETIMES, Distilled, check_arrays, check_dealt, check_head, describe_loss
+from ddllm.artefact.arrays import ALWAYS, SOMETIMES, check_arrays, check_dealt, check_head
+from ddllm.artefact.base import Distilled, describe_loss
 from ddllm.artefact.card import render_card
 from ddllm.artefact.entries import check_card
 from ddllm.artefact.rows import PARQUET, TEXT, encode_rows, plain_rows
 from ddllm.artefact.schema import ARRAYS, FLOAT32, RECIPE, SCHEMA, STORAGES, migrate
 from ddllm.artefact.storage import NAME, pack, unpack
 from ddllm.distill.dataset import DistilledData, Recipe
-from ddllm.distill.word_scores import scored_words
 from ddllm.errors import UserError
+from ddllm.models.words import scored_words
 from ddllm.runtime.storage import write_atomically
 
 CARD, TORCH = "README.md", "train_pytorch.py"
@@ -189,7 +190,8 @@ def _describe(data: DistilledData, recipe: Recipe, arrays: dict[str, np.ndarray]
         readable["gains"] = {"inputs_and_outputs": arrays["gains"].shape[1], "least": float(arrays["gains"].min()), "greatest": float(arrays["gains"].max())}
     if data.word_scores is not None:
         scores = arrays["word_scores"]
-        readable["word_scores"] = {"words": len(scored_words(scores)), "moves": len(scores), "least": float(scores.min()), "greatest": float(scores.max())}
+        counts = {"words": int(scored_words(scores).sum()), "moves": len(scores)}
+        readable["word_scores"] = {**counts, "least": float(scores.min()), "greatest": float(scores.max())}
     if data.order is not None:
         readable["batch_shares"] = np.exp(arrays["order"] - np.logaddexp.reduce(arrays["order"], axis=1, keepdims=True)).tolist()
     sizes = {"batches": arrays[NAME].shape[0], "examples": data.examples, "positions": arrays[NAME].shape[2]}

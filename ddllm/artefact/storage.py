@@ -20,10 +20,10 @@ import numpy as np
 
 from ddllm.artefact.schema import BFLOAT16, FLOAT16, FLOAT32, INT8
 from ddllm.distill.dataset import AUXILIARY
-from ddllm.distill.word_scores import scored_words
 from ddllm.errors import UserError
+from ddllm.models.words import SCORES, scored_words
 
-NAME, GAINS, SCORES = "embeddings", "gains", "word_scores"
+NAME, GAINS = "embeddings", "gains"
 WORDS, VOCABULARY = f"{SCORES}.words", f"{SCORES}.vocabulary"  # a bit for each column, whether it is there; and how many bits
 LEVELS, BLOCK = 255, 64
 MOST_SCORES = 2**30  # no vocabulary has more; a file that says so is damaged
@@ -38,10 +38,9 @@ def pack(arrays: dict[str, Any], storage: str) -> Arrays:
     """
     packed: Arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
     if SCORES in packed:
-        words = scored_words(packed[SCORES])
-        there = np.isin(np.arange(packed[SCORES].shape[1]), words)
+        there = scored_words(packed[SCORES])
         packed |= {WORDS: np.packbits(there), VOCABULARY: np.array([len(there)], np.int32)}
-        packed[SCORES] = np.ascontiguousarray(packed[SCORES][:, words])
+        packed[SCORES] = np.ascontiguousarray(packed[SCORES][:, there])
     if storage == FLOAT32:
         return packed
     for name in AUXILIARY:

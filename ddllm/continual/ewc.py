@@ -15,7 +15,6 @@ from ddllm.data.tokens import TokenSplit
 from ddllm.evaluate.finetune import Penalty
 from ddllm.models.encoder import Tree
 from ddllm.models.learner import Learner
-from ddllm.models.words import look_up
 from ddllm.prepare import Prepared
 from ddllm.runtime.progress import Progress
 
@@ -27,7 +26,7 @@ def fisher_diagonal(prepared: Prepared, learner: Learner, params: Tree, split: T
     @jax.jit
     def add(total: Tree, params: Tree, words: jax.Array, batch: Batch, key: jax.Array) -> Tree:
         def likelihood(params: Tree) -> jax.Array:
-            logits_BC = learner.logits(params, look_up(params, words, batch.ids), batch.mask, batch.types)
+            logits_BC = learner.logits(params, words[batch.ids], batch.mask, batch.types)
             drawn_B = jax.random.categorical(key, jax.lax.stop_gradient(logits_BC))
             return jnp.take_along_axis(jax.nn.log_softmax(logits_BC), drawn_B[:, None], axis=1).sum()
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddllm.models.encoder import Tree
-from ddllm.models.words import MOVES
+from ddllm.models.words import MOVES, scored_words
 
 
 @jax.tree_util.register_dataclass
@@ -82,7 +82,7 @@ class DistilledData:
             size += layers * heads * np.sum(positions_MN if self.attention.ndim == 5 else positions_MN**2)
         if self.word_scores is not None:
             moves = self.word_scores.shape[0]
-            size += moves * (np.count_nonzero(np.any(np.asarray(self.word_scores) != 0, axis=0)) + np.sum(positions_MN))
+            size += moves * (np.sum(scored_words(self.word_scores)) + np.sum(positions_MN))
         return int(
             size + sum(leaf.size for leaf in jax.tree.leaves((self.head, self.momentum, self.order, self.features, self.directions, self.gains)))
         )

@@ -44,8 +44,3 @@ def with_moves(params: Tree, data: DistilledData) -> Tree:
     if data.word_scores is None:
         return params
     return params | {MOVES: jnp.zeros((np.shape(data.word_scores)[0], data.embeddings.shape[-1]), jnp.float32)}
-
-
-def scored_words(scores_RV: Any) -> np.ndarray:
-    """Numbers of the words that have a score at all."""
-    return np.flatnonzero(np.any(np.asarray(scores_RV) != 0, axis=0))

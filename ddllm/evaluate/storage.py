@@ -10,8 +10,8 @@ import numpy as np
 from ddllm.artefact import storage
 from ddllm.artefact.schema import BFLOAT16, FLOAT16, FLOAT32, INT8
 from ddllm.distill.dataset import BESIDE, DistilledData, Recipe
-from ddllm.distill.word_scores import scored_words
 from ddllm.evaluate.variations import Variation
+from ddllm.models.words import scored_words
 
 # Names of the rows, with what they stand for.
 FORMATS = {
@@ -55,6 +55,6 @@ def stored_bytes(data: DistilledData, kind: str) -> int:
     scores, shares = (0, 0, 0), 0
     if data.word_scores is not None:
         moves, vocabulary = data.word_scores.shape
-        scores, shares = (moves, len(scored_words(data.word_scores)), vocabulary), positions * moves
+        scores, shares = (moves, int(scored_words(data.word_scores).sum()), vocabulary), positions * moves
     labels = data.floats - numbers - whole - gains[0] * gains[1] - scores[0] * scores[1] - shares
     return storage.stored_bytes(numbers, positions, labels, gains, kind, scores) + 4 * (whole + shares)

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddllm.artefact.base import Distilled, check_dealt, describe_base, drawn_parts
+from ddllm.artefact.arrays import check_dealt
+from ddllm.artefact.base import Distilled, describe_base, drawn_parts
 from ddllm.artefact.folder import save_distilled
 from ddllm.artefact.rows import read_rows
 from ddllm.artefact.schema import FLOAT32, named_by

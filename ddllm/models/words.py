@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddllm.models.encoder import Tree
 
@@ -23,6 +24,11 @@ def look_up(params: Tree, words_VD: jax.Array, ids_BT: jax.Array) -> jax.Array:
         return embeddings_BTD
     scores_RBT = params[SCORES].at[:, ids_BT].get(mode="fill", fill_value=0)
     return embeddings_BTD + jnp.einsum("rbt,rd->btd", scores_RBT, params[MOVES])
+
+
+def scored_words(scores_RV: Any) -> np.ndarray:
+    """Which words have a score at all, [V]."""
+    return np.any(np.asarray(scores_RV) != 0, axis=0)
 
 
 def moved_words(params: Tree, words_VD: Any) -> Any:

@@ -24,10 +24,10 @@ from ddllm.artefact.rows import PAIRED, read_tokens
 from ddllm.data.corpus import load_corpus
 from ddllm.data.splits import Split
 from ddllm.data.tokens import load_tokenizer
-from ddllm.distill.dataset import group_names
+from ddllm.distill.dataset import DistilledData, group_names
+from ddllm.distill.word_scores import with_moves
 from ddllm.models.task import Task
 from ddllm.models.tasks import Regression
-from ddllm.models.words import MOVES
 from ddllm.prepare import Prepared
 from ddllm.runtime.progress import Progress
 from ddllm.select.nearest import distilled_features, nearest_rows, principal_plane
@@ -55,13 +55,13 @@ def look_at(prepared: Prepared, distilled: Distilled) -> dict[str, Any]:
     config, data = prepared.config.report, distilled.data
     total = data.examples
     shown = min(config.examples or total, total)
-    features_nD = prepared.features
+    features_nD, tokenizer = prepared.features, load_tokenizer(prepared.pretrained.folder)
     with Progress(3, "look: features of the distilled examples") as progress:
         features_ED = distilled_features(prepared.learner.encoder, prepared.start, data)
         progress.update(1)
         rows_Ek, cosines_Ek = nearest_rows(features_ED[:shown], features_nD, config.texts)
         progress.update(2)
-        positions, beside = look_at_positions(prepared, data, shown)
+        positions, beside = look_at_positions(prepared, tokenizer, data, shown)
         progress.update(3)
     corpus = load_corpus(prepared.config.data).train
     values_EC = label_values(distilled)
@@ -82,15 +82,15 @@ def look_at(prepared: Prepared, distilled: Distilled) -> dict[str, Any]:
         examples.append({**facts, "values": values, **example, "nearest": real})
     chart = make_map(prepared, features_nD, features_ED, groups_E) if config.map_texts else None
     labels = list(dict.fromkeys(example["label"] for example in examples))
-    words = look_at_words(distilled, partial(tell_token, load_tokenizer(prepared.pretrained.folder)))
+    words = look_at_words(distilled, partial(tell_token, tokenizer))
     facts = {"tokens": config.tokens, "total": total, "shown": shown, "low": low, "high": high, "labels": labels}
-    return {**facts, "groups": rate_groups(prepared, data.rates.shape[1]), "examples": examples, "beside": beside, "words": words, "map": chart}
+    return {**facts, "groups": rate_groups(prepared, data), "examples": examples, "beside": beside, "words": words, "map": chart}
 
 
-def look_at_positions(prepared: Prepared, data: Any, shown: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def look_at_positions(prepared: Prepared, tokenizer: Any, data: Any, shown: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Of the first examples {"text", "positions"}: nearest tokens of each used position, and its embedding's length as a multiple of the nearest token's; and
     of all these positions together `beside_tables`."""
-    tokenizer, words_VD = load_tokenizer(prepared.pretrained.folder), np.asarray(prepared.pretrained.words)
+    words_VD = np.asarray(prepared.pretrained.words)
     hidden, k = words_VD.shape[1], prepared.config.report.tokens
     embeddings_ETD = np.asarray(data.embeddings).reshape(-1, data.embeddings.shape[2], hidden)[:shown]
     mask_ET = np.asarray(data.mask).reshape(-1, data.mask.shape[2])[:shown] > 0
@@ -199,12 +199,11 @@ def make_map(prepared: Prepared, features_nD: np.ndarray, features_ED: np.ndarra
     return {"real": real, "distilled": distilled, "groups": groups, "explained": explained}
 
 
-def rate_groups(prepared: Prepared, count: int) -> list[str]:
-    """Names of the parameter groups that so many rates belong to."""
+def rate_groups(prepared: Prepared, data: DistilledData) -> list[str]:
+    """Names of the parameter groups that the rates of a data set belong to."""
     head = jax.eval_shape(prepared.learner.init_head, jax.random.key(0), prepared.start.pooler)
-    params = {"body": prepared.start.body, "head": head}
-    trees = (params, params | {MOVES: 0.0})
-    return next((list(names) for kind in ("step", "layer", "tensor") for tree in trees if len(names := group_names(tree, kind)) == count), [])
+    params, count = with_moves({"body": prepared.start.body, "head": head}, data), data.rates.shape[1]
+    return next((list(names) for kind in ("step", "layer", "tensor") if len(names := group_names(params, kind)) == count), [])
 
 
 def print_look(look: dict[str, Any], console: Console | None = None) -> None:

@@ -11,10 +11,10 @@ from ddllm.data.batches import Batch
 from ddllm.distill.dataset import DistilledData, Recipe, group_names, learned_parts, raw_rate, spread_rates
 from ddllm.distill.gradients import METHODS
 from ddllm.distill.inner_loop import inner_loss, train
-from ddllm.distill.word_scores import add_rate, first_scores, first_shares, scored_words, with_moves
+from ddllm.distill.word_scores import add_rate, first_scores, first_shares, with_moves
 from ddllm.models.learner import Start
 from ddllm.models.scoring import batch_logits, real_loss
-from ddllm.models.words import look_up, moved_words
+from ddllm.models.words import look_up, moved_words, scored_words
 
 VOCABULARY, MOVES = 20, 3
 RECIPE = Recipe("unrestricted", passes=2)
@@ -80,7 +80,7 @@ def test_scores_of_zero_change_nothing(made):
     expected = batch_logits(train(learner, RECIPE, start, plain), start.words, batch, learner)
     np.testing.assert_allclose(batch_logits(still, start.words, batch, learner), expected, atol=1e-6)
     assert data.floats - plain.floats == 2 + MOVES * 11 and data.replace(word_scores=np.ones((3, 20))).floats == data.floats + 60
-    assert with_moves({}, plain) == {} and len(scored_words(data.word_scores)) == 0
+    assert with_moves({}, plain) == {} and not scored_words(data.word_scores).any()
 
 
 @pytest.mark.parametrize("examples, moves, expected", [(4, 2, [0, 0, 1, 1]), (6, 3, [0, 0, 1, 1, 2, 2]), (2, 4, [0, 1]), (5, 1, [0] * 5)])
