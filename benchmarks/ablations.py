@@ -13,7 +13,7 @@ import sys
 from dataclasses import replace
 
 from benchmarks.entries import Entry, by_setting, find_entry, note_devices, over_seeds, percent, read_entries, settings_of, write_entries
-from benchmarks.jobs import DISTILLED, ROOT, Base, Job
+from benchmarks.jobs import DISTILLED, ROOT, UNTAUGHT, Base, Job
 from benchmarks.options import listed, make_parser, number, numbers, read_options, work_through
 from ddllm.artefact.folder import RECIPE as CARD
 from ddllm.main import exit_status
@@ -24,10 +24,12 @@ JSON, MARKDOWN = ROOT / "results" / "ABLATIONS.json", ROOT / "results" / "ABLATI
 AS_IT_IS = "recipe"
 LOSS = "validation_loss"
 SETTING = ("dataset", "model", "examples_per_class", "outer_steps", "batch_size", "products")
+FULL = "teacher=full"  # of the table's run, which has a folder of its own
 # Name of each change: what it means, and its keys of config.distill.
 CHANGES: dict[str, tuple[str, tuple[str, ...]]] = {
     AS_IT_IS: ("the recipe as it is", ()),
-    "no_teacher": ("the outer loss follows labels instead of a fine-tuned teacher", ("teacher=",)),
+    "no_teacher": ("the outer loss follows labels instead of fine-tuned teachers", ("teacher=",)),
+    "full_teacher": ("the fully fine-tuned model teaches, instead of three that are fine-tuned for one epoch", (FULL,)),
     "not_crossed": ("whole real texts alone, none crossed", ("crossed=0.0",)),
     "no_word_scores": ("no word scores", ("word_scores=False",)),
     "no_gains": ("no gains", ("gains=False",)),
@@ -86,7 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
             for dataset in options.datasets:
                 for model in options.models:
                     base = Base.below(options.work, dataset, model, options.data, options.alike)
-                    jobs.append(base.full(seed))
+                    jobs.append(base.teachers(seed))
+                    jobs += [base.full(seed)] if "full_teacher" in changes else []
                     jobs += [changed(base, change, count, seed, outer_steps) for count in per_class for change in changes]
 
         def finished(job: Job) -> None:
@@ -103,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
 def changed(base: Base, change: str, count: int, seed: int, outer_steps: int) -> Job:
     """A distillation by our recipe with one thing changed."""
     keys = [f"outer_steps={outer_steps}", *CHANGES[change][1]]
-    line = tuple(f"--config.distill.{key}" for key in keys)
+    line = tuple(f"{UNTAUGHT}{base.full(seed).member.folder}" if key == FULL else f"--config.distill.{key}" for key in keys)
     return replace(base.distilling(DISTILLED, count, seed, line, f"ablation-{change}-{outer_steps}"), change=change)
 
 

@@ -8,11 +8,13 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 
 from ddllm.config import default_config, resolve
+from ddllm.distill.teacher import BRIEF
 from ddllm.runtime.devices import computed_on
 from ddllm.runtime.storage import read_json, write_atomically, write_json
 
 Entry = dict[str, Any]
-APART = ("name", "seed", "runtime", "data.source", "distill.teacher", "distill.checkpoint_every", "distill.checkpoints_kept", "text.judge")
+TEACHER, TEACHERS = "distill.teacher", "teachers"  # the second is the kind of the runs that fine-tune briefly, once for all sets of a seed
+APART = ("name", "seed", "runtime", "data.source", TEACHER, "distill.checkpoint_every", "distill.checkpoints_kept", "text.judge")
 UNTAUGHT = ("distill.crossed", "distill.teacher_share")  # have no effect without a teacher
 # Sections that a kind of run does not depend on, and what selections take of one of them.
 WITHOUT_EFFECT = {
@@ -41,7 +43,10 @@ def settings_of(config: dict[str, Any], kind: str, also: str = "") -> dict[str, 
     there, defaults = (flatten_dict(tree, sep=".") for tree in (config, resolve(default_config())))
     there = {**there, "model.name": called(str(there["model.name"]))}
     apart = APART + tuple(section for section in ASIDE if section != also) + WITHOUT_EFFECT.get(kind, ("finetune",))
-    apart += () if there["distill.teacher"] else UNTAUGHT
+    apart += () if there[TEACHER] else UNTAUGHT
+    # Of all that may teach, the folders of fully fine-tuned models are not told apart.
+    if there[TEACHER] == BRIEF or Path(there[TEACHER]).name.startswith(f"{TEACHERS}-"):
+        there[TEACHER], apart = BRIEF, tuple(part for part in apart if part != TEACHER)
 
     def counts(key: str) -> bool:
         return key in SIZES and kind == "select" or not any(key == part or key.startswith(f"{part}.") for part in apart)

@@ -3,6 +3,7 @@
 | job | its command | cells that it fills |
 |---|---|---|
 | full | --mode=finetune | full |
+| teachers | --mode=finetune, for one epoch from three seeds | none: they teach |
 | select | --mode=select | random, k_centers, herding, and in runs of their own k_means and gradient_norm: one draw for each seed |
 | a recipe | --mode=distill,evaluate | the recipe's own, "distilled" for ours, "no_gains" for ours without them |
 | submitted | --mode=evaluate --distilled FILE --name NAME | NAME: another's texts or folder under docs/PROTOCOL.md |
@@ -12,8 +13,9 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.entries import called
+from benchmarks.entries import TEACHERS, called
 from ddllm.checks import validate
+from ddllm.distill.teacher import briefly
 from ddllm.errors import UserError
 from ddllm.main import parse
 from ddllm.members import Member
@@ -43,7 +45,7 @@ PUBLISHED = "dilm_synthetic"  # a folder beside the data sets', with the texts t
 BUDGETS = (5, 10, 20)  # of those texts, examples per class
 
 PACKAGED = "--config.data.source=embedded"  # Rotten Tomatoes as a package has it, split by film
-UNTAUGHT = "--config.distill.teacher="  # instead of the fully fine-tuned model
+UNTAUGHT = "--config.distill.teacher="  # instead of the recipe's teachers
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Job:
     Attributes:
         dataset: a file of configs/, without its ending.
         model: as in config.model.name, but of a local folder its name alone.
-        kind: "full", "select", "submitted", "distilled" or the name of another recipe; of an ablation, its folder's name.
+        kind: "full", "teachers", "select", "submitted", "distilled" or the name of another recipe; of an ablation, its folder's name.
         per_class: examples per class; None for full data.
         seeds: the seeds that it fills cells for; one, save for "select".
         member: the run.
@@ -108,8 +110,10 @@ def plan_jobs(
             for model in models:
                 base = Base.below(work, dataset, model, local, changes)
                 wanted = [name for name in (DISTILLED, *RECIPES) if name in names]
-                if {"full", DISTILLED, NO_GAINS} & set(names):
+                if "full" in names:
                     jobs.append(base.full(seed))
+                if {DISTILLED, NO_GAINS} & set(names):
+                    jobs.append(base.teachers(seed))
                 for count in per_class:
                     jobs += [base.distilling(name, count, seed, outer_steps=outer_steps) for name in wanted]
                     if NO_GAINS in names:
@@ -151,12 +155,19 @@ class Base:
         """Fine-tuning on all texts."""
         return self.job("full", None, (seed,), ["--mode=prepare,finetune"])
 
+    def teachers(self, seed: int) -> Job:
+        """The models that our recipe fine-tunes briefly for each set, made once for all sets of a seed."""
+        config = self.job(DISTILLED, 1, (seed,), ["--mode=distill"], "recipe=ddllm,examples=1").member.config
+        brief = briefly(config).finetune
+        changes = [f"--config.finetune.{key}={brief[key]}" for key in ("epochs", "seeds", "validations", "checkpoints")]
+        return self.job(TEACHERS, None, (seed,), ["--mode=prepare,finetune", *changes])
+
     def distilling(self, name: str, count: int, seed: int, changes: tuple[str, ...] = (), kind: str = "", outer_steps: int = 0) -> Job:
         """A distillation by a recipe, and its evaluation; or by a changed one, as another kind of run. Each number of outer steps has folders of its own."""
         recipe = "ddllm" if name == DISTILLED else name
         line = ["--mode=distill,evaluate"]
-        if recipe == "ddllm":
-            line.append(f"--config.distill.teacher={self.folder / f'full-seed{seed}'}")
+        if recipe == "ddllm" and not any(change.startswith(UNTAUGHT) for change in changes):
+            line.append(f"{UNTAUGHT}{self.teachers(seed).member.folder}")
         line += [f"--config.distill.{change}" for change in TUNED.get((recipe, self.model), ())]
         line += changes
         folder = kind = kind or name

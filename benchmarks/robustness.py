@@ -64,7 +64,7 @@ def plan(base: Base, sets: list[str], count: int, seed: int, transfer: tuple[str
         smoke: few steps on few texts, without a teacher.
     """
     smoked, alone = (",smoke", ("--config.distill.teacher=",)) if smoke else ("", ())
-    jobs = [] if smoke else [base.full(seed)]
+    jobs = [] if smoke else [base.teachers(seed)]
     for name in sets:
         changes = tuple(f"--config.distill.{key}" for key in SETS[name][1])
         kind = {"recipe": DISTILLED}.get(name, name.replace("_", "-"))

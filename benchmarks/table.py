@@ -16,7 +16,7 @@ import statistics
 import sys
 from typing import Any
 
-from benchmarks.entries import Entry, find_entry, note_devices, read_entries, settings_of, write_entries
+from benchmarks.entries import TEACHERS, Entry, find_entry, note_devices, read_entries, settings_of, write_entries
 from benchmarks.jobs import DEFAULT_NAMES, NAMES, ROOT, SUBMITTED, Base, Job, plan_jobs
 from benchmarks.options import listed, make_parser, number, numbers, read_options, work_through
 from ddllm.errors import UserError
@@ -28,7 +28,7 @@ JSON, MARKDOWN, PUBLISHED = ROOT / "results" / "TABLE.json", ROOT / "results" / 
 REDRAWN = "redrawn heads"
 PROTOCOL = "test split scored once at the end; every choice made on validation texts taken out of train or given with the data"
 # Parts of our recipe that were not always there, and how their cells say that they have them.
-SAID = {"distill.crossed": "crossed", "distill.word_scores": "word scores"}
+SAID = {"distill.crossed": "crossed", "distill.word_scores": "word scores", "distill.teacher": "brief teachers"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -92,7 +92,9 @@ def read_submissions(text: str, datasets: list[str]) -> dict[str, str]:
 
 
 def enter(cells: list[Entry], job: Job) -> None:
-    """Put a finished run's figures into the cells, in the place of those that other settings gave."""
+    """Put a finished run's figures into the cells, in the place of those that other settings gave; those of teachers have none."""
+    if job.kind == TEACHERS:
+        return
     results = read_results(job.member.folder / "results.json")
     settings = settings_of(results["config"], job.kind)
     first, environment = str(job.seeds[0]), results["environment"]
@@ -188,7 +190,8 @@ def markdown(cells: list[Entry], published: dict[str, Any]) -> str:
         "figures and what each was computed on are in TABLE.json. Distilled rows start from their recipe's own head; behind the stroke, in brackets, the",
         "same data from redrawn heads, perhaps on fewer test texts, the deviation being that of all these trainings together, over seeds and heads.",
         "Where sets of one data set were distilled in different numbers of outer steps, each says in how many; `crossed`: half of the",
-        "real texts that they learned from were crossed with others; `word scores`: words moved along.",
+        "real texts that they learned from were crossed with others; `word scores`: words moved along; `brief teachers`: what they learned are the",
+        "opinions of models that were fine-tuned for one epoch each, not those of the fully fine-tuned one.",
         "`no_gains` is our recipe, distilled, with `distill.gains=False`.",
     ]
     for dataset, model in sorted({(cell["dataset"], cell["model"]) for cell in cells}):

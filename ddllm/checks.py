@@ -26,6 +26,8 @@ POSITIVE = (
     "distill.pool_steps",
     "distill.outer_steps",
     "distill.batch_size",
+    "distill.brief_teachers",
+    "distill.brief_epochs",
     "distill.validate_every",
     "distill.validation_heads",
     "distill.checkpoint_every",

@@ -84,7 +84,11 @@ def default_config() -> ConfigDict:
     distill.curriculum = 0.0  # share of the outer steps, below 1, in which the inner steps join one by one; 0: all are there from the first
     distill.outer_steps = 3000
     distill.batch_size = 32  # real texts per outer step
-    distill.teacher = ""  # what they teach. empty: labels; full: the fully fine-tuned model's probabilities; or a run's folder, that run's; A|B: their mean
+    # What they teach. empty: labels; brief: probabilities of models that are fine-tuned briefly for it; full: of the fully fine-tuned model; or a run's folder:
+    # of that one's; A|B: the mean of several.
+    distill.teacher = ""
+    distill.brief_teachers = 3  # models, the mean of which is taught
+    distill.brief_epochs = 1.0  # of each one's fine-tuning, otherwise of config.finetune's kind
     distill.teacher_share = 1.0  # of the teacher in the targets, the rest being the label's
     distill.crossed = 0.0  # share of real texts that are crossed with another one, and of which the teacher says what they mean; see ddllm/distill/cross.py
     distill.optimizer = "adamw"  # adamw (no weight decay unless set) | adam

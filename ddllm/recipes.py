@@ -26,8 +26,8 @@ ARGUMENTS = {
 def ddllm(distill: ConfigDict) -> None:
     """Ours: all examples twice, from a head of zeros that the first step sets.
 
-    Each array has rates of its own and each channel of a kernel a gain, labels reach every layer directly, the outer loss follows a fully fine-tuned
-    teacher on real texts, half of them crossed, and the running average of what is learned is kept, the latest that a validation does not tell from the best.
+    Each array has rates of its own and each channel of a kernel a gain, labels reach every layer directly, the outer loss follows briefly fine-tuned
+    teachers on real texts, half of them crossed, and the running average of what is learned is kept, the latest that a validation does not tell from the best.
     """
     distill.batches = 1
     distill.passes = 2
@@ -40,7 +40,7 @@ def ddllm(distill: ConfigDict) -> None:
     distill.gains = True
     distill.word_scores = True
     distill.initial_rate = 0.05
-    distill.teacher = "full"
+    distill.teacher = "brief"
     distill.crossed = 0.5  # long runs would learn the training texts by heart
     distill.optimizer = "adam"
     distill.second_moment = 0.99
@@ -207,7 +207,7 @@ def make_smoke(config: ConfigDict) -> None:
     config.distill.length = min(config.distill.length, 16)
     config.distill.outer_steps, config.distill.validate_every, config.distill.checkpoint_every = 4, 2, 2
     config.distill.batch_size = config.finetune.batch_size = 8
-    config.finetune.epochs = 0.25
+    config.finetune.epochs = config.distill.brief_epochs = 0.25
     config.finetune.validations = config.finetune.checkpoints = config.finetune.seeds = 1
     config.evaluate.heads, config.evaluate.selection_draws, config.evaluate.tuning_texts = 2, 2, 32
     config.evaluate.selection_rates, config.evaluate.selection_passes = (1e-2,), (1,)

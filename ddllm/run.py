@@ -15,7 +15,7 @@ from ddllm.artefact.folder import load_distilled
 from ddllm.checks import validate
 from ddllm.config import resolve
 from ddllm.distill.optimizers import check_derivative
-from ddllm.distill.teacher import OWN, Teacher, load_teacher, none_there
+from ddllm.distill.teacher import BRIEF, OWN, Teacher, load_teacher, make_teacher, none_there
 from ddllm.errors import UserError
 from ddllm.models.multi_head import MultiHead, activate_head
 from ddllm.models.pretrained import fingerprint_pretrained
@@ -65,13 +65,19 @@ class Run:
         from_first(lambda: self.workdir.keep_origin(origin))
 
     def teacher(self, prepared: Prepared | None = None) -> Teacher:
-        """The teacher that config.distill.teacher asks for, of what is prepared here or is given: one model, or those of several runs.
+        """The teacher that config.distill.teacher asks for, of what is prepared here or is given: models that are fine-tuned for it, or those of runs.
 
         Raises:
             UserError: see `finetuned`.
         """
         config, prepared = self.config.distill, prepared or self.prepared
-        each = [self.finetuned(prepared, name, config.teacher_share) for name in split_parts(config.teacher)]
+
+        def one(name: str) -> Teacher:
+            if name == BRIEF:
+                return make_teacher(prepared, self.workdir.teachers, self.metrics, "teacher")
+            return self.finetuned(prepared, name, config.teacher_share)
+
+        each = [one(name) for name in split_parts(config.teacher)]
         return each[0] if len(each) == 1 else replace(each[0], models=tuple(model for one in each for model in one.models), fingerprint="")
 
     def finetuned(self, prepared: Prepared, name: str = OWN, share: float = 1.0) -> Teacher:

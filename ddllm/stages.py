@@ -15,7 +15,7 @@ from ddllm.data.splits import strata
 from ddllm.distill.learn import distil_texts
 from ddllm.distill.outer_loop import STAGE as DISTILL
 from ddllm.distill.plan import picked_from, recipe_of
-from ddllm.distill.teacher import OWN
+from ddllm.distill.teacher import BRIEF, OWN
 from ddllm.evaluate.analyses import analyse_distilled
 from ddllm.evaluate.finetune import finetune as finetune_once
 from ddllm.evaluate.finetune import full_row, score_finetuned
@@ -203,7 +203,7 @@ def check_ahead(run: Run, names: list[str]) -> None:
         picked_from(prepared)
     if "distill" in names and not from_first(run.workdir.distilled.exists):
         for teacher in split_parts(config.distill.teacher):
-            if teacher != OWN or "finetune" not in names:
+            if teacher != BRIEF and (teacher != OWN or "finetune" not in names):
                 run.check_finetuned(prepared, teacher)
 
 

@@ -55,6 +55,8 @@ def test_what_must_be_positive(key):
         ({"distill.initial_labels": "model", "distill.head": "learned", "distill.labels": "hard"}, "hard labels are those of the class"),
         ({"distill.teacher_share": 1.5}, "between 0 and 1"),
         ({"distill.teacher": "runs/a | runs/a"}, "each run once"),
+        ({"distill.brief_teachers": 0}, "greater than 0"),
+        ({"distill.brief_epochs": 0.0}, "greater than 0"),
         ({"distill.adaptive_clip": 0.5}, "would clip every usual gradient"),
         ({"distill.attention_labels": "cl"}, r"did you mean cls\?"),
         ({"evaluate.selection_rates": ()}, "at least one rate"),

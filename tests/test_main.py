@@ -388,7 +388,7 @@ def test_recipes_change_how_and_never_how_much():
         parse([f"--config={path}:model=embedded,examples=5{recipe}"]).config for recipe in ("", ",recipe=ddllm", ",recipe=maekawa2023")
     ]
     ours, named, peer = (config.distill.to_dict() for config in configs)
-    assert ours == named and ours["teacher"] == "full" and peer["teacher"] == ""
+    assert ours == named and ours["teacher"] == "brief" and peer["teacher"] == ""
     assert (peer["batches"], peer["attention_labels"], peer["head"]) == (5, "cls", "redrawn")
     same = {key for key in ours if ours[key] == peer[key]}
     assert {"examples_per_class", "length", "outer_steps", "batch_size"} <= same
@@ -549,6 +549,41 @@ def test_several_teachers_give_their_mean_opinion(arguments, tmp_path, capsys):
     capsys.readouterr()
     assert main(arguments(tmp_path / "run", **{"mode": "distill", "distill.teacher": f"{folders[0]}|{tmp_path / 'nowhere'}"})) == 2
     assert f"there is none in {tmp_path / 'nowhere'}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_brief_teachers_are_made_on_the_way(arguments, tmp_path, capsys, monkeypatch):
+    """One command, that may be killed while they are made; another run's folder that holds the same models teaches the same."""
+    from ddllm.evaluate.finetune import finetune
+
+    made = []
+
+    def stop_before_the_second(prepared, seed, *rest):
+        if seed != prepared.config.seed:
+            raise KeyboardInterrupt
+        return finetune(prepared, seed, *rest)
+
+    line = arguments(**{"mode": "distill", "distill.teacher": "brief", "distill.brief_teachers": 2, "distill.brief_epochs": 0.5})
+    with monkeypatch.context() as patch:
+        patch.setattr("ddllm.distill.teacher.finetune", stop_before_the_second)
+        assert main(line) == 130
+    assert not (tmp_path / "run" / "distilled").exists()
+    assert main(line) == 0
+    assert sorted(path.name for path in (tmp_path / "run" / "teachers").iterdir()) == ["seed-0", "seed-1"]
+    assert not (tmp_path / "run" / "results.json").exists() and not (tmp_path / "run" / "finetune").exists()
+    brief = {"finetune.epochs": 0.5, "finetune.seeds": 2, "finetune.validations": 1, "finetune.checkpoints": 2}
+    assert main(arguments(tmp_path / "teachers", **{"mode": "finetune", **brief})) == 0
+    assert main(arguments(tmp_path / "one", **{"mode": "finetune", **brief, "finetune.seeds": 1})) == 0
+    for name in ("teachers", "one"):
+        assert main(arguments(tmp_path / f"by-{name}", **{"mode": "distill", "distill.teacher": tmp_path / name})) == 0
+        made.append(load_distilled(tmp_path / f"by-{name}" / "distilled").data.embeddings)
+    own = load_distilled(tmp_path / "run" / "distilled").data.embeddings
+    np.testing.assert_array_equal(own, made[0])
+    assert np.abs(own - made[1]).max() > 1e-4
+    capsys.readouterr()
+    for wrong in ({"distill.brief_teachers": 0}, {"distill.brief_epochs": -1.0}, {"distill.teacher": "breif"}):
+        assert main(arguments(tmp_path / "wrong", **{"mode": "distill", **wrong})) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "must be greater than 0" in said or "there is none in breif/finetune" in said
 
 
 def test_a_set_from_another_split_says_so(arguments, tmp_path, capsys):

@@ -16,7 +16,7 @@ from ddllm.continual.lessons import Lesson
 from ddllm.data.batches import length_buckets
 from ddllm.distill.cross import real_batches
 from ddllm.distill.dataset import DistilledData, Recipe, learned_parts
-from ddllm.distill.teacher import make_teacher
+from ddllm.distill.teacher import make_teacher, taught_in
 from ddllm.errors import UserError
 from ddllm.evaluate.small import head_key, train_small
 from ddllm.evaluate.storage import restored, stored_bytes
@@ -106,7 +106,7 @@ def distil_lesson(prepared: Prepared, lesson: Lesson, folder: Path, open_metrics
         parts = kept_parts(fresh.data, fresh.recipe, prepared.config.continual.storage)
         how = (stream, scorer, folder / "checkpoints", open_metrics, config.outer_steps, teacher, f"continual-distill-{mark}")
         data, figures = learn_again(prepared, fresh.data, fresh.recipe, parts, *how)
-        figures["distillation_seconds"] += _seconds_so_far(open_metrics, teaching)
+        figures["distillation_seconds"] += _seconds_taught(open_metrics, teaching)
         _save(prepared, fresh, data, place, figures)
     return from_first(lambda: load_distilled(place))
 
@@ -152,11 +152,14 @@ def train_recipe(prepared: Prepared, distilled: Distilled | Merged) -> tuple[Pre
     return replace(prepared, learner=learner), train_small(learner, distilled.recipe, prepared.start, data, head_key(prepared, 0))
 
 
-def _seconds_so_far(open_metrics: Callable[[], Metrics], stage: str) -> float:
-    """Seconds of a stage's loop in all starts together; 0 where there was none."""
-    metrics = open_metrics()
+def _seconds_taught(open_metrics: Callable[[], Metrics], name: str) -> float:
+    """Seconds of a teacher's fine-tunings in all starts together; 0 where there were none."""
+    metrics, took = open_metrics(), dict[str, float]()
     metrics.close()
-    return max((line["elapsed"] for line in read_metrics(metrics.path) if line["stage"] == stage), default=0.0)
+    for line in read_metrics(metrics.path):
+        if taught_in(line["stage"], name):
+            took[line["stage"]] = max(took.get(line["stage"], 0.0), line["elapsed"])
+    return sum(took.values())
 
 
 def _save(prepared: Prepared, fresh: Distilled, data: DistilledData, place: Path, figures: dict[str, float]) -> None:

@@ -4,12 +4,17 @@ A label is one bit of noisy evidence; the probabilities (or numbers) of a model 
 2015, arXiv 1503.02531). The gradient of the outer loss varies less with the batch, and labels that are wrong do less harm. The mean opinion of several models,
 fine-tuned from other seeds, is nearer to the truth than that of each of them.
 
+What a teacher is worth depends on how near its probabilities are to the true ones, more than on how often it is right (Menon et al., 2021, arXiv 2005.10419). A
+model of the highest accuracy has mostly come to know the texts that it learned from by heart, says of these little more than their labels, and is too sure
+of others. So `BRIEF` fine-tunes several for an epoch each, which are asked and never scored.
+
 Where outer steps come back to texts, a teacher is asked about each of them once, before the first step (`ask_ahead`); else batch by batch.
 """
 
 import hashlib
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
 
 from ddllm.data.batches import Batch, BatchStream, compute_rows
 from ddllm.errors import UserError
@@ -33,8 +39,9 @@ from ddllm.runtime.mesh import ALL, BATCH, place_parameters
 from ddllm.runtime.metrics import Metrics
 from ddllm.runtime.processes import from_first
 from ddllm.runtime.progress import Progress
+from ddllm.values import split_parts
 
-OWN = "full"
+OWN, BRIEF = "full", "brief"
 RECURRENCE = 1.25  # times that a text comes, from which on it is worth asking ahead
 
 
@@ -48,7 +55,7 @@ class Teacher:
         share: of the teacher in the targets, in [0, 1]; the rest is the label's.
         texts: sharding of batches.
         tokens: that a gradient would take at once on each device; 0: all (see models/parts.py).
-        fingerprint: SHA-256 of the parameters, where it is one model that was loaded.
+        fingerprint: SHA-256 of the parameters, where they come from one run.
     """
 
     models: tuple[tuple[Tree, jax.Array], ...]
@@ -131,21 +138,42 @@ def ask_ahead(teacher: Teacher, stream: BatchStream, steps: int) -> TaughtStream
 
 
 def make_teacher(prepared: Prepared, folder: Path, open_metrics: Callable[[], Metrics], name: str) -> Teacher:
-    """A teacher of texts of one's own: a model fine-tuned on what is prepared, or loaded where it is there.
+    """A teacher of texts of one's own: fine-tuned on what is prepared, or loaded where it is there.
+
+    It is one model as config.finetune says, or several that are fine-tuned briefly where config.distill.teacher has `BRIEF`.
 
     Args:
-        prepared: data and model; config.finetune and config.distill.teacher_share say how.
+        prepared: data and model; config.finetune and config.distill say how.
         folder: of its checkpoints: a start that was killed goes on there.
         open_metrics: opens where figures are written.
-        name: of the work, on its progress bar and in metrics.jsonl.
+        name: of the work, on its progress bar and in metrics.jsonl; each of several models has its seed behind it, as `taught_in` knows.
     """
-    checkpoints, metrics = Checkpoints(folder / f"seed-{prepared.config.seed}", keep=1), open_metrics()
-    try:
-        finetune(prepared, prepared.config.seed, checkpoints, metrics, name)
-    finally:
-        checkpoints.close()
-        metrics.close()
+    brief = BRIEF in split_parts(prepared.config.distill.teacher)
+    trained = replace(prepared, config=briefly(prepared.config)) if brief else prepared
+    for seed in range(prepared.config.seed, prepared.config.seed + (prepared.config.distill.brief_teachers if brief else 1)):
+        checkpoints, metrics = Checkpoints(folder / f"seed-{seed}", keep=1), open_metrics()
+        try:
+            finetune(trained, seed, checkpoints, metrics, f"{name}-{seed}" if brief else name)
+        finally:
+            checkpoints.close()
+            metrics.close()
     return load_teacher(prepared, folder, prepared.config.distill.teacher_share)
+
+
+def briefly(config: ConfigDict) -> ConfigDict:
+    """The configuration with fine-tunings of config.distill.brief_epochs, one for each of config.distill.brief_teachers."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        # The last parameters are the best ones of so short a run.
+        config.finetune.update(
+            {"epochs": config.distill.brief_epochs, "seeds": config.distill.brief_teachers, "validations": 1, "checkpoints": 2}
+        )
+    return config
+
+
+def taught_in(stage: str, name: str) -> bool:
+    """Whether a stage in metrics.jsonl is the fine-tuning of a teacher that `make_teacher` made under this name."""
+    return re.fullmatch(rf"{re.escape(name)}(-\d+)?", stage) is not None
 
 
 def none_there(folder: Path) -> UserError:
@@ -157,7 +185,7 @@ def none_there(folder: Path) -> UserError:
 
 
 def load_teacher(prepared: Prepared, folder: Path, share: float) -> Teacher:
-    """The best parameters that the stage finetune has found.
+    """The best parameters of each seed that fine-tuning has found, in the order of seeds.
 
     Args:
         prepared: data and model.
@@ -168,22 +196,23 @@ def load_teacher(prepared: Prepared, folder: Path, share: float) -> Teacher:
         UserError: there is no fine-tuned model, or it is of another shape.
     """
 
-    def load() -> tuple[dict[str, Any], str]:
-        own = folder / f"seed-{prepared.config.seed}"
-        found = own if own.is_dir() else next(iter(sorted(folder.glob("seed-*"))), None)
-        if found is None:
+    def load() -> tuple[list[dict[str, Any]], str]:
+        found = sorted(folder.glob("seed-*"), key=lambda path: int(path.name.removeprefix("seed-")))
+        if not found:
             raise none_there(folder)
-        params, digest = restore_for_analysis(found)["best"]["params"], hashlib.sha256()
-        for leaf in jax.tree.leaves(params):
+        models, digest = [restore_for_analysis(path)["best"]["params"] for path in found], hashlib.sha256()
+        for leaf in jax.tree.leaves(models):
             digest.update(np.asarray(leaf).tobytes())
-        return params, digest.hexdigest()
+        return models, digest.hexdigest()
 
-    best, fingerprint = from_first(load)
+    found, fingerprint = from_first(load)
     head = jax.eval_shape(prepared.learner.init_head, jax.random.key(0), prepared.start.pooler)
-    expected, there = ({"body": prepared.start.body, "head": head}, {part: best[part] for part in ("body", "head")})
-    if jax.tree.map(jnp.shape, expected) != jax.tree.map(jnp.shape, there):
-        raise UserError(
-            f"the fine-tuned model in {folder} has other layers or classes than this run's; set config.distill.teacher to another run."
-        )
-    model = place_parameters((there, best.get("words", prepared.start.words)), prepared.mesh)
-    return Teacher((model,), prepared.learner, share, NamedSharding(prepared.mesh, BATCH), prepared.tokens_at_once, fingerprint)
+    expected, models = {"body": prepared.start.body, "head": head}, []
+    for best in found:
+        there = {part: best[part] for part in ("body", "head")}
+        if jax.tree.map(jnp.shape, expected) != jax.tree.map(jnp.shape, there):
+            raise UserError(
+                f"the fine-tuned model in {folder} has other layers or classes than this run's; set config.distill.teacher to another run."
+            )
+        models.append(place_parameters((there, best.get("words", prepared.start.words)), prepared.mesh))
+    return Teacher(tuple(models), prepared.learner, share, NamedSharding(prepared.mesh, BATCH), prepared.tokens_at_once, fingerprint)

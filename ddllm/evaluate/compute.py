@@ -24,7 +24,7 @@ from ddllm.config import default_config, resolve
 from ddllm.distill.bodies import pool_steps
 from ddllm.distill.inner_loop import inner_loss, same_every_time
 from ddllm.distill.perturb import RISE, STEPS
-from ddllm.distill.teacher import texts_asked
+from ddllm.distill.teacher import BRIEF, texts_asked
 from ddllm.distill.word_scores import with_moves
 from ddllm.evaluate.small import training_seconds
 from ddllm.models.heads import init_head
@@ -92,8 +92,9 @@ def evaluate_compute(prepared: Prepared, distilled: Distilled, full: Row, own: R
     took, cost = full.get("seconds"), distilled.card.get("distillation_seconds")
     if plan is not None and distilling is not None:
         # Teachers have to be fine-tuned first; what they then say of real texts is in the outer loop's cost.
-        teachers = len(split_parts(plan["teacher"]))
-        distilling += teachers * whole
+        long, brief = teachers_of(plan)
+        teachers = long + brief * plan["brief_epochs"] / epochs
+        distilling += int(teachers * whole)
         cost = None if cost is None or (teachers and took is None) else cost + teachers * (took or 0.0)
     return [
         {
@@ -128,6 +129,12 @@ def planned(distilled: Distilled) -> Row | None:
     return resolve(default_config().distill) | distilled.card["config"]["distill"] if "config" in distilled.card else None
 
 
+def teachers_of(plan: Row) -> tuple[int, int]:
+    """How many models teach: those of runs, each counted as one, and those that are fine-tuned briefly."""
+    parts = split_parts(plan["teacher"])
+    return len([part for part in parts if part != BRIEF]), plan["brief_teachers"] * parts.count(BRIEF)
+
+
 def distillation_flops(prepared: Prepared, distilled: Distilled, plan: Row, small: float, real: float) -> int:
     """Operations of the outer loop that `plan` describes: `small` for each training, `real` for a forward pass on a real text; with validations."""
     learner, steps, validation = prepared.learner, distilled.data.steps, prepared.tokens.validation
@@ -139,7 +146,7 @@ def distillation_flops(prepared: Prepared, distilled: Distilled, plan: Row, smal
     drawn = plan["outer_steps"] * plan["batch_size"]
     # Crossed texts are new each time.
     asked = drawn if plan["crossed"] else texts_asked(min(drawn, len(prepared.tokens.train)), drawn)
-    taught = len(split_parts(plan["teacher"])) * asked * real
+    taught = sum(teachers_of(plan)) * asked * real
     heads = plan["validation_heads"] if not same_every_time(learner, distilled.recipe) else 1
     texts = min(plan["validation_texts"] or len(validation), len(validation))
     validations = heads * math.ceil(plan["outer_steps"] / plan["validate_every"])

@@ -154,6 +154,11 @@ class Workdir:
         return self.path / "short-finetune"
 
     @property
+    def teachers(self) -> Path:
+        """Folder of the fine-tuning of models that teach and are not scored."""
+        return self.path / "teachers"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints of distillation."""
         return self.path / "checkpoints"

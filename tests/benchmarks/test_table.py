@@ -8,6 +8,7 @@ import pytest
 from benchmarks import options, table
 from benchmarks.jobs import Base, plan_jobs
 from ddllm.config import resolve
+from ddllm.distill.teacher import briefly
 from ddllm.errors import UserError
 from ddllm.main import main as command
 from ddllm.main import parse
@@ -49,11 +50,15 @@ def cell_of(cells, name, per_class):
 def test_runs_are_those_that_the_cells_need(jobs):
     made = jobs()
     assert list(made) == [
-        *[("full", None, 0), ("distilled", 1, 0), ("select", 1, 0), ("distilled", 5, 0), ("select", 5, 0)],
-        *[("full", None, 1), ("distilled", 1, 1), ("distilled", 5, 1)],
+        *[("full", None, 0), ("teachers", None, 0), ("distilled", 1, 0), ("select", 1, 0), ("distilled", 5, 0), ("select", 5, 0)],
+        *[("full", None, 1), ("teachers", None, 1), ("distilled", 1, 1), ("distilled", 5, 1)],
     ]
-    distilled = made["distilled", 5, 1].member
-    assert distilled.config.distill.teacher == str(made["full", None, 1].member.folder)
+    distilled, teachers = made["distilled", 5, 1].member, made["teachers", None, 1].member
+    assert distilled.config.distill.teacher == str(teachers.folder)
+    # They are what the recipe makes by itself where its command is given alone, as a cell's command has it.
+    alone = parse(shlex.split(made["distilled", 5, 1].command)[3:]).config
+    assert alone.distill.teacher == "brief" and resolve(briefly(alone).finetune) == resolve(teachers.config.finetune)
+    assert alone.seed == teachers.config.seed == 1 and teachers.stages == ["prepare", "finetune"]
     assert distilled.config.seed == 1 and distilled.config.distill.examples_per_class == 5
     select = made["select", 5, 0].member
     assert tuple(select.config.evaluate.selections) == ("random", "herding") and select.config.evaluate.selection_draws == 2
@@ -69,9 +74,9 @@ def test_runs_are_those_that_the_cells_need(jobs):
 def test_distillations_take_as_many_outer_steps_as_are_asked_for(tmp_path):
     line = ["--datasets=sst2", "--per-class=5", "--seeds=0", f"--work={tmp_path}", "--names=full,random,distilled,maekawa2023,no_gains"]
     planned = {steps: {job.kind: job for job in table.plan([*line, *more])[1]} for steps, more in {0: [], 7: ["--outer-steps=7"]}.items()}
-    assert set(planned[7]) == set(planned[0]) == {"full", "distilled", "maekawa2023", "no_gains", "select"}
+    assert set(planned[7]) == set(planned[0]) == {"full", "teachers", "distilled", "maekawa2023", "no_gains", "select"}
     for kind, job in planned[7].items():
-        learned = kind not in ("full", "select")
+        learned = kind not in ("full", "teachers", "select")
         assert (job.member.config.distill.outer_steps == 7) == learned == ("--config.distill.outer_steps=7" in job.command)
         # Not in the folder of a distillation that has others.
         assert (job.member.folder != planned[0][kind].member.folder) == learned
@@ -137,16 +142,19 @@ def test_seeds_are_averaged_and_other_settings_begin_anew(jobs):
     assert distilled["accuracy_mean"] == pytest.approx(0.75) and distilled["accuracy_std"] == pytest.approx(statistics.stdev([0.7, 0.8]))
     assert (distilled["runs"], distilled["seeds"], distilled["redrawn_mean"]) == (2, [0, 1], pytest.approx(0.6))
     assert cell_of(cells, "random", 1)["values"] == {"0": 0.4, "1": 0.6} and cell_of(cells, "full", None)["runs"] == 2
-    assert "distill.teacher" not in distilled["settings"] and distilled["settings"]["distill.direction_labels"] is True
+    assert distilled["settings"]["distill.teacher"] == "brief" and distilled["settings"]["distill.direction_labels"] is True
     table_text = table.markdown(cells, {"note": "", "figures": []})
-    assert "50.0 ± 14.1 (2), on 20 test texts |" in table_text and "75.0 ± 7.1 (2), crossed, word scores / [60.0 ± 1.9, on 20]" in table_text
+    assert "50.0 ± 14.1 (2), on 20 test texts |" in table_text and "75.0 ± 7.1 (2), crossed, word scores, brief teachers / [60.0 ± 1.9, on 20]" in table_text
     # What a run does not depend on is no setting of its cells.
     assert cell_of(cells, "full", None)["settings"].keys() & {"finetune.rate", "distill.length"} == {"finetune.rate"}
     assert cell_of(cells, "random", 1)["settings"].keys() & {"finetune.rate", "distill.length"} == set()
-    # The teacher's folder is no setting, a number of steps is one.
-    finish(made["distilled", 1, 1], [{"name": "distilled", "accuracy_mean": 0.8, "head": "zero"}], teacher="elsewhere")
+    # Where its teachers were made is no setting; a teacher of another kind is one, and a number of steps.
+    finish(made["distilled", 1, 1], [{"name": "distilled", "accuracy_mean": 0.8, "head": "zero"}], teacher="brief")
     table.enter(cells, made["distilled", 1, 1])
     assert cell_of(cells, "distilled", 1)["runs"] == 2
+    finish(made["distilled", 1, 1], [{"name": "distilled", "accuracy_mean": 0.8, "head": "zero"}], teacher="elsewhere/full-seed1")
+    table.enter(cells, made["distilled", 1, 1])
+    assert cell_of(cells, "distilled", 1)["values"] == {"1": 0.8} and "distill.teacher" not in cell_of(cells, "distilled", 1)["settings"]
     finish(made["distilled", 1, 1], [{"name": "distilled", "accuracy_mean": 0.9, "head": "zero"}], outer_steps=7)
     table.enter(cells, made["distilled", 1, 1])
     assert cell_of(cells, "distilled", 1)["values"] == {"1": 0.9} and not cell_of(cells, "distilled", 1)["redrawn"]
@@ -159,9 +167,10 @@ def test_cells_say_what_they_do_not_share_with_the_others_of_their_section(jobs)
         row = {"name": "distilled", "accuracy_mean": 0.76, "head": "zero", "distillation_seconds": 9.0}
         finish(made["distilled", count, 0], [row], outer_steps=steps)
     for job in made.values():
-        table.enter(cells, job)
+        table.enter(cells, job)  # which asks nothing of teachers
     text = table.markdown(cells, {"note": "", "figures": []})
-    assert "| distilled | 76.0 (1), 1,800 outer steps, crossed, word scores | 76.0 (1), 600 outer steps, crossed, word scores |" in text
+    made_so = "outer steps, crossed, word scores, brief teachers"
+    assert f"| distilled | 76.0 (1), 1,800 {made_so} | 76.0 (1), 600 {made_so} |" in text
     assert "| full: all texts | 80.0 (1) | 80.0 (1) |" in text
     # Of the same number of steps no cell says it, but each that its products were rounded.
     made = jobs(seeds=(0,), names=("full", "distilled"), changes=("--config.model.products=bfloat16",))
@@ -171,7 +180,7 @@ def test_cells_say_what_they_do_not_share_with_the_others_of_their_section(jobs)
     for job in made.values():
         table.enter(cells, job)
     text = table.markdown(cells, {"note": "", "figures": []})
-    told = "70.0 (1), crossed, word scores, in bfloat16"
+    told = "70.0 (1), crossed, word scores, brief teachers, in bfloat16"
     assert f"| distilled | {told} | {told} |" in text and "80.0 (1), in bfloat16" in text
     assert "--config.model.products=bfloat16" in cell_of(cells, "distilled", 1)["command"]
 
@@ -208,7 +217,7 @@ def test_teachers_are_there_before_what_they_teach(jobs, tmp_path, monkeypatch, 
     monkeypatch.setattr(options, "run_members", run)
     line = [*("--datasets", "sst2"), *("--names", "full,distilled"), *("--per-class", "1"), *("--seeds", "0,1"), "--processes", str(processes)]
     assert table.main([*line, "--work", str(tmp_path / "work")]) == 0
-    assert calls == ([["full"] * 2, ["distilled"] * 2] if processes > 1 else [["full"], ["distilled"]] * 2)
+    assert calls == ([["full", "teachers"] * 2, ["distilled"] * 2] if processes > 1 else [["full"], ["teachers"], ["distilled"]] * 2)
     cells = read_json(tmp_path / "TABLE.json")["cells"]
     assert [cell_of(cells, *key)["values"] for key in (("full", None), ("distilled", 1))] == [{"0": 0.8, "1": 0.8}] * 2
 
@@ -241,7 +250,7 @@ def test_the_deviation_over_redrawn_heads_is_that_of_all_trainings():
 
 def test_a_name_that_another_begins_with_is_not_that_other(tmp_path):
     base = Base.below(tmp_path, "sst2", "embedded", None)
-    one, ten, taught = base.full(1), base.full(10), base.distilling("distilled", 1, 10)
+    one, ten, taught = base.teachers(1), base.teachers(10), base.distilling("distilled", 1, 10)
     assert options.in_rounds([one, ten, taught]) == [[one, ten], [taught]]
     assert options.in_rounds([one, taught]) == [[one, taught]]
 
@@ -255,18 +264,18 @@ def test_nothing_is_taught_by_a_run_that_failed(jobs, tmp_path, monkeypatch, cap
     def run(members, at_once, retry, until):
         for member in members:
             started.append((member.values["kind"], int(member.values["seed"])))
-            failed = started[-1] == ("full", 0)
+            failed = started[-1] == ("teachers", 0)
             member.folder.mkdir(parents=True, exist_ok=True)
             record = {"status": "failed" if failed else "finished", "seconds": 1.0, "error": "", "stages": member.stages}
             write_json(member.folder / "member.json", record)
         for job in jobs(names=("full", "distilled"), per_class=(1,)).values():
-            if job.member.folder in [member.folder for member in members] and job.seeds != (0,):
+            if job.member.folder in [member.folder for member in members] and (job.kind, job.seeds) != ("teachers", (0,)):
                 finish(job, [{"name": job.kind, "accuracy_mean": 0.8, "head": "zero"}])
 
     monkeypatch.setattr(options, "run_members", run)
     line = [*("--datasets", "sst2"), *("--names", "full,distilled"), *("--per-class", "1"), *("--seeds", "0,1"), "--processes", str(processes)]
     assert table.main([*line, "--work", str(tmp_path / "work")]) == 1
-    assert sorted(started) == [("distilled", 1), ("full", 0), ("full", 1)]
+    assert sorted(started) == [("distilled", 1), ("full", 0), ("full", 1), ("teachers", 0), ("teachers", 1)]
     said = capsys.readouterr().err
     assert "kind=distilled examples=1 seed=0: not started, it needs" in said and "1 runs left, 1 failed" in said
 

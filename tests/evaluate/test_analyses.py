@@ -101,7 +101,11 @@ def test_the_stage(distilled_run, capsys):
     config = distilled.card["config"] | {"distill": distilled.card["config"]["distill"] | {"teacher": "full"}}
     taught = evaluate_compute(prepared, replace(distilled, card=distilled.card | {"config": config}), full, {})[-1]
     assert taught["flops"] > distilling["flops"] + finetuning["flops"] and taught["seconds"] == 50.0
-    config["distill"]["crossed"] = 0.5  # for new texts it is asked again and again
+    # Two that are fine-tuned for half as long cost as much.
+    config["distill"] |= {"teacher": "brief", "brief_teachers": 2, "brief_epochs": prepared.config.finetune.epochs / 2}
+    brief = evaluate_compute(prepared, replace(distilled, card=distilled.card | {"config": config}), full, {})[-1]
+    assert brief["seconds"] == 50.0 and brief["flops"] > taught["flops"]  # both are asked
+    config["distill"] |= {"teacher": "full", "crossed": 0.5}  # for new texts it is asked again and again
     crossed = evaluate_compute(prepared, replace(distilled, card=distilled.card | {"config": config}), full, {})[-1]
     assert crossed["flops"] > taught["flops"]
     # What is fine-tuned once is not fine-tuned again.

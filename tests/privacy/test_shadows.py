@@ -148,6 +148,13 @@ def test_a_teacher_sees_the_half_alone(make_run, monkeypatch):
     assert first.data.embeddings.shape == second.data.embeddings.shape and (first.data.embeddings != second.data.embeddings).any()
 
 
+def test_brief_teachers_of_a_shadow_see_its_half_alone(make_run, monkeypatch):
+    run, seen = make_run(distill__teacher="brief", distill__brief_teachers=2, privacy__shadows=2, privacy__shadow_steps=1), []
+    monkeypatch.setattr("ddllm.distill.teacher.finetune", partial(watch, seen))
+    shadows = distil_shadows(run.prepared, run.workdir.shadows, run.metrics)
+    assert [len(texts) for texts in seen] == np.repeat(shadows.inside.sum(axis=1), 2).tolist()
+
+
 def watch(seen, prepared, *arguments):
     from ddllm.evaluate.finetune import finetune
 
