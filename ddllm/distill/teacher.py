@@ -180,7 +180,7 @@ def none_there(folder: Path) -> UserError:
     """For a folder of fine-tuning that is not there or holds nothing."""
     return UserError(
         f"config.distill.teacher asks for a model fine-tuned on all texts, but there is none in {folder}; "
-        "run the stage finetune first, or set config.distill.teacher to the working directory of a run that has, or to nothing."
+        "run the stage finetune first, or set config.distill.teacher to brief, to the working directory of a run that has, or to nothing."
     )
 
 
