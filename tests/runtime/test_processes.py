@@ -127,7 +127,8 @@ def test_two_processes_give_what_one_gives_and_continue_each_other(arguments, st
 
 def test_two_processes_whose_devices_share_parameters_give_what_one_gives(arguments, start, tmp_path):
     shared, one = tmp_path / "shared", tmp_path / "one"
-    taught = {"distill__teacher": "full", "runtime__shard": 2}  # a fine-tuned model is kept too, in pieces on both devices
+    # Fine-tuned models are kept too, in pieces on both devices: the run's own and those that teach.
+    taught = {"distill__teacher": "brief", "distill__brief_teachers": 2, "distill__brief_epochs": 0.5, "runtime__shard": 2}
     results = finish(start(*[arguments(shared, mode="prepare,finetune,distill,evaluate", **taught)] * 2, devices=2))
     assert [status for status, _ in results] == [0, 0], results
     alone = taught | {"runtime__shard": 1, "runtime__devices": 2}
