@@ -72,12 +72,12 @@ class Run:
         """
         config, prepared = self.config.distill, prepared or self.prepared
 
-        def one(name: str) -> Teacher:
+        def named(name: str) -> Teacher:
             if name == BRIEF:
                 return make_teacher(prepared, self.workdir.teachers, self.metrics, "teacher")
             return self.finetuned(prepared, name, config.teacher_share)
 
-        each = [one(name) for name in split_parts(config.teacher)]
+        each = [named(name) for name in split_parts(config.teacher)]
         return each[0] if len(each) == 1 else replace(each[0], models=tuple(model for one in each for model in one.models), fingerprint="")
 
     def finetuned(self, prepared: Prepared, name: str = OWN, share: float = 1.0) -> Teacher:
